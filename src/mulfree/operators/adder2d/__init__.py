@@ -1,0 +1,21 @@
+"""The adder operator: minus the sum of absolute differences in place of a convolution."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mulfree.operators.adder2d.cost import count
+from mulfree.operators.adder2d.functional import adder2d as adder2d
+from mulfree.operators.adder2d.functional import adder_linear as adder_linear
+from mulfree.operators.adder2d.layer import Adder2d as Adder2d
+from mulfree.operators.adder2d.layer import AdderLinear as AdderLinear
+from mulfree.operators.operator import Operator
+
+OPERATOR = Operator(
+    name="adder2d",
+    function=adder2d,
+    reference=partial(adder2d, backend="reference"),
+    conv=Adder2d,
+    linear=AdderLinear,
+    count=count,
+)

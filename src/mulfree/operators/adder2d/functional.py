@@ -1,0 +1,221 @@
+"""The adder operator as functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mulfree.errors import ConfigError, DTypeError, ShapeError
+from mulfree.operators.adder2d import schema as schema
+from mulfree.operators.window import Padding, PairLike, output_size, pair, resolve_padding
+
+
+def adder2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: PairLike = 1,
+    padding: Padding = 0,
+    dilation: PairLike = 1,
+    groups: int = 1,
+    *,
+    gradient: str = "adder",
+    norm: float = 1.0,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Minus the l1 distance between every window of the input and every filter.
+
+    .. math::
+        y_{n,t,i,j} = b_t - \sum_{c,u,v} | x_{n,c,i s + u d - p, j s + v d - p} - w_{t,c,u,v} |
+
+    Zero padding takes part as value 0. The gradient is the named rule, not the derivative:
+    see `mulfree.operators.adder2d.gradient`.
+
+    Args:
+        input: `(N, C_in, H, W)` or `(C_in, H, W)`.
+        weight: `(C_out, C_in / groups, K_h, K_w)`, of the input's dtype.
+        bias: `(C_out,)` or none.
+        stride: Step of the window, one number or `(vertical, horizontal)`.
+        padding: Rows and columns of zeros on each side, or "same" or "valid".
+        dilation: Distance between the taps of a filter.
+        groups: Number of groups that channels are divided into.
+        gradient: "adder" (Eq. 5-7), "sign" (the true derivative) or "l<p>" with 1 <= p <= 2.
+        norm: Exponent p of the forward `-sum |x - w|^p`, 1 <= p <= 2; 1 is the adder network,
+            larger values are for annealing (arXiv 2105.14202).
+        backend: "native" or "reference" to force an implementation; by default the device decides.
+
+    Returns:
+        `(N, C_out, H_out, W_out)`, channels_last where the input is.
+
+    Raises:
+        ShapeError: A shape or a size of the window is not possible.
+        DTypeError: A dtype is not floating point, or input and weight differ.
+        ConfigError: `gradient`, `norm` or a padding name is not valid.
+        BackendUnavailableError: The backend asked for cannot compute this.
+
+    References:
+        AdderNet, arXiv 1912.13200, Eq. 2.
+    """
+    _check_operands("adder2d", input, weight, bias, ranks=(3, 4), weight_rank=4)
+    _check_norm("adder2d", norm)
+    input, weight = _autocast(input, weight)
+    stride, dilation = (
+        pair("adder2d", "stride", stride, 1),
+        pair("adder2d", "dilation", dilation, 1),
+    )
+    kernel = (weight.shape[2], weight.shape[3])
+    padding, uneven = resolve_padding("adder2d", padding, kernel, stride, dilation)
+    batched = input.dim() == 4
+    images = input if batched else input.unsqueeze(0)
+    if uneven is not None:
+        images = torch.nn.functional.pad(images, uneven)
+    _check_window(images, weight, stride, padding, dilation, groups)
+    output = torch.ops.mulfree.adder2d(
+        images, weight, stride, padding, dilation, groups, gradient, norm, backend
+    )
+    if bias is not None:
+        output = output + bias.to(output.dtype).reshape(-1, 1, 1)
+    assert isinstance(output, Tensor)
+    return output if batched else output.squeeze(0)
+
+
+def adder_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    gradient: str = "adder",
+    norm: float = 1.0,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Minus the l1 distance between every feature vector and every filter.
+
+    .. math:: y_{t} = b_t - \sum_{k} | x_{k} - w_{t,k} |
+
+    Args:
+        input: `(..., in_features)`.
+        weight: `(out_features, in_features)`.
+        bias: `(out_features,)` or none.
+        gradient: As in `adder2d`.
+        norm: As in `adder2d`.
+        backend: As in `adder2d`.
+
+    Returns:
+        `(..., out_features)`.
+
+    Raises:
+        ShapeError: The shapes do not fit.
+        DTypeError: A dtype is not floating point, or input and weight differ.
+        ConfigError: `gradient` or `norm` is not valid.
+
+    References:
+        AdderNet, arXiv 1912.13200, Eq. 1 with a window of one pixel.
+    """
+    _check_operands("adder_linear", input, weight, bias, ranks=None, weight_rank=2)
+    _check_norm("adder_linear", norm)
+    if input.shape[-1] != weight.shape[1]:
+        raise ShapeError(
+            f"adder_linear: `input` must have {weight.shape[1]} features in its last dimension, "
+            f"got shape {list(input.shape)}"
+        )
+    input, weight = _autocast(input, weight)
+    leading = input.shape[:-1]
+    vectors = input.reshape(math.prod(leading), input.shape[-1], 1, 1)
+    window = ((1, 1), (0, 0), (1, 1), 1)
+    output = torch.ops.mulfree.adder2d(
+        vectors, weight[:, :, None, None], *window, gradient, norm, backend
+    )
+    output = output.reshape(*leading, weight.shape[0])
+    assert isinstance(output, Tensor)
+    return output if bias is None else output + bias.to(output.dtype)
+
+
+def _check_operands(
+    function: str,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    ranks: tuple[int, ...] | None,
+    weight_rank: int,
+) -> None:
+    if input.dim() == 0 if ranks is None else input.dim() not in ranks:
+        wanted = (
+            "at least one dimension" if ranks is None else "shape (N, C_in, H, W) or (C_in, H, W)"
+        )
+        raise ShapeError(f"{function}: `input` must have {wanted}, got {list(input.shape)}")
+    if weight.dim() != weight_rank:
+        linear, window = "(out_features, in_features)", "(C_out, C_in / groups, K_h, K_w)"
+        raise ShapeError(
+            f"{function}: `weight` must have shape {linear if weight_rank == 2 else window}, "
+            f"got {list(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(
+            f"{function}: `bias` must have shape [{weight.shape[0]}], got {list(bias.shape)}"
+        )
+    others = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    if input.dtype not in schema.DTYPES:
+        raise DTypeError(
+            f"{function}: `input` must be float64, float32, float16 or bfloat16, got {input.dtype}"
+        )
+    autocast = torch.is_autocast_enabled(input.device.type)
+    for name, tensor in others.items():
+        if tensor.dtype != input.dtype and not (autocast and tensor.dtype in schema.DTYPES):
+            raise DTypeError(
+                f"{function}: `{name}` must have the dtype of `input` ({input.dtype}), "
+                f"got {tensor.dtype}"
+            )
+        if tensor.device != input.device:
+            raise ShapeError(
+                f"{function}: `{name}` must be on the device of `input` ({input.device}), "
+                f"got {tensor.device}"
+            )
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Under autocast in the lower precision, as torch does for a convolution; float64 stays."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def _check_norm(function: str, norm: float) -> None:
+    if not 1.0 <= norm <= 2.0:
+        raise ConfigError(f"{function}: `norm` must be between 1 and 2, got {norm}")
+
+
+def _check_window(
+    images: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> None:
+    if groups < 1 or weight.shape[0] % groups != 0:
+        raise ShapeError(
+            "adder2d: `groups` must be a positive divisor of C_out "
+            f"(={weight.shape[0]}), got {groups}"
+        )
+    if images.shape[1] != weight.shape[1] * groups:
+        raise ShapeError(
+            f"adder2d: `input` must have C_in = {weight.shape[1]} x {groups} groups "
+            f"= {weight.shape[1] * groups} channels, got shape {list(images.shape)}"
+        )
+    if weight.shape[2] < 1 or weight.shape[3] < 1:
+        raise ShapeError(
+            f"adder2d: `weight` must have a window of at least 1x1, got {list(weight.shape)}"
+        )
+    for axis in (0, 1):
+        size, taps = images.shape[axis + 2], weight.shape[axis + 2]
+        if output_size(size, taps, stride[axis], padding[axis], dilation[axis]) < 1:
+            raise ShapeError(
+                "adder2d: `input` must be at least as large as the window, "
+                f"got {list(images.shape)} for weight {list(weight.shape)}, "
+                f"padding {padding}, dilation {dilation}"
+            )

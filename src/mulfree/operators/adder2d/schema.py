@@ -1,0 +1,255 @@
+"""What torch is told about the adder operator: schemas, shapes, gradients and implementations.
+
+Three operators are registered, `mulfree::adder2d` and its two gradients, so that autograd,
+`torch.compile`, `torch.export`, `vmap` and `opcheck` treat them as they treat torch's own.
+Kernels are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from mulfree.errors import BackendUnavailableError, DTypeError, MulfreeError, choices_message
+from mulfree.operators.adder2d.gradient import parse_gradient
+from mulfree.operators.window import Pair, output_size
+
+BACKENDS = ("native", "reference")
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+_WINDOW = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
+_RULE = "str gradient, float norm, str? backend"
+for _name, _operands in (
+    ("adder2d", "Tensor input, Tensor weight"),
+    ("adder2d_input_grad", "Tensor grad, Tensor input, Tensor weight"),
+    ("adder2d_weight_grad", "Tensor grad, Tensor input, Tensor weight"),
+):
+    torch.library.define(f"mulfree::{_name}", f"({_operands}, {_WINDOW}, {_RULE}) -> Tensor")
+
+
+# Typed here, because torch does not.
+_register_fake: Callable[[str], Callable[[Callable[..., Tensor]], Callable[..., Tensor]]] = (
+    torch.library.register_fake
+)
+
+
+class _Problem:
+    """The arguments that the three operators share, checked and in the form kernels take."""
+
+    def __init__(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        gradient: str,
+        norm: float,
+        backend: str | None,
+    ) -> None:
+        if input.dtype != weight.dtype or input.dtype not in DTYPES:
+            raise DTypeError(
+                "adder2d: `weight` must have the floating-point dtype of `input` "
+                f"({', '.join(str(d).removeprefix('torch.') for d in DTYPES)}), "
+                f"got {weight.dtype} with input {input.dtype}"
+            )
+        self.window: tuple[Pair, Pair, Pair, int] = (
+            (stride[0], stride[1]),
+            (padding[0], padding[1]),
+            (dilation[0], dilation[1]),
+            groups,
+        )
+        self.rule = parse_gradient("adder2d", gradient)
+        self.norm = norm
+        self.channels_last = (
+            input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
+        )
+        height, width = (
+            output_size(input.shape[axis + 2], weight.shape[axis + 2], *self._axis(axis))
+            for axis in (0, 1)
+        )
+        self.output_hw = (height, width)
+        self.empty = input.numel() == 0 or weight.numel() == 0 or height * width == 0
+        self.backend = self._choose(input, backend)
+
+    def _axis(self, axis: int) -> tuple[int, int, int]:
+        stride, padding, dilation, _ = self.window
+        return stride[axis], padding[axis], dilation[axis]
+
+    def _choose(self, input: Tensor, backend: str | None) -> str:
+        from mulfree.operators.adder2d import cpu
+
+        native = input.device.type == "cpu" and cpu.supports(self.rule.name, self.norm)
+        if backend is None:
+            return "native" if native else "reference"
+        if backend == "native" and not native:
+            raise BackendUnavailableError(
+                "adder2d: `backend` must be None or 'reference' for device "
+                f"{input.device.type}, gradient {self.rule.name!r} and norm {self.norm}, "
+                f"got {backend!r}"
+            )
+        if backend not in BACKENDS:
+            raise BackendUnavailableError(choices_message("adder2d", "backend", backend, BACKENDS))
+        return backend
+
+    def laid_out(self, result: Tensor) -> Tensor:
+        """`result` in the memory format of the input."""
+        if self.channels_last:
+            return result.contiguous(memory_format=torch.channels_last)
+        return result.contiguous()
+
+
+def _precise(*tensors: Tensor) -> list[Tensor]:
+    """Half precision in float32: sums are never accumulated in less."""
+    dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+@torch.library.impl("mulfree::adder2d", "default")
+def _adder2d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+    problem = _Problem(input, weight, *args)
+    shape = (len(input), len(weight), *problem.output_hw)
+    if problem.empty:
+        return problem.laid_out(input.new_zeros(shape))
+    if problem.backend == "native":
+        from mulfree.operators.adder2d import cpu
+
+        result = cpu.forward(input, weight, problem.output_hw, *problem.window)
+    else:
+        from mulfree.operators.adder2d import reference
+
+        x, w = _precise(input, weight)
+        result = reference.forward(x, w, problem.output_hw, *problem.window, problem.norm)
+    return problem.laid_out(result.to(input.dtype))
+
+
+@torch.library.impl("mulfree::adder2d_input_grad", "default")
+def _adder2d_input_grad(grad: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+    problem = _Problem(input, weight, *args)
+    return problem.laid_out(_gradient("input_grad", problem, grad, input, weight))
+
+
+@torch.library.impl("mulfree::adder2d_weight_grad", "default")
+def _adder2d_weight_grad(grad: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+    problem = _Problem(input, weight, *args)
+    return _gradient("weight_grad", problem, grad, input, weight).contiguous()
+
+
+def _gradient(which: str, problem: _Problem, grad: Tensor, input: Tensor, weight: Tensor) -> Tensor:
+    of = input if which == "input_grad" else weight
+    if problem.empty:
+        return torch.zeros_like(of, memory_format=torch.contiguous_format)
+    if problem.backend == "native":
+        from mulfree.operators.adder2d import cpu
+
+        kernel = getattr(cpu, which)
+        result = kernel(grad, input, weight, *problem.window, problem.rule.name)
+    else:
+        from mulfree.operators.adder2d import reference
+
+        kernel = getattr(reference, which)
+        result = kernel(*_precise(grad, input, weight), *problem.window, problem.rule)
+    assert isinstance(result, Tensor)
+    return result.to(of.dtype)
+
+
+@_register_fake("mulfree::adder2d")
+def _adder2d_fake(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+    problem = _Problem(input, weight, *args)
+    shape = (input.shape[0], weight.shape[0], *problem.output_hw)
+    layout = torch.channels_last if problem.channels_last else torch.contiguous_format
+    return input.new_empty(shape).contiguous(memory_format=layout)
+
+
+@_register_fake("mulfree::adder2d_input_grad")
+def _adder2d_input_grad_fake(grad: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+    problem = _Problem(input, weight, *args)
+    return problem.laid_out(torch.empty_like(input))
+
+
+@_register_fake("mulfree::adder2d_weight_grad")
+def _adder2d_weight_grad_fake(grad: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+    return torch.empty_like(weight, memory_format=torch.contiguous_format)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.arguments = inputs[2:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    input, weight = ctx.saved_tensors
+    ops, wanted = torch.ops.mulfree, ctx.needs_input_grad
+    operands = (grad, input, weight, *ctx.arguments)
+    return (
+        ops.adder2d_input_grad(*operands) if wanted[0] else None,
+        ops.adder2d_weight_grad(*operands) if wanted[1] else None,
+        *(None for _ in ctx.arguments),
+    )
+
+
+def _no_double_backward(ctx: Any, grad: Tensor) -> None:
+    raise MulfreeError(
+        "adder2d: `create_graph` must be False, got a second derivative; "
+        "the gradient rules are not derivatives of each other"
+    )
+
+
+torch.library.register_autograd("mulfree::adder2d", _backward, setup_context=_setup_context)
+for _name in ("adder2d_input_grad", "adder2d_weight_grad"):
+    torch.library.register_autograd(f"mulfree::{_name}", _no_double_backward)
+
+
+# vmap: a mapped dimension is more images where the filters are shared, more groups where not.
+_Mapped: TypeAlias = tuple[Tensor, int]
+
+
+def _as_groups(tensor: Tensor, mapped: int | None, axis: int, size: int) -> Tensor:
+    """The mapped dimension folded into dimension `axis`, the channels or the filters."""
+    if mapped is None:
+        spread = tensor.unsqueeze(axis)
+        tensor = spread.expand(*spread.shape[:axis], size, *spread.shape[axis + 1 :])
+    else:
+        tensor = tensor.movedim(mapped, axis)
+    return tensor.flatten(axis, axis + 1)
+
+
+def _more_groups(args: tuple[Any, ...], size: int) -> tuple[Any, ...]:
+    stride, padding, dilation, groups, *rest = args
+    return (stride, padding, dilation, groups * size, *rest)
+
+
+def _adder2d_vmap(info: Any, in_dims: Any, input: Tensor, weight: Tensor, *args: Any) -> _Mapped:
+    size, op = info.batch_size, torch.ops.mulfree.adder2d
+    if in_dims[1] is None:
+        images = input.movedim(in_dims[0], 0)
+        output = op(images.flatten(0, 1), weight, *args)
+        return output.unflatten(0, images.shape[:2]), 0
+    images = _as_groups(input, in_dims[0], 1, size)
+    filters = _as_groups(weight, in_dims[1], 0, size)
+    return op(images, filters, *_more_groups(args, size)).unflatten(1, (size, -1)), 1
+
+
+def _gradient_vmap(name: str, axis: int) -> Callable[..., _Mapped]:
+    def rule(
+        info: Any, in_dims: Any, grad: Tensor, input: Tensor, weight: Tensor, *args: Any
+    ) -> _Mapped:
+        size = info.batch_size
+        result = getattr(torch.ops.mulfree, name)(
+            _as_groups(grad, in_dims[0], 1, size),
+            _as_groups(input, in_dims[1], 1, size),
+            _as_groups(weight, in_dims[2], 0, size),
+            *_more_groups(args, size),
+        )
+        return result.unflatten(axis, (size, -1)), axis
+
+    return rule
+
+
+torch.library.register_vmap("mulfree::adder2d", _adder2d_vmap)
+for _name, _axis in (("adder2d_input_grad", 1), ("adder2d_weight_grad", 0)):
+    torch.library.register_vmap(f"mulfree::{_name}", _gradient_vmap(_name, _axis))

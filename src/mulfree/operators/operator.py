@@ -1,0 +1,73 @@
+"""What an operator folder has to fill in so that models, profiler, benchmarks and tests use it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from mulfree.operators.window import SAMPLES, Window
+
+_MARK = "mulfree_adaptive_local_lr"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Number of arithmetic operations of one call of a layer.
+
+    Attributes:
+        mul: Multiplications.
+        add: Additions and subtractions.
+        xnor: One-bit multiplications of binary networks.
+    """
+
+    mul: int = 0
+    add: int = 0
+    xnor: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        """The operations of both."""
+        return Cost(mul=self.mul + other.mul, add=self.add + other.add, xnor=self.xnor + other.xnor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """One way to compare a window of the input with a filter, and everything built around it.
+
+    Attributes:
+        name: The operator's name, equal to its folder's and to its function's.
+        function: `function(input, weight, bias, stride, padding, dilation, groups)`.
+        reference: The same in plain torch, the definition that kernels are held against.
+        conv: Layer class with the constructor of `torch.nn.Conv2d`.
+        linear: Layer class with the constructor of `torch.nn.Linear`.
+        count: `count(layer, input_shape, output_shape)` gives the operations of one call;
+            biases are left out, as in the papers' tables.
+        samples: Geometries that tests and benchmarks run.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    reference: Callable[..., Tensor]
+    conv: type[nn.Module]
+    linear: type[nn.Module]
+    count: Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], Cost]
+    samples: tuple[Window, ...] = field(default=SAMPLES, repr=False)
+
+
+def mark_adaptive_local_lr(parameter: nn.Parameter) -> None:
+    """Say that the adaptive local learning rate is to rescale the gradient of `parameter`."""
+    setattr(parameter, _MARK, True)
+
+
+def uses_adaptive_local_lr(parameter: Tensor) -> bool:
+    """Whether the adaptive local learning rate is to rescale the gradient of `parameter`."""
+    return bool(getattr(parameter, _MARK, False))
+
+
+def taps(layer: nn.Module, output_shape: tuple[int, ...]) -> int:
+    """Pairs of input and weight met in one call: output elements times weights of a filter."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return math.prod(output_shape) * math.prod(weight.shape[1:])

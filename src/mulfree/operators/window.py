@@ -1,0 +1,116 @@
+"""Geometry of a window that slides over an image: padding, stride, dilation, output size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from mulfree.errors import ConfigError, ShapeError, choices_message
+
+Pair: TypeAlias = tuple[int, int]
+PairLike: TypeAlias = int | Sequence[int]
+Padding: TypeAlias = PairLike | Literal["same", "valid"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A complete problem for a sliding-window operator, as tests and benchmarks use it."""
+
+    batch: int = 2
+    in_channels: int = 3
+    out_channels: int = 4
+    size: Pair = (8, 8)
+    kernel: Pair = (3, 3)
+    stride: Pair = (1, 1)
+    padding: Pair = (1, 1)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """`(N, C_in, H, W)`."""
+        return (self.batch, self.in_channels, *self.size)
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        """`(C_out, C_in / groups, K_h, K_w)`."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int, int]:
+        """`(N, C_out, H_out, W_out)`."""
+        height, width = (
+            output_size(*sizes)
+            for sizes in zip(
+                self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
+        return (self.batch, self.out_channels, height, width)
+
+    def __str__(self) -> str:
+        """A short name that can stand in a test's identifier."""
+        n, c, h, w = self.input_shape
+        text = f"n{n}c{c}o{self.out_channels}x{h}x{w}k{self.kernel[0]}x{self.kernel[1]}"
+        for letter, pair, usual in (("s", self.stride, 1), ("p", self.padding, 0)):
+            if pair != (usual, usual):
+                text += f"{letter}{pair[0]}{pair[1]}"
+        if self.dilation != (1, 1):
+            text += f"d{self.dilation[0]}{self.dilation[1]}"
+        return text + (f"g{self.groups}" if self.groups > 1 else "")
+
+
+SAMPLES = (
+    Window(),
+    Window(kernel=(1, 1), padding=(0, 0)),
+    Window(stride=(2, 2)),
+    Window(kernel=(1, 1), padding=(0, 0), stride=(2, 2)),
+    Window(kernel=(5, 3), padding=(2, 0), stride=(1, 2), size=(9, 11)),
+    Window(dilation=(2, 3), padding=(2, 3), size=(9, 10)),
+    Window(in_channels=4, out_channels=6, groups=2),
+    Window(in_channels=4, out_channels=4, groups=4),
+    Window(in_channels=4, out_channels=8, groups=4, stride=(2, 1)),
+    Window(kernel=(7, 7), padding=(3, 3), stride=(2, 2), size=(15, 16)),
+    Window(batch=1, in_channels=1, out_channels=1, size=(1, 1), kernel=(1, 1), padding=(0, 0)),
+    Window(size=(2, 2), kernel=(3, 3), padding=(2, 2)),
+    Window(batch=3, in_channels=17, out_channels=19, size=(7, 7)),
+    Window(batch=0),
+)
+
+
+def pair(function: str, arg: str, value: PairLike, minimum: int) -> Pair:
+    """`value` as `(vertical, horizontal)`, each at least `minimum`."""
+    items = tuple(value) if isinstance(value, Sequence) else (value, value)
+    # A size traced by torch.compile is an int to us: only what it must not be is named here.
+    if len(items) != 2 or any(isinstance(i, (float, str, bool)) or i < minimum for i in items):
+        raise ShapeError(
+            f"{function}: `{arg}` must be an integer or a pair of integers >= {minimum}, "
+            f"got {value!r}"
+        )
+    return (items[0], items[1])
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Number of window positions along one axis; 0 or less where the window does not fit."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def resolve_padding(
+    function: str, padding: Padding, kernel: Pair, stride: Pair, dilation: Pair
+) -> tuple[Pair, tuple[int, int, int, int] | None]:
+    """Padding as a symmetric pair, and what is left over for `torch.nn.functional.pad`.
+
+    "same" keeps the size of the image; where it needs an odd number of rows or columns the extra
+    one goes to the bottom or right, as in torch, and is returned as `(left, right, top, bottom)`.
+    """
+    if not isinstance(padding, str):
+        return pair(function, "padding", padding, 0), None
+    if padding == "valid":
+        return (0, 0), None
+    if padding != "same":
+        raise ConfigError(choices_message(function, "padding", padding, ("same", "valid")))
+    if stride != (1, 1):
+        raise ConfigError(f"{function}: `stride` must be 1 with padding='same', got {stride}")
+    total_h, total_w = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+    extra = (0, total_w % 2, 0, total_h % 2)
+    return (total_h // 2, total_w // 2), extra if any(extra) else None

@@ -1,0 +1,311 @@
+from __future__ import annotations
+
+import itertools
+import random
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from tests import oracle
+from torch import Tensor
+
+from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError
+from mulfree.functional import adder2d, adder_linear
+from mulfree.operators.window import SAMPLES, Window
+
+BACKENDS = ("native", "reference")
+
+
+def _geometries() -> list[Window]:
+    """Some three hundred windows: a grid over every argument, thinned at random."""
+    grid = itertools.product(
+        (1, 3),  # batch
+        ((1, 1, 1), (3, 8, 1), (16, 5, 1), (4, 6, 2), (6, 6, 6), (5, 17, 1)),
+        ((1, 1), (7, 7), (8, 5), (16, 33)),
+        ((1, 1), (3, 3), (2, 5)),
+        ((1, 1), (2, 2), (3, 1)),
+        ((0, 0), (1, 1), (2, 3)),
+        ((1, 1), (2, 1)),
+    )
+    windows = [
+        Window(
+            batch=n,
+            in_channels=c,
+            out_channels=o,
+            groups=g,
+            size=size,
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+        )
+        for n, (c, o, g), size, kernel, stride, padding, dilation in grid
+    ]
+    possible = [w for w in windows if min(w.output_shape) > 0]
+    return random.Random(0).sample(possible, 320)
+
+
+def _operands(window: Window, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    shapes = (window.input_shape, window.weight_shape, window.output_shape)
+    x, w, g = (torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes)
+    return x, w, g
+
+
+def _run(
+    x: Tensor, w: Tensor, g: Tensor, window: Window, **options: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, w = x.detach().requires_grad_(), w.detach().requires_grad_()
+    geometry = (window.stride, window.padding, window.dilation, window.groups)
+    y = adder2d(x, w, None, *geometry, **options)  # type: ignore[arg-type]
+    y.backward(g)
+    assert x.grad is not None
+    assert w.grad is not None
+    return y.detach(), x.grad, w.grad
+
+
+def _terms(window: Window) -> tuple[int, int, int]:
+    """How many taps are summed in an output, in a gradient of the input, of the weight."""
+    area = window.kernel[0] * window.kernel[1]
+    n, filters, height, width = window.output_shape
+    taps = window.weight_shape[1] * area
+    return taps, filters // window.groups * area, max(1, n * height * width)
+
+
+@pytest.mark.parametrize("window", _geometries(), ids=str)
+def test_float32_against_definition(window: Window) -> None:
+    x, w, g = _operands(window, torch.float32)
+    for gradient in ("adder", "sign"):
+        results = _run(x, w, g, window, gradient=gradient)
+        naive = (oracle.forward(x, w, window), *oracle.gradients(x, w, g, window, gradient))
+        wide = (x.double(), w.double())
+        exact = (
+            oracle.forward(*wide, window),
+            *oracle.gradients(*wide, g.double(), window, gradient),
+        )
+        for result, rough, true, terms in zip(results, naive, exact, _terms(window), strict=True):
+            oracle.assert_within_bound(result, rough, true, terms)
+
+
+@pytest.mark.parametrize("gradient", ["adder", "sign", "l2", "l1.5", "l1"])
+@pytest.mark.parametrize("norm", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("window", SAMPLES, ids=str)
+def test_float64_against_definition(window: Window, gradient: str, norm: float) -> None:
+    x, w, g = _operands(window)
+    y, dx, dw = _run(x, w, g, window, gradient=gradient, norm=norm)
+    torch.testing.assert_close(y, oracle.forward(x, w, window, norm))
+    expected = oracle.gradients(x, w, g, window, gradient)
+    torch.testing.assert_close(dx, expected[0])
+    torch.testing.assert_close(dw, expected[1])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_accumulates_in_float32(dtype: torch.dtype, backend: str) -> None:
+    window = Window(in_channels=64, out_channels=8)
+    x, w, g = _operands(window, dtype)
+    results = _run(x, w, g, window, backend=backend)
+    wide = _run(x.double(), w.double(), g.double(), window)
+    for result, exact in zip(results, wide, strict=True):
+        assert result.dtype == dtype
+        # One rounding to the stored precision, on top of an error that float32 hides.
+        bound = torch.finfo(dtype).eps * exact.abs() + 1e-4 * exact.abs().max()
+        assert ((result.double() - exact).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_values_by_hand(backend: str) -> None:
+    x = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    w = torch.tensor([[[[1.0, 0.0], [0.5, -1.0]]]])
+    bias = torch.tensor([10.0])
+    y = adder2d(x, w, bias, backend=backend)
+    assert y.tolist() == [[[[10 - (0 + 2 + 2.5 + 5)]]]]
+    padded = adder2d(x, w, padding=1, backend=backend)
+    # Top left window: three padded zeros against 1, 0, 0.5, and pixel 1 against -1.
+    assert padded[0, 0, 0, 0].item() == -(1 + 0 + 0.5 + 2)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid", 1, (2, 0)])
+@pytest.mark.parametrize("kernel", [(3, 3), (4, 2)])
+def test_padding_as_in_convolution(
+    padding: str | int | tuple[int, int], kernel: tuple[int, int]
+) -> None:
+    x, w = torch.randn(2, 3, 9, 7), torch.randn(4, 3, *kernel)
+    if padding == "same":
+        # torch warns that an even window makes a padded copy; ours does too, silently.
+        total = [k - 1 for k in kernel]
+        sides = (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2)
+        expected = adder2d(torch.nn.functional.pad(x, sides), w)
+        assert expected.shape[2:] == x.shape[2:]
+    else:
+        expected = adder2d(x, w, padding=0 if padding == "valid" else padding)  # type: ignore[arg-type]
+    assert torch.equal(adder2d(x, w, padding=padding), expected)  # type: ignore[arg-type]
+
+
+def test_image_without_batch() -> None:
+    x, w = torch.randn(3, 8, 8), torch.randn(4, 3, 3, 3)
+    assert torch.equal(adder2d(x, w, padding=1), adder2d(x[None], w, padding=1)[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_layouts(backend: str) -> None:
+    window = Window(in_channels=5, out_channels=6, size=(9, 8))
+    x, w, g = _operands(window, torch.float32)
+    plain = _run(x, w, g, window, backend=backend)
+    last = torch.channels_last
+    y, dx, dw = _run(x.to(memory_format=last), w.to(memory_format=last), g, window, backend=backend)
+    assert y.is_contiguous(memory_format=last)
+    assert dx.is_contiguous(memory_format=last)
+    strided = _run(
+        x.transpose(2, 3).contiguous().transpose(2, 3),
+        torch.cat((w, w), 1)[:, :5],
+        g.expand(2, *g.shape)[1],
+        window,
+        backend=backend,
+    )
+    for a, b, c in zip(plain, (y, dx, dw), strided, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8)])
+def test_nothing_to_sum(shape: tuple[int, ...], backend: str) -> None:
+    x = torch.randn(shape, requires_grad=True)
+    w = torch.randn(4, shape[1], 3, 3, requires_grad=True)
+    y = adder2d(x, w, padding=1, backend=backend)
+    y.sum().backward()
+    assert y.shape == (shape[0], 4, 8, 8)
+    assert y.abs().sum() == 0
+    for tensor in (x, w):
+        assert tensor.grad is not None
+        assert tensor.grad.shape == tensor.shape
+        assert tensor.grad.abs().sum() == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    c=st.integers(1, 20),
+    o=st.integers(1, 20),
+    h=st.integers(1, 12),
+    w=st.integers(1, 12),
+    k=st.integers(1, 4),
+    s=st.integers(1, 3),
+    shift=st.sampled_from([0.5, -3.0, 1000.0, -4096.0]),
+    seed=st.integers(0, 2**31),
+)
+def test_properties(
+    c: int, o: int, h: int, w: int, k: int, s: int, shift: float, seed: int
+) -> None:
+    assume(h >= k and w >= k)
+    torch.manual_seed(seed)
+    x, f = torch.randn(2, c, h, w), torch.randn(o, c, k, k)
+    y = adder2d(x, f, stride=s)
+
+    order = torch.randperm(c)
+    torch.testing.assert_close(adder2d(x[:, order], f[:, order], stride=s), y)
+    assert (y <= 0).all()
+
+    # Numbers that a shift does not round, so that only the kernel's own rounding is left.
+    x, f = (x * 64).round() / 64, (f * 64).round() / 64
+    y, moved = adder2d(x, f, stride=s), adder2d(x + shift, f + shift, stride=s)
+    bound = 4 * (c * k * k) ** 0.5 * torch.finfo(torch.float32).eps * y.abs().max()
+    assert (y - moved).abs().max() <= bound
+
+    patch = x[:1, :, :k, :k]
+    assert adder2d(patch, patch).abs().max() == 0
+    assert adder2d(patch.abs(), patch.abs()).abs().max() == 0
+
+
+def test_not_a_number_is_not_hidden() -> None:
+    x = torch.rand(1, 2, 5, 5)
+    w = torch.randn(3, 2, 3, 3)
+    x[0, 1, 0, 0] = float("nan")
+    y = adder2d(x, w)
+    assert y[0, :, 0, 0].isnan().all()
+    assert y[0, :, 1:, 1:].isfinite().all()
+    x[0, 1, 0, 0] = float("inf")
+    y = adder2d(x, w)
+    assert (y[0, :, 0, 0] == -float("inf")).all()
+    assert y[0, :, 1:, 1:].isfinite().all()
+
+
+def test_same_result_for_any_number_of_threads() -> None:
+    window = Window(batch=3, in_channels=20, out_channels=24, size=(13, 17))
+    before = torch.get_num_threads()
+    try:
+        for positive in (False, True):
+            x, w, g = _operands(window, torch.float32)
+            x = x.abs() if positive else x
+            runs = []
+            for threads in (1, 2, 3, 7):
+                torch.set_num_threads(threads)
+                runs.append(_run(x, w, g, window))
+            for run in runs[1:]:
+                assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_linear_is_a_window_of_one_pixel(backend: str) -> None:
+    x, w, b = torch.randn(4, 5, 7), torch.randn(3, 7), torch.randn(3)
+    expected = b - (x[:, :, None] - w).abs().sum(-1)
+    torch.testing.assert_close(adder_linear(x, w, b, backend=backend), expected)
+    torch.testing.assert_close(adder_linear(x[0, 0], w, backend=backend), expected[0, 0] - b)
+
+
+_X, _W = torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((_X[0, 0], _W), {}, ShapeError, r"`input` must have shape \(N, .*, got \[8, 8\]"),
+        ((_X, _W[0]), {}, ShapeError, r"`weight` must have shape .* got \[3, 3, 3\]"),
+        ((_X[:, :2], _W), {}, ShapeError, r"3 channels, got shape \[2, 2, 8, 8\]"),
+        ((_X, _W, torch.zeros(3)), {}, ShapeError, r"`bias` must have shape \[4\], got \[3\]"),
+        ((_X, _W.double()), {}, DTypeError, r"`weight` must have the dtype .* got torch.float64"),
+        ((_X.int(), _W.int()), {}, DTypeError, r"`input` must be float64, .* got torch.int32"),
+        ((_X, _W.to("meta")), {}, ShapeError, r"`weight` must be on the device .* got meta"),
+        ((_X, _W), {"stride": 0}, ShapeError, r"`stride` must be .* >= 1, got 0"),
+        ((_X, _W), {"padding": -1}, ShapeError, r"`padding` must be .* >= 0, got -1"),
+        ((_X, _W), {"dilation": (1, 0)}, ShapeError, r"`dilation` must be .* got \(1, 0\)"),
+        ((_X, _W), {"dilation": 4}, ShapeError, r"at least as large as the window, got"),
+        ((_X, _W), {"groups": 3}, ShapeError, r"`groups` must be a positive divisor .* got 3"),
+        ((_X, _W[:, :, :0]), {}, ShapeError, r"a window of at least 1x1, got \[4, 3, 0, 3\]"),
+        ((_X, _W), {"gradient": "hard"}, ConfigError, r"`gradient` must be adder, .* got 'hard'"),
+        ((_X, _W), {"gradient": "l3"}, ConfigError, r"`gradient` must be .* got 'l3'"),
+        ((_X, _W), {"norm": 0.5}, ConfigError, r"`norm` must be between 1 and 2, got 0.5"),
+        (
+            (_X, _W),
+            {"backend": "nativ"},
+            BackendUnavailableError,
+            r"`backend` must be one of .* did you mean 'native'",
+        ),
+        (
+            (_X, _W),
+            {"backend": "native", "norm": 2.0},
+            BackendUnavailableError,
+            r"`backend` must be None or 'reference' .* got 'native'",
+        ),
+    ],
+)
+def test_refusals(
+    arguments: tuple[Tensor, ...], options: dict[str, object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=f"^adder2d: .*{message}"):
+        adder2d(*arguments, **options)  # type: ignore[arg-type]
+
+
+def test_linear_refusals() -> None:
+    with pytest.raises(
+        ShapeError, match=r"^adder_linear: `input` must have 7 features .* \[3, 6\]"
+    ):
+        adder_linear(torch.zeros(3, 6), torch.zeros(4, 7))
+    with pytest.raises(ShapeError, match=r"^adder_linear: `weight` must have shape \(out_features"):
+        adder_linear(torch.zeros(3, 6), torch.zeros(6))
+    with pytest.raises(
+        ShapeError, match=r"^adder_linear: `input` must have at least one dimension"
+    ):
+        adder_linear(torch.tensor(1.0), torch.zeros(4, 7))

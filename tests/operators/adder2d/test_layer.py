@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mulfree.errors import ConfigError, ShapeError
+from mulfree.functional import adder2d
+from mulfree.nn import Adder2d, AdderLinear
+from mulfree.operators.adder2d.gradient import parse_gradient
+
+
+def test_layer_is_the_function() -> None:
+    layer = Adder2d(4, 6, (3, 5), stride=2, padding=(1, 2), dilation=2, groups=2, bias=True)
+    x = torch.randn(2, 4, 12, 13)
+    expected = adder2d(x, layer.weight, layer.bias, 2, (1, 2), 2, 2)
+    assert torch.equal(layer(x), expected)
+    assert layer(x).shape == nn.Conv2d(4, 6, (3, 5), 2, (1, 2), 2, 2)(x).shape
+
+
+def test_gradient_rule_and_norm_reach_the_function() -> None:
+    x = torch.randn(2, 3, 6, 6)
+    for gradient in ("adder", "sign", "l1.5"):
+        layer = Adder2d(3, 4, 3, gradient=gradient, norm=1.5)
+        w = layer.weight.detach().clone().requires_grad_()
+        layer(x).sum().backward()
+        adder2d(x, w, gradient=gradient, norm=1.5).sum().backward()
+        assert layer.weight.grad is not None
+        assert w.grad is not None
+        assert torch.equal(layer.weight.grad, w.grad)
+
+
+def test_linear() -> None:
+    layer = AdderLinear(7, 3, bias=True)
+    x = torch.randn(5, 7)
+    expected = layer.bias - (x[:, None] - layer.weight).abs().sum(-1)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_initialisation() -> None:
+    layer = Adder2d(64, 64, 3, bias=True)
+    assert abs(layer.weight.mean().item()) < 0.02
+    assert abs(layer.weight.std().item() - 1) < 0.02
+    assert layer.bias.abs().max() <= (64 * 9) ** -0.5
+
+
+def test_state_dict_has_the_names_of_a_convolution() -> None:
+    assert list(Adder2d(2, 3, 3, bias=True).state_dict()) == ["weight", "bias"]
+    assert list(AdderLinear(2, 3).state_dict()) == ["weight"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "text"),
+    [
+        (
+            Adder2d(3, 4, 3, padding=1),
+            "Adder2d(3, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), bias=False)",
+        ),
+        (
+            Adder2d(4, 4, 3, padding="same", groups=2, dilation=2, bias=True, gradient="l2"),
+            "Adder2d(4, 4, kernel_size=(3, 3), stride=(1, 1), padding=same, dilation=(2, 2), "
+            "groups=2, gradient='l2')",
+        ),
+        (AdderLinear(3, 4, norm=1.5), "AdderLinear(3, 4, bias=False, norm=1.5)"),
+    ],
+)
+def test_representation(layer: nn.Module, text: str) -> None:
+    assert repr(layer) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"in_channels": 0}, ShapeError, r"sizes must be positive, got weight \[4, 0, 3, 3\]"),
+        ({"groups": 3}, ShapeError, r"`groups` must divide in_channels \(=2\) .* got 3"),
+        ({"kernel_size": 0}, ShapeError, r"`kernel_size` must be .* got 0"),
+        ({"stride": -1}, ShapeError, r"`stride` must be .* got -1"),
+        ({"gradient": "l9"}, ConfigError, r"`gradient` must be .* got 'l9'"),
+        ({"norm": 3.0}, ConfigError, r"`norm` must be between 1 and 2, got 3.0"),
+    ],
+)
+def test_refusals(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    arguments: dict[str, Any] = {"in_channels": 2, "out_channels": 4, "kernel_size": 3} | options
+    with pytest.raises(error, match=f"^Adder2d: {message}"):
+        Adder2d(**arguments)
+
+
+def test_gradient_names() -> None:
+    assert parse_gradient("f", "l1.25").p == 1.25
+    assert parse_gradient("f", "sign").name == "sign"
+    for name in ("l0.5", "l2.5", "lp", "", "Adder"):
+        with pytest.raises(ConfigError, match=r"^f: `gradient` must be adder, sign or l<p>"):
+            parse_gradient("f", name)

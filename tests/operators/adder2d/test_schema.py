@@ -1,0 +1,165 @@
+"""What torch makes of the operator: opcheck, compile, export, autocast, vmap, derivatives."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mulfree.errors import DTypeError, MulfreeError
+from mulfree.functional import adder2d
+from mulfree.nn import Adder2d
+from mulfree.operators.window import SAMPLES, Window
+
+OPS = torch.ops.mulfree
+
+
+def _network() -> nn.Module:
+    return nn.Sequential(
+        Adder2d(3, 8, 3, padding="same", bias=True),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        Adder2d(8, 4, 3, stride=2, padding=1, groups=2),
+        nn.BatchNorm2d(4),
+    )
+
+
+def _step(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    network.zero_grad()
+    network(x).square().mean().backward()
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("window", SAMPLES[:6], ids=str)
+def test_opcheck(window: Window, last: bool, backend: str | None) -> None:
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(window.input_shape, dtype=torch.float64).contiguous(memory_format=layout)
+    w = torch.randn(window.weight_shape, dtype=torch.float64)
+    g = torch.randn(window.output_shape, dtype=torch.float64)
+    geometry = (window.stride, window.padding, window.dilation, window.groups)
+    rest = (*geometry, "adder", 1.0, backend)
+    torch.library.opcheck(OPS.adder2d, (x.requires_grad_(), w.requires_grad_(), *rest))
+    with torch.no_grad():
+        torch.library.opcheck(OPS.adder2d_input_grad, (g, x.detach(), w.detach(), *rest))
+        torch.library.opcheck(OPS.adder2d_weight_grad, (g, x.detach(), w.detach(), *rest))
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_sign_rule_is_the_derivative(backend: str | None) -> None:
+    x = torch.randn(2, 4, 6, 5, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(6, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        return adder2d(x, w, stride=(2, 1), padding=1, groups=2, gradient="sign", backend=backend)
+
+    assert torch.autograd.gradcheck(function, (x, w))
+    assert not torch.autograd.gradcheck(
+        lambda x, w: adder2d(x, w, padding=1, groups=2), (x, w), raise_exception=False
+    )
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiles_in_one_graph(dynamic: bool) -> None:
+    torch._dynamo.reset()
+    network = _network()
+    compiled = torch.compile(network, fullgraph=True, dynamic=dynamic)
+    for size in (8, 10):
+        x = torch.randn(2, 3, size, size)
+        expected, result = _step(network, x), _step(compiled, x)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(result[f"_orig_mod.{name}"], gradient)
+
+
+def test_exports_with_a_dynamic_batch() -> None:
+    network = _network().eval()
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(
+        network, (torch.randn(4, 3, 8, 8),), dynamic_shapes={"input": {0: batch}}
+    )
+    assert [n.target for n in program.graph.nodes].count(OPS.adder2d.default) == 2
+    x = torch.randn(7, 3, 8, 8)
+    torch.testing.assert_close(program.module()(x), network(x))
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("in_dims", [(0, 0), (0, None), (None, 0), (1, 2)])
+def test_vmap(in_dims: tuple[int | None, int | None], backend: str | None) -> None:
+    size = 3
+    x_dim, w_dim = in_dims
+    x = torch.randn(size, 2, 4, 6, 6, dtype=torch.float64)
+    w = torch.randn(size, 6, 2, 3, 3, dtype=torch.float64)
+    x_mapped = x[0] if x_dim is None else x.movedim(0, x_dim)
+    w_mapped = w[0] if w_dim is None else w.movedim(0, w_dim)
+
+    def function(x: Tensor, w: Tensor) -> Tensor:
+        return adder2d(x, w, padding=1, groups=2, backend=backend)
+
+    expected = torch.stack(
+        [function(x[0 if x_dim is None else i], w[0 if w_dim is None else i]) for i in range(size)]
+    )
+    result = torch.vmap(function, in_dims)(x_mapped, w_mapped)
+    torch.testing.assert_close(result, expected)
+
+
+def test_vmap_over_backward() -> None:
+    x = torch.randn(2, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(6, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    y = adder2d(x, w, padding=1, groups=2)
+    g = torch.randn(3, *y.shape, dtype=torch.float64)
+    mapped = torch.autograd.grad(y, (x, w), g, is_grads_batched=True, retain_graph=True)
+    for i, single in enumerate(g):
+        for many, one in zip(
+            mapped, torch.autograd.grad(y, (x, w), single, retain_graph=True), strict=True
+        ):
+            torch.testing.assert_close(many[i], one)
+
+
+def test_autocast_is_as_for_a_convolution() -> None:
+    adder, conv = Adder2d(3, 4, 3, bias=True), nn.Conv2d(3, 4, 3)
+    x = torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = adder(x)
+        assert y.dtype == conv(x).dtype == torch.bfloat16
+        assert adder(x.double().float()).dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert adder.weight.grad is not None
+    assert adder.weight.grad.dtype == torch.float32
+    expected = adder2d(x.bfloat16(), adder.weight.bfloat16(), adder.bias.bfloat16())
+    assert torch.equal(y, expected)
+
+
+def test_autocast_compiles_in_one_graph() -> None:
+    torch._dynamo.reset()
+    network, x = _network(), torch.randn(2, 3, 8, 8)
+    compiled = torch.compile(network, fullgraph=True)
+    exact = network(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        eager, fused = network(x), compiled(x)
+    # The compiler keeps intermediates in float32 that eager mode rounds.
+    assert fused.dtype == eager.dtype
+    assert (fused - exact).abs().max() <= 2 * (eager - exact).abs().max()
+
+
+def test_second_derivative_is_refused() -> None:
+    w = torch.randn(4, 3, 3, 3, requires_grad=True)
+    y = adder2d(torch.randn(2, 3, 8, 8), w)
+    (first,) = torch.autograd.grad(y.sum(), w, create_graph=True)
+    with pytest.raises(MulfreeError, match="`create_graph` must be False, got a second derivative"):
+        first.sum().backward()
+
+
+def test_operator_called_directly_checks_dtypes() -> None:
+    arguments: tuple[Any, ...] = ((1, 1), (0, 0), (1, 1), 1, "adder", 1.0, None)
+    with pytest.raises(DTypeError, match="`weight` must have the floating-point dtype of `input`"):
+        OPS.adder2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3).double(), *arguments)
+
+
+def test_importing_and_calling_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        adder2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3))
