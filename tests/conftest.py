@@ -6,6 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils import _device
+
+# torch remembers its constructors when a device context is first used: that has to be before one
+# of them is replaced below, or the replaced one would be forgotten for the rest of the process.
+_device._device_constructors()
 
 
 @pytest.fixture(autouse=True)

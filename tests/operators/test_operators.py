@@ -33,8 +33,9 @@ def test_contract(name: str, window: Window) -> None:
         window.in_channels, window.out_channels, window.kernel, *geometry, bias=True
     )
     with torch.no_grad():
-        layer.weight.copy_(w)
-        layer.bias.fill_(2.0)
+        for parameter, value in ((layer.weight, w), (layer.bias, torch.tensor(2.0))):
+            assert isinstance(parameter, nn.Parameter)
+            parameter.copy_(value)
     torch.testing.assert_close(layer(x), operator.function(x, w, None, *geometry) + 2)
     cost = operator.count(layer, window.input_shape, window.output_shape)
     assert cost.mul + cost.add == 2 * exact.numel() * taps

@@ -27,7 +27,7 @@ def _network() -> nn.Module:
     )
 
 
-def _step(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+def _step(network: Any, x: Tensor) -> dict[str, Tensor]:
     network.zero_grad()
     network(x).square().mean().backward()
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
@@ -143,6 +143,11 @@ def test_autocast_compiles_in_one_graph() -> None:
     # The compiler keeps intermediates in float32 that eager mode rounds.
     assert fused.dtype == eager.dtype
     assert (fused - exact).abs().max() <= 2 * (eager - exact).abs().max()
+
+
+def test_shapes_alone_on_the_meta_device() -> None:
+    layer = Adder2d(3, 4, 3, stride=2, bias=True, device="meta")
+    assert layer(torch.empty(2, 3, 9, 9, device="meta")).shape == (2, 4, 4, 4)
 
 
 def test_second_derivative_is_refused() -> None:

@@ -161,7 +161,7 @@ def _check_operands(
         raise DTypeError(
             f"{function}: `input` must be float64, float32, float16 or bfloat16, got {input.dtype}"
         )
-    autocast = torch.is_autocast_enabled(input.device.type)
+    autocast = _autocast_enabled(input)
     for name, tensor in others.items():
         if tensor.dtype != input.dtype and not (autocast and tensor.dtype in schema.DTYPES):
             raise DTypeError(
@@ -175,12 +175,16 @@ def _check_operands(
             )
 
 
+def _autocast_enabled(tensor: Tensor) -> bool:
+    device = tensor.device.type  # "meta", for one, has no autocast to ask about
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Under autocast in the lower precision, as torch does for a convolution; float64 stays."""
-    device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not _autocast_enabled(tensors[0]):
         return tensors
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
 
 

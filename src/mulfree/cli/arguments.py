@@ -1,0 +1,66 @@
+"""Parsing of command lines, with mistakes reported as one line."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import TYPE_CHECKING, NoReturn
+
+from mulfree.errors import ConfigError
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that takes no abbreviations and raises `ConfigError` on a mistake."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def parse_args(self, args: list[str]) -> argparse.Namespace:  # type: ignore[override]
+        """Parse `args`; an option that does not exist is answered with the nearest that does.
+
+        Raises:
+            ConfigError: The command line is not valid.
+        """
+        options = [option for action in self._actions for option in action.option_strings]
+        # First of all: left to argparse, the value of a mistyped option is blamed for what it is.
+        for word in args:
+            name = word.partition("=")[0]
+            if word.startswith("--") and name not in options:
+                near = difflib.get_close_matches(name, options, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise ConfigError(f"unknown option {name}{hint}")
+        return super().parse_args(args)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        # Argparse would hide it that help or version cannot be written.
+        print(message, end="", file=file)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message`.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(message)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    number = int(text) if text.strip().lstrip("+-").isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return number
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas, such as 3,32,32."""
+    return tuple(positive(part) for part in text.split(","))

@@ -1,0 +1,173 @@
+"""`mulfree evaluate`: how well the network of a checkpoint does on images."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mulfree.cli.arguments import Parser, positive
+from mulfree.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mulfree.data import BatchLoader, DataConfig, DataSplits
+    from mulfree.training import Batch, Evaluation
+
+_SPLITS = ("test", "train", "validation")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb with the words after it."""
+    arguments = _parser().parse_args(argv)
+
+    # Torch takes a second to import, which `mulfree -h` has no need of.
+    import torch
+
+    from mulfree import data, training
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    model, config = _model_and_data(arguments.checkpoint, arguments.data_name)
+    given = {
+        "root": arguments.data_root,
+        "cache": arguments.data_cache,
+        "eval_batch_size": arguments.data_eval_batch_size,
+    }
+    config = replace(config, **{key: value for key, value in given.items() if value is not None})
+    splits = data.load(config)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loader = _loader(splits, config, arguments.split, device)
+    _check_fit(model, splits, config.name)
+    result = training.evaluate(model.to(device), _shown(loader))
+    if arguments.json:
+        print(json.dumps(_to_json(arguments, config, splits, result), indent=2))
+    else:
+        _print_result(arguments, splits, result)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "mulfree evaluate",
+        "Accuracy and loss of the network of a checkpoint on the data it was trained for.",
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a .ckpt or .safetensors file, or a run's directory",
+    )
+    parser.add_argument("--split", choices=_SPLITS, default="test", help="which images")
+    parser.add_argument("--per-class", action="store_true", help="accuracy of every class, too")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--threads", type=positive, help="CPU threads")
+    parser.add_argument("--data.name", dest="data_name", metavar="NAME", help="another data set")
+    parser.add_argument("--data.root", dest="data_root", metavar="PATH", help="where the data is")
+    parser.add_argument("--data.cache", dest="data_cache", metavar="PATH", help="decoded images")
+    parser.add_argument(
+        "--data.eval_batch_size",
+        dest="data_eval_batch_size",
+        metavar="N",
+        type=positive,
+        help="images at a time",
+    )
+    return parser
+
+
+def _model_and_data(path: str, data_name: str | None) -> tuple[nn.Module, DataConfig]:
+    """The network of a file, and the data that it was trained with or that was asked for."""
+    from mulfree import data, training
+    from mulfree.training.runner import CONFIG, WEIGHTS
+
+    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    if file.suffix == ".safetensors":
+        model = training.load_model(file)
+        beside = file.with_name(CONFIG)
+        if data_name is None and not beside.exists():
+            raise ConfigError(
+                f"evaluate: `--data.name` must be given, as there is no {CONFIG} next to {file}"
+            )
+        trained = training.read_config(["--config", str(beside)]).data if beside.exists() else None
+    else:
+        checkpoint = training.load_checkpoint(file)
+        model = training.model_of(checkpoint)
+        trained = checkpoint.config.data
+    if trained is None or data_name not in (None, trained.name):
+        return model, data.DataConfig(name=str(data_name))
+    return model, trained
+
+
+def _loader(splits: DataSplits, config: DataConfig, split: str, device: str) -> BatchLoader:
+    from mulfree import data
+
+    images = getattr(splits, split)
+    if images is None:
+        raise ConfigError(
+            f"evaluate: `--split` must be test or train, got validation, of which {config.name} "
+            "has nothing held out"
+        )
+    return data.BatchLoader(
+        images,
+        config.eval_batch_size,
+        train=False,
+        transform=splits.test_transform,
+        device=device,
+    )
+
+
+def _check_fit(model: nn.Module, splits: DataSplits, name: str) -> None:
+    from mulfree import models
+
+    arguments = models.config_of(model).arguments
+    for key in ("num_classes", "in_channels"):
+        if arguments[key] != getattr(splits, key):
+            raise ConfigError(
+                f"evaluate: `--data.name` must be a data set with {key} {arguments[key]} as the "
+                f"network has it, got {name} with {getattr(splits, key)}"
+            )
+
+
+def _shown(loader: BatchLoader) -> Iterable[Batch]:
+    """The batches, with a bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(loader, "evaluating", console=console, transient=True, disable=hidden)
+
+
+def _to_json(
+    arguments: Any, config: DataConfig, splits: DataSplits, result: Evaluation
+) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "checkpoint": arguments.checkpoint,
+        "data": config.name,
+        "split": arguments.split,
+        "images": result.images,
+        "accuracy": result.accuracy,
+        # JSON has no word for infinities and what is not a number.
+        "loss": result.loss if math.isfinite(result.loss) else None,
+    }
+    if arguments.per_class:
+        values["per_class"] = {
+            name: None if math.isnan(accuracy) else accuracy
+            for name, accuracy in zip(splits.classes, result.per_class, strict=True)
+        }
+    return values
+
+
+def _print_result(arguments: Any, splits: DataSplits, result: Evaluation) -> None:
+    print(
+        f"accuracy {result.accuracy:.2%}  loss {result.loss:.4f}  "
+        f"({result.images} {arguments.split} images)"
+    )
+    if arguments.per_class:
+        width = max(map(len, splits.classes))
+        for name, accuracy in zip(splits.classes, result.per_class, strict=True):
+            share = "no image" if math.isnan(accuracy) else f"{accuracy:.2%}"
+            print(f"  {name.ljust(width)}  {share}")

@@ -1,0 +1,78 @@
+"""`mulfree info`: what is installed, what this computer offers, what can be named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from mulfree import data, models
+from mulfree.cli.arguments import Parser
+from mulfree.environment import environment
+from mulfree.operators import OPERATORS
+from mulfree.training.methods import METHODS
+
+
+def main(argv: list[str]) -> int:
+    """Run the verb."""
+    parser = Parser("mulfree info", "Show what is installed and what this computer offers.")
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="default: table"
+    )
+    options = parser.parse_args(argv)
+    facts = gather()
+    print(json.dumps(facts, indent=2) if options.format == "json" else _text(facts))
+    return 0
+
+
+def gather() -> dict[str, Any]:
+    """Everything the verb shows, as JSON values."""
+    return {
+        **environment(),
+        "gpu": _gpu(),
+        "data": {name: _place(name) for name in data.DATASETS},
+        "operators": list(OPERATORS),
+        "methods": list(METHODS),
+        "models": models.list_models(),
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    available = torch.cuda.is_available()
+    return {
+        "available": available,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if available
+        else [],
+        "cuda": torch.version.cuda,
+    }
+
+
+def _place(name: str) -> str | None:
+    place = data.locate(name)
+    return None if place is None else str(place)
+
+
+def _text(facts: Mapping[str, Any]) -> str:
+    """One fact a line, lists and tables of facts indented below their name."""
+    lines = []
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{name}:")
+            width = max(map(len, value))
+            lines += [f"  {key.ljust(width)}  {_shown(item)}" for key, item in value.items()]
+        else:
+            lines.append(f"{name}: {_shown(value)}")
+    return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    if value is None or value == []:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(f"{item:.2f}" if isinstance(item, float) else str(item) for item in value)
+    return str(value)

@@ -1,0 +1,108 @@
+"""Top level of the command line: finds the verb, runs it, turns errors into one line.
+
+Only the standard library is imported here, so that `mulfree -h` answers at once; a verb's module
+is imported when the verb is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from mulfree import __version__
+from mulfree.cli.arguments import Parser
+from mulfree.errors import ConfigError, MulfreeError, choices_message
+
+VERBS = {
+    "train": "train a network; without a configuration, a small adder network on digits",
+    "evaluate": "measure a checkpoint on the test images",
+    "profile": "count operations, parameters, bytes and energy, layer by layer",
+    "bench": "time the operators and a training step against the convolution",
+    "info": "show versions, processor, kernels, data sets and models",
+}
+
+USAGE_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the command's name; those of the process by default.
+
+    Returns:
+        Exit status: 0, 2 for bad usage or input, 1 for a failure, 130 when interrupted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    prefix = f"mulfree {words[0]}" if words and words[0] in VERBS else "mulfree"
+    try:
+        status = _dispatch(words, prefix)
+        # Here, not at exit, where a failure could no longer be answered with one line.
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail(prefix, "interrupted", INTERRUPTED)
+    except MulfreeError as error:
+        return _fail(prefix, str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader has seen enough, as in `mulfree profile resnet20 | head`.
+        _abandon_stdout()
+        return FAILURE
+    except OSError as error:
+        _abandon_stdout()
+        what = error.strerror or str(error)
+        return _fail(prefix, f"{what}: {error.filename}" if error.filename else what, FAILURE)
+    except (MemoryError, RuntimeError) as error:
+        # Torch has no exception of its own for an allocation that fails on the CPU.
+        if not isinstance(error, MemoryError) and "allocate memory" not in str(error):
+            raise
+        return _fail(prefix, f"out of memory: {error}", FAILURE)
+    return status
+
+
+def _dispatch(words: list[str], prefix: str) -> int:
+    try:
+        if not words or words[0].startswith("-"):
+            return _top_level(words)
+        verb, *rest = words
+        if verb not in VERBS:
+            raise ConfigError(choices_message("command line", "verb", verb, VERBS))
+        status = importlib.import_module(f"mulfree.cli.{verb}").main(rest)
+        assert isinstance(status, int)
+        return status
+    except SystemExit as leaving:
+        # A parser that has printed its help, or a message that is left to print.
+        if leaving.code is None or isinstance(leaving.code, int):
+            return leaving.code or 0
+        return _fail(prefix, str(leaving.code), FAILURE)
+
+
+def _top_level(words: list[str]) -> int:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {verb.ljust(width)}  {text}" for verb, text in VERBS.items())
+    parser = Parser(
+        prog="mulfree",
+        description="Vision networks without multiplications.",
+        epilog=f"verbs:\n{verbs}\n\n`mulfree VERB -h` explains a verb.",
+    )
+    parser.usage = "mulfree [-h] [--version] VERB ..."
+    parser.add_argument("--version", action="version", version=f"mulfree {__version__}")
+    parser.parse_args(words)
+    parser.print_help(sys.stderr)
+    return USAGE_ERROR
+
+
+def _fail(prefix: str, message: str, status: int) -> int:
+    line = " ".join(message.split())
+    print(f"{prefix}: error: {line}", file=sys.stderr)
+    return status
+
+
+def _abandon_stdout() -> None:
+    """Send what is still buffered nowhere: flushing it at exit would fail again."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,110 @@
+"""Reads the pickles of CIFAR's authors without running anything that a pickle may ask for."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mulfree.errors import ArtifactError
+
+
+class _Dtype:
+    """Stands in for numpy's dtype: remembers its name, ignores the rest of its state."""
+
+    name: object = None
+
+    def __init__(self, name: object, *_: object) -> None:
+        self.name = name.decode("latin1") if isinstance(name, bytes) else name
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Array:
+    """Stands in for numpy's array: takes shape and content of a C-ordered uint8 array."""
+
+    shape: tuple[int, int] = (0, 0)
+    data = b""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, data = state
+        if not isinstance(dtype, _Dtype) or dtype.name != "u1" or fortran:
+            raise pickle.UnpicklingError("its array is not a uint8 array in C order")
+        if not isinstance(data, bytes) or len(shape) != 2 or len(data) != shape[0] * shape[1]:
+            raise pickle.UnpicklingError("its array's shape and content do not agree")
+        self.shape, self.data = (int(shape[0]), int(shape[1])), data
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+}
+
+
+# The unpickler written in Python: the one in C reserves memory for any memo number it meets.
+class _Unpickler(pickle._Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _ALLOWED[module, name]
+
+
+def read_pickle(content: bytes, label: str) -> dict[str, Any]:
+    """The dictionary in a pickle of builtin values and uint8 arrays.
+
+    Args:
+        content: The pickle.
+        label: Says in an error message which file it is.
+
+    Raises:
+        ArtifactError: If it holds anything else.
+    """
+    try:
+        value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # a damaged pickle raises nearly anything
+        reason = f": {error}" if isinstance(error, pickle.UnpicklingError) else ""
+        raise ArtifactError(
+            f"data.load: {label} must be an intact pickle of plain values and uint8 arrays{reason}"
+        ) from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"data.load: {label} must hold a dict, got {type(value).__name__}")
+    return {
+        key.decode("latin1") if isinstance(key, bytes) else str(key): value[key] for key in value
+    }
+
+
+def read_batch(content: bytes, label: str, labels_key: str) -> tuple[Tensor, Tensor]:
+    """Images `[N, 3, 32, 32]` and labels `[N]` of one file of CIFAR.
+
+    Args:
+        content: The pickle.
+        label: Says in an error message which file it is.
+        labels_key: Name of the list of labels in it.
+
+    Raises:
+        ArtifactError: If it is not such a file.
+    """
+    batch = read_pickle(content, label)
+    array, labels = batch.get("data"), batch.get(labels_key)
+    if not isinstance(array, _Array) or array.shape[1] != 3072:
+        raise ArtifactError(f"data.load: {label} must hold `data` of shape [N, 3072]")
+    if not isinstance(labels, list) or not all(type(value) is int for value in labels):
+        raise ArtifactError(f"data.load: {label} must hold a list of integers `{labels_key}`")
+    if len(labels) != array.shape[0] or not labels:
+        raise ArtifactError(
+            f"data.load: {label} must hold one label for each of its {array.shape[0]} images, "
+            f"got {len(labels)}"
+        )
+    if not 0 <= min(labels) <= max(labels) < 256:
+        raise ArtifactError(f"data.load: {label} must hold labels of 0..255, got {max(labels)}")
+    images = torch.frombuffer(bytearray(array.data), dtype=torch.uint8)
+    return images.view(-1, 3, 32, 32), torch.tensor(labels)

@@ -1,0 +1,72 @@
+"""What a user says about the data: which set, from where, in which batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mulfree.errors import ConfigError, choices_message
+
+Augment = Literal["default", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The data of a run. `mulfree.data.load` turns it into images and labels.
+
+    Raises:
+        ConfigError: If a value is outside what its field allows.
+    """
+
+    name: str = "digits"
+    """Data set: one of `mulfree.data.DATASETS`."""
+
+    root: str | None = None
+    """File of the data set, or folder that holds it. Default: the variable MULFREE_DATA."""
+
+    batch_size: int = 128
+    """Training images per step and process."""
+
+    eval_batch_size: int = 512
+    """Images per step and process when only evaluating."""
+
+    augment: Augment = "default"
+    """`default`: what the papers do with this data set in training; `none`: nothing."""
+
+    image_size: int | None = None
+    """Side of the images the network gets: image_folder (224 for ImageNet; default: the images'
+    own size, which must then be one and the same) and synthetic (default 32)."""
+
+    classes: int | None = None
+    """Number of classes of the synthetic data set (default 10)."""
+
+    limit: int | None = None
+    """Train on this many images only, the same ones every time and as balanced as the classes
+    allow. Default: all."""
+
+    validation: float = 0.0
+    """Fraction of the training images held out, the same ones every time, so that choices are
+    not made on the test images."""
+
+    drop_last: bool = True
+    """Leave out the last training batch of an epoch where it would be smaller than the others."""
+
+    cache: str | None = None
+    """Folder for decoded images. Default: the variable MULFREE_CACHE, or ~/.cache/mulfree."""
+
+    def __post_init__(self) -> None:
+        if self.augment not in get_args(Augment):
+            raise ConfigError(
+                choices_message("DataConfig", "augment", self.augment, get_args(Augment))
+            )
+        for field in ("batch_size", "eval_batch_size", "image_size", "classes", "limit"):
+            value = getattr(self, field)
+            optional = field not in ("batch_size", "eval_batch_size")
+            if value is None and optional:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"DataConfig: `{field}` must be a positive integer, got {value}")
+        if not 0.0 <= self.validation < 1.0:
+            raise ConfigError(
+                f"DataConfig: `validation` must be at least 0 and below 1, got {self.validation}"
+            )

@@ -1,0 +1,142 @@
+"""Images with labels, and what a data set consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mulfree.data.config import DataConfig
+from mulfree.data.transforms import Augmentation, Transform
+from mulfree.errors import ArtifactError, DTypeError, ShapeError
+
+Progress = Callable[[float], None]
+"""Called with the finished fraction, 0 to 1, while images are decoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and their labels.
+
+    The images may be memory-mapped; they are read when they are indexed.
+
+    Args:
+        images: `[N, C, H, W]`, uint8.
+        labels: `[N]`, int64.
+
+    Raises:
+        ShapeError: If the ranks are wrong or the counts differ.
+        DTypeError: If a dtype is wrong.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4:
+            raise ShapeError(
+                f"ImageSet: `images` must have shape [N, C, H, W], got {list(self.images.shape)}"
+            )
+        if self.labels.shape != self.images.shape[:1]:
+            raise ShapeError(
+                f"ImageSet: `labels` must have shape [{len(self.images)}], one per image, "
+                f"got {list(self.labels.shape)}"
+            )
+        for name, tensor, dtype in (
+            ("images", self.images, torch.uint8),
+            ("labels", self.labels, torch.int64),
+        ):
+            if tensor.dtype != dtype:
+                raise DTypeError(f"ImageSet: `{name}` must be {dtype}, got {tensor.dtype}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, rows: Tensor) -> ImageSet:
+        """A copy of the images numbered `rows`, in that order."""
+        return ImageSet(self.images[rows], self.labels[rows])
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same set on another device."""
+        return ImageSet(self.images.to(device), self.labels.to(device))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataSplits:
+    """A data set as a training run uses it.
+
+    Attributes:
+        train: Images to learn from.
+        test: Images to report on.
+        validation: Images to choose by, where the data set or the configuration provides them.
+        classes: Class names; label `k` means `classes[k]`.
+        image_size: Side of the images that the transforms return.
+        mean: Per channel, of pixels scaled to 0..1; subtracted by the transforms.
+        std: Per channel, likewise; divided by.
+        augmentation: What `train_transform` does to the images before normalising them.
+        evaluation: What `test_transform` does; None for nothing.
+
+    Raises:
+        ArtifactError: If a label is not the number of a class.
+    """
+
+    train: ImageSet
+    test: ImageSet
+    classes: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    validation: ImageSet | None = None
+    augmentation: Augmentation | None = None
+    evaluation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        for name, part in (
+            ("train", self.train),
+            ("test", self.test),
+            ("validation", self.validation),
+        ):
+            if part is None or not len(part):
+                continue
+            low, high = int(part.labels.min()), int(part.labels.max())
+            if low < 0 or high >= self.num_classes:
+                raise ArtifactError(
+                    f"data.load: `{name}` labels must lie in 0..{self.num_classes - 1}, "
+                    f"got {low}..{high}"
+                )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.classes)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+        return int(self.train.images.shape[1])
+
+    @property
+    def train_transform(self) -> Transform:
+        """Augments and normalises training batches."""
+        return Transform(mean=self.mean, std=self.std, augmentation=self.augmentation)
+
+    @property
+    def test_transform(self) -> Transform:
+        """Normalises batches without chance."""
+        return Transform(mean=self.mean, std=self.std, augmentation=self.evaluation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """An entry of `mulfree.data.DATASETS`.
+
+    Attributes:
+        load: Reads the images; shared options (hold-out, limit, augmentation) are applied to
+            what it returns.
+        options: Fields of `DataConfig` that only some data sets have and this one takes.
+    """
+
+    load: Callable[[DataConfig, Progress | None], DataSplits]
+    options: frozenset[str] = field(default_factory=frozenset)

@@ -1,0 +1,44 @@
+"""The 1,797 handwritten digits that come with scikit-learn: grey, 8 x 8, 17 levels.
+
+A fifth of every class is the test set, always the same images. Digits are shifted by up to one
+pixel in training and never mirrored.
+
+References:
+    Alpaydin and Kaynak, UCI machine learning repository, doi:10.24432/C50P49.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mulfree.data.config import DataConfig
+from mulfree.data.dataset import Dataset, DataSplits, ImageSet, Progress
+from mulfree.data.splits import hold_out
+from mulfree.data.transforms import ShiftFlip
+
+
+def _read() -> tuple[Tensor, Tensor]:
+    """Images `[1797, 1, 8, 8]` with levels 0..16 spread over 0..255, and labels `[1797]`."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    levels = torch.from_numpy(bunch.images).unsqueeze(1)
+    return (levels * (255 / 16)).round().to(torch.uint8), torch.from_numpy(bunch.target).long()
+
+
+def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
+    images = ImageSet(*_read())
+    train, test = hold_out(images.labels, 0.2)
+    return DataSplits(
+        train=images.subset(train),
+        test=images.subset(test),
+        classes=tuple("0123456789"),
+        image_size=8,
+        mean=(0.3054,),
+        std=(0.3757,),
+        augmentation=ShiftFlip(padding=1, flip=False),
+    )
+
+
+DIGITS = Dataset(load=_load)

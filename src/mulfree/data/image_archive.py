@@ -1,0 +1,136 @@
+"""Labelled images kept as `split/class/image`, in a folder or an archive, decoded once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from mulfree.data.archive import members, shown
+from mulfree.data.cache import ArrayWriter, cache_folder, cached, fingerprint, map_array, writing
+from mulfree.data.config import DataConfig
+from mulfree.data.dataset import ImageSet, Progress
+from mulfree.data.decode import decode_all
+from mulfree.errors import ArtifactError
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "testing": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+}
+
+Contents = tuple[tuple[str, ...], dict[str, ImageSet]]
+"""Class names in the order of the labels, and the images of each split."""
+
+
+def load_images(
+    path: Path, config: DataConfig, progress: Progress | None, *, side: int | None
+) -> Contents:
+    """Classes and splits of an image archive, memory-mapped from the cache.
+
+    Splits are `train`, `test` and `val`; folders above them and files beside them are passed over.
+    Classes are numbered by name, images come in the archive's order (a folder's by name).
+
+    Args:
+        path: Folder or archive.
+        config: Says where the cache is.
+        progress: Told the share done while decoding.
+        side: Images are resized and cut to this square; None for images that all have one size.
+
+    Raises:
+        ArtifactError: If the archive or an image is damaged, hostile or not as described.
+    """
+    return cached(
+        cache_folder(config.cache),
+        fingerprint(path, side=side),
+        build=lambda folder: _build(path, folder, side, progress),
+        load=_load,
+    )
+
+
+def _load(folder: Path) -> Contents:
+    meta = json.loads((folder / "meta.json").read_text())
+    return tuple(meta["classes"]), {
+        split: ImageSet(
+            map_array(folder / f"{split}.images.npy"), map_array(folder / f"{split}.labels.npy")
+        )
+        for split in meta["splits"]
+    }
+
+
+def _build(path: Path, folder: Path, side: int | None, progress: Progress | None) -> None:
+    """Decode `path` into `folder`."""
+    labels: dict[str, list[str]] = {}
+    with ExitStack() as stack:
+        writers: dict[str, ArrayWriter] = {}
+        decoded = stack.enter_context(closing(decode_all(_labelled_files(path, progress), side)))
+        for places, images in decoded:
+            for (split, label), pixels in zip(places, images, strict=True):
+                if split not in writers:
+                    shape = next(iter(writers.values())).row_shape if writers else pixels.shape
+                    writer = ArrayWriter(folder / f"{split}.images.npy", shape)
+                    writers[split] = stack.enter_context(writer)
+                    labels[split] = []
+                if pixels.shape != writers[split].row_shape:
+                    raise ArtifactError(
+                        f"data.load: {path}: images must all have one size where `image_size` is "
+                        f"not given, got {_size(pixels.shape)} in {split}/{label} after "
+                        f"{_size(writers[split].row_shape)}"
+                    )
+                writers[split].append(pixels)
+                labels[split].append(label)
+    if "train" not in labels:
+        raise ArtifactError(
+            f"data.load: {path} must hold images as split/class/image with a split named train, "
+            f"got {', '.join(sorted(labels)) or 'none'}"
+        )
+    classes = sorted(set(labels["train"]))
+    number = {name: label for label, name in enumerate(classes)}
+    for split, names in labels.items():
+        if extra := sorted(set(names) - set(classes)):
+            raise ArtifactError(
+                f"data.load: {path}: class {shown(extra[0])} of {split} must also be in train"
+            )
+        with writing(folder.parent):
+            np.save(folder / f"{split}.labels.npy", np.array([number[name] for name in names]))
+    with writing(folder.parent):
+        meta = {"classes": classes, "splits": list(labels)}
+        (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[2]} x {shape[1]}"
+
+
+def _labelled_files(
+    path: Path, progress: Progress | None
+) -> Iterator[tuple[tuple[str, str], bytes, str]]:
+    """Split and class, content and name for messages of each image file."""
+    for member in members(path, lambda name: _is_labelled(path, name)):
+        if progress is not None:
+            progress(member.done)
+        split, label = PurePosixPath(member.name).parts[-3:-1]
+        place = (_SPLITS[split.lower()], label)
+        yield place, member.data, f"{path}: member {shown(member.name)}"
+
+
+def _is_labelled(path: Path, name: str) -> bool:
+    """Whether a member lies in split/class/; false for what is beside the splits or hidden."""
+    parts = PurePosixPath(name).parts
+    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+        return False
+    if len(parts) >= 3 and parts[-3].lower() in _SPLITS:
+        return True
+    if any(part.lower() in _SPLITS for part in parts[:-1]):
+        raise ArtifactError(
+            f"data.load: {path}: member {shown(name)} must lie in split/class/, "
+            f"with one of the splits {', '.join(sorted(set(_SPLITS.values())))}"
+        )
+    return False

@@ -1,0 +1,64 @@
+"""Any labelled images, kept as `split/class/image` in a folder, .tar (.gz, .xz, .bz2) or .zip.
+
+With `image_size` S the images are resized to 8/7 S on the shorter side (256 for 224) and cut
+square; training sees random parts of that, evaluation its middle S x S. Without it all images must
+have one size and are augmented as CIFAR's are.
+
+References:
+    He et al., arXiv 1512.03385, section 3.4, for training and test crops of ImageNet.
+"""
+
+from __future__ import annotations
+
+from mulfree.data.config import DataConfig
+from mulfree.data.dataset import Dataset, DataSplits, Progress
+from mulfree.data.image_archive import load_images
+from mulfree.data.sources import find
+from mulfree.data.transforms import Augmentation, CentreCrop, ResizedCrop, ShiftFlip
+from mulfree.errors import ArtifactError, ConfigError
+
+
+def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
+    path = find(
+        config,
+        names=(),
+        marks=("train", "training"),
+        get="make folders train/class/image and test/class/image (or an archive of them)",
+    )
+    size = config.image_size
+    side = None if size is None else round(size * 256 / 224)
+    classes, splits = load_images(path, config, progress, side=side)
+    evaluated = splits.get("test", splits.get("val"))
+    if evaluated is None:
+        raise ArtifactError(f"data.load: {path} must hold a split named test or val, got train")
+    validation = splits.get("val") if "test" in splits else None
+    if validation is not None and config.validation:
+        raise ConfigError(
+            f"data.load: `validation` must be 0 for a data set that has a split val, "
+            f"got {config.validation}"
+        )
+    height, width = splits["train"].images.shape[-2:]
+    if height != width:
+        raise ArtifactError(
+            f"data.load: {path}: images must be square where `image_size` is not given, "
+            f"got {width} x {height}"
+        )
+    augmentation: Augmentation
+    if size is None:
+        augmentation, evaluation = ShiftFlip(padding=height // 8), None
+    else:
+        augmentation, evaluation = ResizedCrop(size=size), CentreCrop(size=size)
+    return DataSplits(
+        train=splits["train"],
+        test=evaluated,
+        validation=validation,
+        classes=classes,
+        image_size=size or height,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        augmentation=augmentation,
+        evaluation=evaluation,
+    )
+
+
+IMAGE_FOLDER = Dataset(load=_load, options=frozenset({"image_size"}))

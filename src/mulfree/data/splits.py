@@ -1,0 +1,60 @@
+"""Which images of a labelled set go where: the same ones on every machine, balanced by class."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def _scrambled(count: int) -> Tensor:
+    """A fixed permutation of 0..count-1, `[count]`.
+
+    Sorts the numbers by the SplitMix64 finaliser of each, plain integer arithmetic: unlike a
+    library's shuffle it can never change with a version, and splits are part of published results.
+    """
+    mixed = (torch.arange(count) + 1) * -0x61C8864680B583EB
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        # Logical shift right: torch's int64 shift keeps the sign, the mask removes it.
+        mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    mixed = mixed ^ ((mixed >> 31) & ((1 << 33) - 1))
+    return torch.argsort(mixed)
+
+
+def _rank_in_class(labels: Tensor) -> Tensor:
+    """For each image, how many images of its class come before it in the fixed order, `[N]`."""
+    order = _scrambled(len(labels))
+    ranks = torch.empty(len(labels), dtype=torch.int64)
+    for label in labels.unique():
+        members = order[labels[order] == label]
+        ranks[members] = torch.arange(len(members))
+    return ranks
+
+
+def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """Divide a set into the images kept and those held out, `fraction` of every class.
+
+    Args:
+        labels: `[N]`.
+        fraction: 0 to 1; the number of each class is rounded.
+
+    Returns:
+        Row numbers of both parts, ascending.
+    """
+    share = (labels.bincount() * fraction).round()
+    held = _rank_in_class(labels) < share[labels]
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def balanced(labels: Tensor, count: int) -> Tensor:
+    """Choose `count` images, of each class as many as of any other while it lasts.
+
+    Args:
+        labels: `[N]`.
+        count: At most N.
+
+    Returns:
+        Row numbers, ascending.
+    """
+    classes = int(labels.max()) + 1 if len(labels) else 1
+    by_turn = torch.argsort(_rank_in_class(labels) * classes + labels)
+    return by_turn[:count].sort().values

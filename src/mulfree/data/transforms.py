@@ -1,0 +1,192 @@
+"""Augmentation and normalisation of whole batches, on any device.
+
+Legend: N images, C channels, H W stored size, S size given to the network. Chance is drawn first,
+on the CPU, as one row of numbers per image (`draw`), and applied second: the same rows give the
+same images on every device and however a batch is divided among processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mulfree.errors import ConfigError, ShapeError
+
+
+class Augmentation(Protocol):
+    """Changes the geometry of uint8 images by numbers drawn beforehand."""
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """One row of chance per image, `[count, K]`."""
+
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """The changed images `[N, C, S, S]`, on the scale 0..255."""
+
+
+def _flip(images: Tensor, flipped: Tensor) -> Tensor:
+    """Mirror left and right the images `[N, C, H, W]` where `flipped` `[N]` is true."""
+    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShiftFlip:
+    """Random crop of the zero-padded image at its own size, then a mirror image half of the time.
+
+    The augmentation of the AdderNet authors' CIFAR training (padding 4).
+
+    Args:
+        padding: Pixels added on each side; the crop shifts by at most so many.
+        flip: Whether to mirror. Wrong for digits and letters.
+
+    References:
+        arXiv 1912.13200, section 4.2; He et al., arXiv 1512.03385, section 4.2.
+    """
+
+    padding: int
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ConfigError(f"ShiftFlip: `padding` must not be negative, got {self.padding}")
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Row offset, column offset and mirroring, int64 `[count, 3]`."""
+        offsets = torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
+        mirror = torch.randint(2 if self.flip else 1, (count, 1), generator=generator)
+        return torch.cat([offsets, mirror], dim=1)
+
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Shifted and mirrored images of the same shape and dtype."""
+        height, width = images.shape[-2:]
+        padded = functional.pad(images, [self.padding] * 4)
+        # A view of all crops, [N, C, 2p + 1, 2p + 1, H, W]; indexing copies the chosen ones only.
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        rows = torch.arange(len(images), device=images.device)
+        return _flip(windows[rows, :, drawn[:, 0], drawn[:, 1]], drawn[:, 2] == 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResizedCrop:
+    """Random part of the image by area and aspect ratio, resized bilinearly; half are mirrored.
+
+    Args:
+        size: S.
+        scale: Smallest and largest share of the area.
+        ratio: Smallest and largest width over height.
+
+    References:
+        Szegedy et al., arXiv 1409.4842, section 6.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+
+    _TRIES = 10
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Top, left, height and width as fractions, and mirroring, float32 `[count, 5]`."""
+        chance = torch.rand(count, self._TRIES, 2, generator=generator)
+        place = torch.rand(count, 3, generator=generator)
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * chance[..., 0]
+        low, high = torch.tensor(self.ratio).log()
+        ratio = torch.exp(low + (high - low) * chance[..., 1])
+        heights, widths = (area / ratio).sqrt(), (area * ratio).sqrt()
+        fits = (heights <= 1) & (widths <= 1)
+        first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
+        found = fits.any(dim=1, keepdim=True)
+        height = torch.where(found, heights.gather(1, first), 1.0)
+        width = torch.where(found, widths.gather(1, first), 1.0)
+        top, left = (1 - height) * place[:, :1], (1 - width) * place[:, 1:2]
+        return torch.cat([top, left, height, width, (place[:, 2:] < 0.5).float()], dim=1)
+
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Float images `[N, C, S, S]`."""
+        top, left, height, width, mirror = drawn.unbind(dim=1)
+        # grid_sample's coordinates run from -1 to 1: the crop's centre and half extent in them.
+        affine = torch.zeros(len(images), 2, 3, device=images.device)
+        affine[:, 0, 0] = width * (1 - 2 * mirror)
+        affine[:, 0, 2] = 2 * left + width - 1
+        affine[:, 1, 1] = height
+        affine[:, 1, 2] = 2 * top + height - 1
+        shape = [len(images), images.shape[1], self.size, self.size]
+        grid = functional.affine_grid(affine, shape, align_corners=False)
+        return functional.grid_sample(
+            images.float(), grid, padding_mode="border", align_corners=False
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CentreCrop:
+    """The middle `size` x `size` pixels; leaves nothing to chance."""
+
+    size: int
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Nothing, `[count, 0]`."""
+        return torch.empty(count, 0)
+
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Images `[N, C, S, S]` of the same dtype."""
+        height, width = images.shape[-2:]
+        if min(height, width) < self.size:
+            raise ShapeError(
+                f"CentreCrop: `images` must be at least {self.size} pixels high and wide, "
+                f"got {list(images.shape)}"
+            )
+        top, left = (height - self.size) // 2, (width - self.size) // 2
+        return images[..., top : top + self.size, left : left + self.size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform:
+    """Turns uint8 images into the network's float32 input: (augment(x) / 255 - mean) / std.
+
+    Args:
+        mean: Per channel, on the scale 0..1.
+        std: Per channel, on the scale 0..1.
+        augmentation: Applied before normalising; None for nothing.
+
+    Raises:
+        ConfigError: If `mean` and `std` differ in length or `std` is not positive.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0.0:
+            raise ConfigError(
+                "Transform: `std` must hold one positive number for each of the "
+                f"{len(self.mean)} channels of `mean`, got {self.std}"
+            )
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """The chance for `count` images, one row each."""
+        if self.augmentation is None:
+            return torch.empty(count, 0)
+        return self.augmentation.draw(count, generator)
+
+    def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
+        """Network input `[N, C, S, S]`, float32.
+
+        Args:
+            images: `[N, C, H, W]`, uint8.
+            drawn: Rows of `draw`, one per image, on the device of `images`.
+        """
+        if images.dim() != 4 or images.shape[1] != len(self.mean):
+            raise ShapeError(
+                f"Transform: `images` must have shape [N, {len(self.mean)}, H, W], "
+                f"got {list(images.shape)}"
+            )
+        if self.augmentation is not None:
+            images = self.augmentation(images, drawn)
+        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
+        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
+        # x * (1 / (255 std)) - mean / std: one multiply-add over the batch.
+        return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))

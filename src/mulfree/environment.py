@@ -1,0 +1,117 @@
+"""What a measurement depends on: versions, processor, kernels, threads, load, commit."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mulfree
+from mulfree._native import core
+from mulfree.errors import BackendUnavailableError
+
+# Forces one instruction set; the native kernels look at each call.
+ISA_VARIABLE = "MULFREE_ISA"
+
+PACKAGES = ("torch", "lightning", "torchmetrics", "jsonargparse", "numpy", "safetensors", "triton")
+
+
+def environment() -> dict[str, Any]:
+    """Everything a published measurement has to state, as JSON values."""
+    return {
+        "versions": versions(),
+        "platform": platform.platform(),
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "native": native(),
+        "commit": commit(),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, mulfree and the packages it stands on; None for one not installed."""
+    found: dict[str, str | None] = {
+        "python": platform.python_version(),
+        "mulfree": mulfree.__version__,
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def cpu_model() -> str:
+    """Name of the processor."""
+    description = Path("/proc/cpuinfo")
+    if description.exists():
+        for line in description.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    if sys.platform == "darwin":
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def native() -> dict[str, Any]:
+    """Whether the native kernels are there, for which instruction sets, and which one runs."""
+    try:
+        isas = list(core().supported_isas())
+    except (BackendUnavailableError, ValueError) as error:
+        return {"available": False, "isas": [], "isa": None, "reason": str(error)}
+    chosen = os.environ.get(ISA_VARIABLE) or isas[0]
+    reason = None if chosen in isas else f"{ISA_VARIABLE}={chosen} does not run here"
+    return {"available": True, "isas": isas, "isa": chosen, "reason": reason}
+
+
+@contextlib.contextmanager
+def variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables as in `values`, and as they were afterwards."""
+    saved = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def commit() -> str | None:
+    """Commit of the working copy that mulfree runs from, "+" added if changed; None outside of one.
+
+    A package installed into a folder of somebody's repository is not part of that repository: the
+    file must be tracked.
+    """
+    package = Path(mulfree.__file__)
+    git = ("git", "-C", str(package.parent))
+    if _output(*git, "ls-files", "--error-unmatch", package.name) is None:
+        return None
+    revision = _output(*git, "rev-parse", "HEAD")
+    if revision is None:
+        return None
+    changed = _output(*git, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return f"{revision}+" if changed else revision
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, or None if it fails or does not exist."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

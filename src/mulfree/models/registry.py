@@ -1,0 +1,222 @@
+"""The models by name: registration, listing and creation."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, TypeVar, get_type_hints
+
+from torch import nn
+
+from mulfree import models, operators
+from mulfree.errors import ConfigError, choices_message
+from mulfree.models.placement import FIRST_AND_LAST, convert
+
+# Far above any use, low enough that a hostile file cannot ask for a network of petabytes.
+_MAX_COUNT = 1_000_000
+_MAX_WIDTH = 64.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What every model can be asked for; a family with more options subclasses it.
+
+    Attributes:
+        image_size: Side of the images that the family is made for.
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        norm_logits: Batch normalisation of the logits, as published adder networks have it.
+        width: Multiplier of every number of channels inside the network.
+    """
+
+    image_size: ClassVar[int] = 32
+
+    num_classes: int = 10
+    in_channels: int = 3
+    norm_logits: bool = False
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for option in fields(self):
+            _check_type(option.name, getattr(self, option.name), hints[option.name])
+        for name in ("num_classes", "in_channels"):
+            if not 1 <= getattr(self, name) <= _MAX_COUNT:
+                raise ConfigError(
+                    f"create_model: `{name}` must be from 1 to {_MAX_COUNT}, "
+                    f"got {getattr(self, name)}"
+                )
+        if not 0 < self.width <= _MAX_WIDTH:
+            raise ConfigError(
+                f"create_model: `width` must be above 0 and at most {_MAX_WIDTH:g}, "
+                f"got {self.width}"
+            )
+
+    def scaled(self, channels: int) -> int:
+        """`channels` times `width`, rounded, at least 1."""
+        return max(1, round(channels * self.width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The recipe of a model: `create_model(name, **arguments)` builds the same network again.
+
+    Attributes:
+        name: Registered name.
+        arguments: Every argument of `create_model`, defaults included, as JSON values.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+_Options = TypeVar("_Options", bound=ModelOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    build: Callable[[Any], nn.Module]
+    options: type[ModelOptions]
+
+
+_ENTRIES: dict[str, _Entry] = {}
+_CONFIG_ATTRIBUTE = "mulfree_config"
+_PLACEMENT_DEFAULTS: dict[str, Any] = {"gradient": None, "keep": FIRST_AND_LAST}
+
+
+def register_model(build: Callable[[_Options], nn.Module]) -> Callable[[_Options], nn.Module]:
+    """Register a function as the model of its name.
+
+    The function takes one argument, annotated `ModelOptions` or a subclass whose fields are the
+    options of the model, and returns a network of `torch.nn.Conv2d` and `torch.nn.Linear` layers
+    whose first layer and classifier are its first and last in order of registration.
+    Its family must be listed in `mulfree.models.FAMILIES`.
+
+    Raises:
+        ConfigError: The name is taken by a function of another module.
+    """
+    name = build.__name__
+    known = _ENTRIES.get(name)
+    if known is not None and known.build.__module__ != build.__module__:
+        raise ConfigError(
+            f"register_model: `build` must have a name that is not taken, got {name!r}, "
+            f"which is in {known.build.__module__}"
+        )
+    hints = get_type_hints(build)
+    hints.pop("return", None)
+    (options,) = hints.values()
+    _ENTRIES[name] = _Entry(build=build, options=options)
+    return build
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the registered models that match a glob pattern, sorted."""
+    return sorted(fnmatch.filter(_entries(), pattern))
+
+
+def model_options(name: str) -> dict[str, Any]:
+    """Options of a model and their defaults; a default of None depends on the operator.
+
+    Raises:
+        ConfigError: No model has this name.
+    """
+    options = {option.name: option.default for option in fields(_entry(name).options)}
+    return options | _PLACEMENT_DEFAULTS | {"norm_logits": None}
+
+
+def image_size(name: str) -> int:
+    """Side of the images that a model is made for; it takes others too.
+
+    Raises:
+        ConfigError: No model has this name.
+    """
+    return _entry(name).options.image_size
+
+
+def create_model(
+    name: str,
+    *,
+    operator: str = "conv2d",
+    num_classes: int = 10,
+    in_channels: int = 3,
+    **options: Any,
+) -> nn.Module:
+    """A freshly initialised network that maps images `[N, C_in, H, W]` to logits `[N, classes]`.
+
+    The first and the last layer multiply, as in the papers; every other layer, 1x1 shortcuts
+    included, is one of `operator`. The recipe is kept on the model, see `config_of`.
+
+    Args:
+        name: One of `list_models()`.
+        operator: One of `mulfree.operators.OPERATORS`.
+        num_classes: Number of logits.
+        in_channels: Channels of the images.
+        **options: Options of the model, see `model_options(name)`. All models have `width`
+            (multiplier of the numbers of channels), `norm_logits` (batch normalisation of the
+            logits; by default as published: yes, unless the operator is conv2d), `gradient` (rule
+            of the operator's layers) and `keep` (layers that multiply, see `convert`).
+
+    Raises:
+        ConfigError: Unknown model, operator or option, or a value that is not valid.
+
+    References:
+        arXiv 1912.13200; which layers multiply: resnet20.py of github.com/huawei-noah/AdderNet.
+    """
+    entry = _entry(name)
+    choices = model_options(name)
+    for option in options:
+        if option not in choices:
+            raise ConfigError(choices_message("create_model", "options", option, choices))
+    _check_type("operator", operator, str)
+    placement = {key: options.pop(key, default) for key, default in _PLACEMENT_DEFAULTS.items()}
+    if options.get("norm_logits") is None:
+        options["norm_logits"] = operator != "conv2d"
+    resolved = entry.options(num_classes=num_classes, in_channels=in_channels, **options)
+    operators.get_operator(operator)
+    model = convert(entry.build(resolved), operator, **placement)
+    arguments = {option.name: getattr(resolved, option.name) for option in fields(resolved)}
+    placement["keep"] = list(placement["keep"])
+    config = ModelConfig(name=name, arguments={"operator": operator} | arguments | placement)
+    # A plain attribute for torch, which deepcopy and pickle carry along.
+    object.__setattr__(model, _CONFIG_ATTRIBUTE, config)
+    return model
+
+
+def config_of(model: nn.Module) -> ModelConfig:
+    """The recipe that `create_model` left on the model.
+
+    Raises:
+        ConfigError: The model was not built by `create_model`.
+    """
+    config = getattr(model, _CONFIG_ATTRIBUTE, None)
+    if not isinstance(config, ModelConfig):
+        raise ConfigError(
+            "config_of: `model` must be one that create_model built, "
+            f"got a {type(model).__name__} without a recipe"
+        )
+    return config
+
+
+def _entries() -> dict[str, _Entry]:
+    """Every model of the listed families, whose files are imported now if they were not yet."""
+    for family in models.FAMILIES:
+        importlib.import_module(f"mulfree.models.{family}")
+    return _ENTRIES
+
+
+def _entry(name: str) -> _Entry:
+    entries = _entries()
+    if not isinstance(name, str) or name not in entries:
+        raise ConfigError(choices_message("create_model", "name", name, entries))
+    return entries[name]
+
+
+def _check_type(option: str, value: object, kind: type) -> None:
+    """Refuse a value of another type; an integer is a float, a bool is neither."""
+    accepted = (int, float) if kind is float else (kind,)
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(
+            f"create_model: `{option}` must be of type {kind.__name__}, got {value!r}"
+        )

@@ -1,0 +1,146 @@
+"""Residual networks: the blocks and the network that the families of 32 and 224 pixels share.
+
+Modules are named as in torchvision and in the code of the AdderNet authors, so that weights move
+between them by name.
+
+References:
+    Residual networks: arXiv 1512.03385. With adders: arXiv 1912.13200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mulfree.models.parts import check_images, logit_norm
+from mulfree.models.registry import ModelOptions
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 layers and a shortcut: `relu(bn2(conv2(relu(bn1(conv1(x))))) + downsample(x))`."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = _shortcut(in_channels, channels, stride)
+        self.relu2 = nn.ReLU(inplace=True)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The normalisation that ends the residual branch."""
+        return self.bn2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C_in, H, W]` to `[N, channels, H / stride, W / stride]`."""
+        out: Tensor = self.relu1(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out = self.relu2(out + self.downsample(x))
+        return out
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride) and 1x1 layers of 4 times the channels, and a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride)
+        self.relu3 = nn.ReLU(inplace=True)
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """The normalisation that ends the residual branch."""
+        return self.bn3
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, C_in, H, W]` to `[N, 4 channels, H / stride, W / stride]`."""
+        out: Tensor = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        out = self.relu3(out + self.downsample(x))
+        return out
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
+    """The input itself where shapes agree, else a normalised 1x1 layer ("option B")."""
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False),
+        nn.BatchNorm2d(out_channels),
+    )
+
+
+class ResidualNetwork(nn.Module):
+    """A stem, stages of blocks, mean over all positions and a classifier.
+
+    Args:
+        block: Kind of block.
+        depths: Blocks of each stage; all stages but the first start with a stride of 2.
+        channels: Channels of each stage, before the options' width and the block's expansion.
+        options: Sizes common to all models.
+        small_stem: A 3x3 layer, in place of a 7x7 layer and a pooling that divide the size by 4.
+        classifier_bias: Whether the classifier has a bias.
+        zero_init_residual: Whether each block starts as its shortcut alone (arXiv 1706.02677).
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        channels: Sequence[int],
+        *,
+        options: ModelOptions,
+        small_stem: bool,
+        classifier_bias: bool,
+        zero_init_residual: bool,
+    ) -> None:
+        super().__init__()
+        self.in_channels = options.in_channels
+        width = options.scaled(channels[0])
+        if small_stem:
+            self.conv1 = nn.Conv2d(self.in_channels, width, 3, padding=1, bias=False)
+        else:
+            self.conv1 = nn.Conv2d(self.in_channels, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, stride=2, padding=1)
+        self.stages = [f"layer{index + 1}" for index in range(len(depths))]
+        for stage, depth, count in zip(self.stages, depths, channels, strict=True):
+            blocks: list[BasicBlock | Bottleneck] = []
+            for index in range(depth):
+                stride = 2 if index == 0 and stage != "layer1" else 1
+                blocks.append(block(width, options.scaled(count), stride))
+                width = options.scaled(count) * block.expansion
+                if zero_init_residual:
+                    nn.init.zeros_(blocks[-1].last_norm.weight)
+            self.add_module(stage, nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Conv2d(width, options.num_classes, 1, bias=classifier_bias)
+        self.bn2 = logit_norm(options.num_classes, options.norm_logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[N, C_in, H, W]` to logits `[N, classes]`."""
+        check_images(type(self).__name__, images, self.in_channels, 1)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        for stage in self.stages:
+            x = self.get_submodule(stage)(x)
+        logits: Tensor = self.bn2(self.fc(self.avgpool(x)))
+        return logits.flatten(1)

@@ -1,0 +1,67 @@
+"""Residual networks for 224x224 images, with the stride on the 3x3 layers as in torchvision.
+
+References:
+    arXiv 1512.03385, Table 1. With adders: arXiv 1912.13200.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from mulfree.models.registry import ModelOptions, register_model
+from mulfree.models.residual import BasicBlock, Bottleneck, ResidualNetwork
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetOptions(ModelOptions):
+    """Options of the residual networks for 224x224 images.
+
+    Attributes:
+        small_input: A 3x3 first layer without pooling, for images of 32x32 or 64x64 pixels.
+        zero_init_residual: Start each block as its shortcut alone.
+    """
+
+    image_size: ClassVar[int] = 224
+
+    small_input: bool = False
+    zero_init_residual: bool = False
+
+
+def _network(
+    block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], options: ResNetOptions
+) -> nn.Module:
+    network = ResidualNetwork(
+        block,
+        depths,
+        (64, 128, 256, 512),
+        options=options,
+        small_stem=options.small_input,
+        classifier_bias=True,
+        zero_init_residual=options.zero_init_residual,
+    )
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return network
+
+
+@register_model
+def resnet18(options: ResNetOptions) -> nn.Module:
+    """ResNet-18: 11.7 M parameters, 1.8 G taps on a 224x224 image, with 1000 classes."""
+    return _network(BasicBlock, (2, 2, 2, 2), options)
+
+
+@register_model
+def resnet34(options: ResNetOptions) -> nn.Module:
+    """ResNet-34: 21.8 M parameters, 3.7 G taps on a 224x224 image, with 1000 classes."""
+    return _network(BasicBlock, (3, 4, 6, 3), options)
+
+
+@register_model
+def resnet50(options: ResNetOptions) -> nn.Module:
+    """ResNet-50: 25.6 M parameters, 4.1 G taps on a 224x224 image, with 1000 classes."""
+    return _network(Bottleneck, (3, 4, 6, 3), options)

@@ -1,0 +1,84 @@
+"""The gate before a benchmark: a kernel that computes something wrong is not timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mulfree.errors import MulfreeError
+from mulfree.operators import Operator
+from mulfree.operators.window import Window
+
+
+class BenchmarkError(MulfreeError):
+    """A measurement cannot be made, or what would be measured is wrong."""
+
+    exit_code = 1
+
+
+def check(operator: Operator, window: Window, input: Tensor, weight: Tensor) -> None:
+    """Hold an operator's float32 output and gradients against its definition in float64.
+
+    The kernel runs on the whole batch, as when it is timed; output and gradients are compared on
+    the first and the last image, which is where blocks of work begin and end.
+    The bound is twice the error of the definition in float32, plus `sqrt(K) eps max|y|` for a
+    reduction over K terms.
+
+    Args:
+        operator: Whose `function` is checked against its `reference`.
+        window: The geometry.
+        input: `(N, C_in, H, W)`, float32.
+        weight: `(C_out, C_in / groups, K_h, K_w)`, float32.
+
+    Raises:
+        BenchmarkError: An error is above the bound, or not a number.
+    """
+    images = sorted({0, window.batch - 1})
+    grad = torch.zeros(window.output_shape)
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(images), *window.output_shape[1:])
+    grad[images] = torch.randn(shape, generator=generator)
+
+    computed = _run(operator.function, window, input, weight, grad)
+    few = (input[images], weight, grad[images])
+    naive = _run(operator.reference, window, *few)
+    exact = _run(operator.reference, window, *(tensor.double() for tensor in few))
+
+    _, channels, height, width = window.output_shape
+    taps = math.prod(window.weight_shape[1:])
+    terms = {
+        "output": taps,
+        "input gradient": taps * channels // window.in_channels,
+        "weight gradient": len(images) * height * width,
+    }
+    for name, terms_summed in terms.items():
+        own = computed[name] if name == "weight gradient" else computed[name][images]
+        truth = exact[name]
+        scale = float(truth.abs().max())
+        error = float((own - truth).abs().max())
+        allowed = 2 * float((naive[name] - truth).abs().max()) + (
+            math.sqrt(terms_summed) * torch.finfo(torch.float32).eps * scale
+        )
+        if not error <= allowed:
+            raise BenchmarkError(
+                f"bench: {operator.name} on {window} is not timed: error of its {name} is "
+                f"{error:.3g}, allowed are {allowed:.3g}"
+            )
+
+
+def _run(
+    function: Callable[..., Tensor], window: Window, input: Tensor, weight: Tensor, grad: Tensor
+) -> dict[str, Tensor]:
+    operands = [tensor.detach().requires_grad_() for tensor in (input, weight)]
+    output = function(
+        *operands, None, window.stride, window.padding, window.dilation, window.groups
+    )
+    to_input, to_weight = torch.autograd.grad(output, operands, grad)
+    return {
+        "output": output.detach(),
+        "input gradient": to_input,
+        "weight gradient": to_weight,
+    }

@@ -1,0 +1,227 @@
+"""Time an operator against the convolution on the layers of real networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mulfree.environment import ISA_VARIABLE, variables
+from mulfree.models import create_model
+from mulfree.operators import Operator, get_operator
+from mulfree.operators.window import Window
+from mulfree.profiling.counting import BASELINE, count
+from mulfree.profiling.gate import check
+from mulfree.profiling.timing import compare, geometric_mean, interleave
+
+# What a layer sees inside a network, after a rectifier, and what it sees without one.
+INPUTS = ("relu", "signed")
+
+PASSES = ("forward", "forward_backward")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLayer:
+    """A geometry that occurs in a network.
+
+    Attributes:
+        model: Name of the network.
+        window: The geometry, batch included.
+        occurrences: How many layers of the network have it.
+    """
+
+    model: str
+    window: Window
+    occurrences: int
+
+
+def layers_of(
+    model: str, operator: str, *, batch: int, input_size: Sequence[int]
+) -> list[BenchLayer]:
+    """The distinct geometries of the layers of a network that run an operator.
+
+    Args:
+        model: Name for `create_model`.
+        operator: Operator of the network; layers that stay convolutions are left out.
+        batch: Images in a batch.
+        input_size: Shape of one image.
+    """
+    network = create_model(model, operator=operator, in_channels=input_size[0])
+    found: dict[Window, int] = {}
+    for layer in count(network, input_size).layers:
+        module = network.get_submodule(layer.name)
+        if layer.operator == operator and isinstance(module, get_operator(operator).conv):
+            window = _window(module, batch, layer.input_shape)
+            found[window] = found.get(window, 0) + 1
+    return [
+        BenchLayer(model=model, window=window, occurrences=number)
+        for window, number in found.items()
+    ]
+
+
+def bench_layer(operator: Operator, layer: BenchLayer, *, rounds: int) -> list[dict[str, Any]]:
+    """Check an operator on one geometry, then time it against the convolution.
+
+    Returns:
+        One entry for every kind of input and every pass, as JSON values.
+
+    Raises:
+        BenchmarkError: The operator is wrong on this geometry; nothing was timed.
+    """
+    window = layer.window
+    entries = []
+    for kind in INPUTS:
+        input, weight, grad = _operands(window, kind)
+        check(operator, window, input, weight)
+        for direction in PASSES:
+            candidates = {
+                entry.name: _PASSES[direction](entry, window, input, weight, grad)
+                for entry in (operator, get_operator(BASELINE))
+            }
+            timings = compare(interleave(candidates, rounds=rounds), BASELINE)
+            entries.append(
+                {
+                    "model": layer.model,
+                    "geometry": str(window),
+                    "window": asdict(window),
+                    "occurrences": layer.occurrences,
+                    "taps": _taps(window),
+                    "input": kind,
+                    "pass": direction,
+                    "timings": timings,
+                    "ratio": timings[operator.name]["ratio"],
+                    "gtaps_per_s": _gtaps_per_s(window, direction, timings[operator.name]),
+                }
+            )
+    return entries
+
+
+def bench_isas(
+    operator: Operator, layer: BenchLayer, isas: Sequence[str], *, rounds: int
+) -> list[dict[str, Any]]:
+    """Time an operator's native kernels for several instruction sets on one geometry.
+
+    Returns:
+        One entry for every pass, as JSON values.
+
+    Raises:
+        BenchmarkError: One of them is wrong on this geometry; nothing was timed.
+    """
+    window = layer.window
+    operands = _operands(window, INPUTS[0])
+    for isa in isas:
+        _with_isa(isa, lambda: check(operator, window, *operands[:2]))()
+    entries = []
+    for direction in PASSES:
+        run = _PASSES[direction](operator, window, *operands)
+        candidates = {isa: _with_isa(isa, run) for isa in isas}
+        timings = compare(interleave(candidates, rounds=rounds), isas[0])
+        entries.append(
+            {
+                "model": layer.model,
+                "geometry": str(window),
+                "window": asdict(window),
+                "pass": direction,
+                "timings": timings,
+                "gtaps_per_s": {isa: _gtaps_per_s(window, direction, timings[isa]) for isa in isas},
+            }
+        )
+    return entries
+
+
+def summarise(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Geometric means of the ratios per network, input and pass, and over several networks."""
+    networks = list(dict.fromkeys(entry["model"] for entry in entries))
+    rows = []
+    for network in [*networks, "all"] if len(networks) > 1 else networks:
+        ratios: dict[tuple[str, str], list[float]] = {}
+        for entry in entries:
+            if network in (entry["model"], "all"):
+                ratios.setdefault((entry["input"], entry["pass"]), []).append(entry["ratio"])
+        rows += [
+            {
+                "model": network,
+                "input": kind,
+                "pass": direction,
+                "geometries": len(values),
+                "ratio": geometric_mean(values),
+            }
+            for (kind, direction), values in ratios.items()
+        ]
+    return rows
+
+
+def _window(layer: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Window:
+    """The geometry of a layer that has the attributes of `torch.nn.Conv2d`."""
+    settings: Any = layer
+    return Window(
+        batch=batch,
+        in_channels=settings.in_channels,
+        out_channels=settings.out_channels,
+        size=(input_shape[2], input_shape[3]),
+        kernel=settings.kernel_size,
+        stride=settings.stride,
+        padding=settings.padding,
+        dilation=settings.dilation,
+        groups=settings.groups,
+    )
+
+
+def _taps(window: Window) -> int:
+    """Pairs of input and weight that meet in one forward pass."""
+    return math.prod(window.output_shape) * math.prod(window.weight_shape[1:])
+
+
+def _gtaps_per_s(window: Window, direction: str, timing: Mapping[str, float]) -> float:
+    # Two more reductions of the same size are made on the way back.
+    passes = 1 if direction == "forward" else 3
+    return _taps(window) * passes / timing["median_s"] / 1e9
+
+
+def _with_isa(isa: str, run: Callable[[], object]) -> Callable[[], object]:
+    """`run` with the native kernels held to an instruction set; restored after every call."""
+
+    def held() -> None:
+        with variables({ISA_VARIABLE: isa}):
+            run()
+
+    return held
+
+
+def _operands(window: Window, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    input = torch.randn(window.input_shape, generator=generator)
+    weight = torch.randn(window.weight_shape, generator=generator)
+    grad = torch.randn(window.output_shape, generator=generator)
+    return (input.relu() if kind == "relu" else input), weight, grad
+
+
+def _forward(
+    operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
+) -> Callable[[], object]:
+    settings = (None, window.stride, window.padding, window.dilation, window.groups)
+
+    def run() -> None:
+        with torch.no_grad():
+            operator.function(input, weight, *settings)
+
+    return run
+
+
+def _forward_backward(
+    operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
+) -> Callable[[], object]:
+    settings = (None, window.stride, window.padding, window.dilation, window.groups)
+    operands = [tensor.detach().requires_grad_() for tensor in (input, weight)]
+
+    def run() -> None:
+        torch.autograd.grad(operator.function(*operands, *settings), operands, grad)
+
+    return run
+
+
+_PASSES = dict(zip(PASSES, (_forward, _forward_backward), strict=True))

@@ -1,0 +1,92 @@
+"""The result of counting a network: one entry for every call of a layer, and totals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mulfree.operators import Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerProfile:
+    """One call of one layer, for a batch of one.
+
+    Attributes:
+        name: Qualified name of the layer in the model, "" for the model itself.
+        kind: Name of its class.
+        operator: Name of its operator; None for normalisation and for layers whose arithmetic is
+            not counted.
+        call: 0 for the first call in a forward pass, 1 for the second of a shared layer, ...
+        input_shape: Shape of its first input.
+        output_shape: Shape of its output.
+        cost: Arithmetic operations.
+        params: Parameters not met in an earlier entry.
+        weight_bytes: Bytes of those parameters.
+        activation_bytes: Bytes of the output.
+        energy: Energy of `cost` in pJ.
+        counted: Whether `cost` is known, that is, operator or normalisation.
+    """
+
+    name: str
+    kind: str
+    operator: str | None
+    call: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    cost: Cost
+    params: int
+    weight_bytes: int
+    activation_bytes: int
+    energy: float
+    counted: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over a network.
+
+    Attributes:
+        mul: Multiplications.
+        add: Additions and subtractions.
+        xnor: One-bit multiplications.
+        params: Parameters of the model, also of layers that were not called.
+        weight_bytes: Bytes of the parameters.
+        activation_bytes: Bytes of the outputs of all listed layers, for a batch of one.
+        energy: Energy of the arithmetic in pJ.
+    """
+
+    mul: int
+    add: int
+    xnor: int
+    params: int
+    weight_bytes: int
+    activation_bytes: int
+    energy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What one forward pass of a network on one input costs.
+
+    Attributes:
+        model: Name of the model.
+        input_size: Shape of the input without the batch.
+        dtype: Number format that bytes and energy are for.
+        convention: "exact" or "paper", see `count`.
+        normalisation: Whether the arithmetic of normalisation layers is included.
+        layers: One entry for every call of a layer that has an operator or parameters.
+        total: Sums.
+    """
+
+    model: str
+    input_size: tuple[int, ...]
+    dtype: str
+    convention: str
+    normalisation: bool
+    layers: tuple[LayerProfile, ...]
+    total: Totals
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """Names of the layers that have parameters but arithmetic nobody declares."""
+        return tuple(layer.name for layer in self.layers if not layer.counted)

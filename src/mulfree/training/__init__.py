@@ -1,0 +1,26 @@
+"""Training: tasks, optimisers, schedules, and runs that can be stopped and resumed."""
+
+from __future__ import annotations
+
+from mulfree.training.checkpoint import Checkpoint as Checkpoint
+from mulfree.training.checkpoint import load_checkpoint as load_checkpoint
+from mulfree.training.checkpoint import load_model as load_model
+from mulfree.training.checkpoint import model_of as model_of
+from mulfree.training.config import NetworkConfig as NetworkConfig
+from mulfree.training.config import TrainConfig as TrainConfig
+from mulfree.training.config import TrainerConfig as TrainerConfig
+from mulfree.training.config import read_config as read_config
+from mulfree.training.evaluation import Evaluation as Evaluation
+from mulfree.training.evaluation import evaluate as evaluate
+from mulfree.training.norm import NormAnnealing as NormAnnealing
+from mulfree.training.norm import NormConfig as NormConfig
+from mulfree.training.optimizer import AdaptiveLocalLR as AdaptiveLocalLR
+from mulfree.training.optimizer import OptimizerConfig as OptimizerConfig
+from mulfree.training.optimizer import build_optimizer as build_optimizer
+from mulfree.training.runner import Result as Result
+from mulfree.training.runner import train as train
+from mulfree.training.schedule import Schedule as Schedule
+from mulfree.training.schedule import ScheduleConfig as ScheduleConfig
+from mulfree.training.task import Batch as Batch
+from mulfree.training.task import MethodConfig as MethodConfig
+from mulfree.training.task import TrainingTask as TrainingTask

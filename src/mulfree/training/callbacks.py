@@ -1,0 +1,198 @@
+"""What a run keeps and shows while it goes: checkpoints, logs, progress, and how it is stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.tensorboard import SummaryWriter
+
+from mulfree.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from mulfree.training.files import write_atomically
+from mulfree.training.module import Row, RunModule
+from mulfree.training.progress import Display
+from mulfree.training.report import METRICS_CSV, write_csv
+
+TENSORBOARD = "tensorboard"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StoppedError(Exception):
+    """The run was asked to stop and has saved its state."""
+
+
+class CheckpointIO(TorchCheckpointIO):
+    """Checkpoints that appear whole, and are read without running code from them."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Writes to `path` in one step."""
+        save_checkpoint(checkpoint, path)
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Reads the checkpoint at `path`."""
+        return load_checkpoint(path).content
+
+
+class StopOnSignal:
+    """While it is entered, Ctrl-C and SIGTERM ask a run to save and stop.
+
+    A second signal interrupts at once.
+
+    Args:
+        request: Called at the first signal.
+    """
+
+    def __init__(self, request: Callable[[], None]) -> None:
+        self._request = request
+        self._asked = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self._asked
+
+    def __enter__(self) -> StopOnSignal:
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.install()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            self._set(number, handler)
+
+    def install(self) -> None:
+        """Makes the handlers those of the process."""
+        for number in _SIGNALS:
+            self._set(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        self._request()
+
+    @staticmethod
+    def _set(number: signal.Signals, handler: Any) -> None:
+        # Only the main thread may, and only there is the process interrupted.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(number, handler)
+
+
+class RunFiles(Callback):
+    """Writes the files of a run and reports its progress; ends it when it is asked to.
+
+    There is a checkpoint after every epoch, and within one where the configuration says so or a
+    stop is asked for, except after its last step: the one of the epoch follows at once.
+
+    Args:
+        directory: Directory of the run.
+        display: Where progress is shown.
+        signals: Handlers to install once the loop has installed its own.
+    """
+
+    def __init__(self, directory: Path, display: Display, signals: StopOnSignal) -> None:
+        self.directory = directory
+        self.display = display
+        self.signals = signals
+        self._writer: SummaryWriter | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the log and shows the bar."""
+        self.signals.install()
+        module = _run_module(pl_module)
+        if not trainer.is_global_zero:
+            return
+        settings = module.config.trainer
+        if settings.tensorboard:
+            # What a killed run had logged after its last checkpoint is logged again.
+            purge = module.step + 1 if module.step else None
+            self._writer = SummaryWriter(str(self.directory / TENSORBOARD), purge_step=purge)
+        self.display.start(module.schedule.total_steps, module.step)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Reports the step, and saves if it is time to."""
+        module = _run_module(pl_module)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        settings = module.config.trainer
+        self.display.step(module.step, trainer.current_epoch + 1, module.loss)
+        if module.step % settings.log_every == 0:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            self._log({"step/loss": module.loss, "step/lr": rate}, module.step)
+        if batch_idx + 1 == trainer.num_training_batches:
+            return
+        every = settings.checkpoint_every
+        if module.stopping or (every is not None and module.step % every == 0):
+            self._save(trainer, module)
+        if module.stopping:
+            raise StoppedError
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the epoch: log, checkpoint, best checkpoint."""
+        module = _run_module(pl_module)
+        row = module.finish_epoch()
+        self._save(trainer, module)
+        if trainer.is_global_zero:
+            if module.best is row:
+                write_atomically(self.directory / BEST, (self.directory / LAST).read_bytes())
+            write_csv(self.directory / METRICS_CSV, module.history)
+            for part in ("train", module.held_out):
+                values = {key: row[key] for key in row if key.startswith(f"{part}_")}
+                self._log({key.replace("_", "/", 1): values[key] for key in values}, module.step)
+            self.display.epoch(_line(row, module))
+        if module.stopping and module.step < module.schedule.total_steps:
+            raise StoppedError
+
+    def close(self) -> None:
+        """Closes the log and removes the bar; may be called at any time and again."""
+        self.display.stop()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _save(self, trainer: Trainer, module: RunModule) -> None:
+        module.check_finite()
+        trainer.save_checkpoint(self.directory / LAST, weights_only=False)
+
+    def _log(self, values: Mapping[str, float], step: int) -> None:
+        if self._writer is not None:
+            for tag, value in values.items():
+                self._writer.add_scalar(tag, value, step)
+
+
+def _run_module(module: LightningModule) -> RunModule:
+    assert isinstance(module, RunModule)
+    return module
+
+
+def _line(row: Row, module: RunModule) -> str:
+    epochs = module.config.trainer.epochs
+    parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
+    for part in ("train", module.held_out):
+        text = f"loss {row[f'{part}_loss']:.4f}"
+        if f"{part}_accuracy" in row:
+            text += f" accuracy {row[f'{part}_accuracy']:.2%}"
+        parts.append(f"{part} {text}")
+    return "  ".join([*parts, f"{row['seconds']:.1f} s"])

@@ -1,0 +1,175 @@
+"""Checkpoints of a run: written whole or not at all, and read without trusting them."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mulfree import models
+from mulfree.errors import ArtifactError, ConfigError
+from mulfree.training.config import TrainConfig
+from mulfree.training.files import write_atomically
+
+FORMAT = "mulfree.checkpoint/1"
+# Where a checkpoint keeps, next to the state of the training loop, what mulfree reads back.
+KEY = "mulfree"
+LAST = "last.ckpt"
+BEST = "best.ckpt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint says of its run.
+
+    Attributes:
+        path: The file.
+        config: Configuration of the run.
+        recipe: Recipe of the network.
+        history: One entry per finished epoch.
+        step: Optimiser steps taken.
+        network: State dict of the network to use: the moving average where the run keeps one.
+        content: The whole content.
+    """
+
+    path: Path
+    config: TrainConfig
+    recipe: models.ModelConfig
+    history: list[dict[str, float]]
+    step: int
+    network: dict[str, Tensor]
+    content: dict[str, Any]
+
+
+def to_bytes(content: Mapping[str, Any]) -> bytes:
+    """The bytes of a checkpoint file. They are made before a file is touched."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)
+    return buffer.getvalue()
+
+
+def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Writes a checkpoint in one step.
+
+    Raises:
+        OSError: It cannot be written; what was there before is untouched.
+    """
+    write_atomically(Path(path), to_bytes(content))
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads a checkpoint; only tensors and plain values are accepted, no code is run.
+
+    Raises:
+        ArtifactError: No such file, or one that is damaged or not a checkpoint of mulfree.
+    """
+    file = Path(path)
+    content = _read(file)
+    own = content.get(KEY)
+    try:
+        if not isinstance(own, dict) or own["format"] != FORMAT:
+            raise _broken(file, "a checkpoint of mulfree train")
+        config = TrainConfig.from_dict(own["config"])
+        history = [{str(key): _number(row[key]) for key in row} for row in own["history"]]
+        recipe = models.ModelConfig(
+            name=own["recipe"]["name"], arguments=dict(own["recipe"]["arguments"])
+        )
+        prefix = str(own["network"])
+        state = content["state_dict"]
+        network = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in state.items()
+            if name.startswith(prefix)
+        }
+        step = int(content["global_step"])
+    except (KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise _broken(file, f"a complete checkpoint ({error})") from error
+    return Checkpoint(
+        path=file,
+        config=config,
+        recipe=recipe,
+        history=history,
+        step=step,
+        network=network,
+        content=content,
+    )
+
+
+def load_model(path: str | os.PathLike[str]) -> nn.Module:
+    """The network of a file that `mulfree train` wrote, on the CPU and in evaluation mode.
+
+    Args:
+        path: A checkpoint, or weights as safetensors.
+
+    Raises:
+        ArtifactError: No such file, or one that is damaged or not what it claims.
+    """
+    if Path(path).suffix == ".safetensors":
+        return models.load_model(path)
+    return model_of(load_checkpoint(path))
+
+
+def model_of(checkpoint: Checkpoint) -> nn.Module:
+    """The network of a checkpoint, on the CPU and in evaluation mode.
+
+    Raises:
+        ArtifactError: The checkpoint is not what it claims.
+    """
+    try:
+        model = models.create_model(checkpoint.recipe.name, **checkpoint.recipe.arguments)
+    except (ConfigError, TypeError) as error:
+        raise _broken(checkpoint.path, f"of a model that can be built ({error})") from error
+    load_network(model, checkpoint)
+    return model.eval()
+
+
+def load_network(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Puts the weights of a checkpoint into a model.
+
+    Raises:
+        ArtifactError: They are those of another network.
+    """
+    own, given = model.state_dict(), checkpoint.network
+    for name in sorted(own.keys() ^ given.keys()):
+        state = "missing" if name in own else "not in the model"
+        raise _broken(checkpoint.path, f"of the model it names ({name} is {state})")
+    for name, tensor in own.items():
+        found = given[name]
+        if not isinstance(found, Tensor) or found.shape != tensor.shape:
+            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise _broken(
+                checkpoint.path,
+                f"of the model it names ({name} has {shape} instead of {list(tensor.shape)})",
+            )
+    model.load_state_dict(given)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ArtifactError(f"load_checkpoint: `path` must be an existing file, got {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise _broken(path, f"a readable file ({error.strerror or error})") from error
+    except Exception as error:
+        # The unpickler meets arbitrary bytes here, and raises whatever these make it raise.
+        raise _broken(path, "a whole checkpoint of tensors and plain values") from error
+    if not isinstance(content, dict):
+        raise _broken(path, "a checkpoint of mulfree train")
+    return content
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is not a number")
+    return value
+
+
+def _broken(path: Path, requirement: str) -> ArtifactError:
+    return ArtifactError(f"load_checkpoint: `path` must be {requirement}, got {path}")

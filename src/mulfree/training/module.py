@@ -1,0 +1,280 @@
+"""The one LightningModule: steps, moving average, running metrics and guards around a task."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mulfree.errors import TrainingError
+from mulfree.training import checkpoint
+from mulfree.training.config import TrainConfig
+from mulfree.training.norm import NormAnnealing
+from mulfree.training.optimizer import GradientError, build_optimizer
+from mulfree.training.schedule import Schedule
+from mulfree.training.task import Batch, TrainingTask
+
+Row = dict[str, float]
+
+
+class RunModule(LightningModule):
+    """A task, and what a run needs around it.
+
+    Everything that decides the run is a function of its configuration and of the state that a
+    checkpoint holds: a run that was stopped and resumed goes on bit for bit like one that was not.
+
+    Args:
+        task: What is trained.
+        config: The run.
+        steps_per_epoch: Optimiser steps of an epoch.
+        held_out: What the data that is not trained on is called in the history.
+        recipe: Recipe of the network, as `mulfree.models.config_of` gives it.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        config: TrainConfig,
+        *,
+        steps_per_epoch: int,
+        held_out: str,
+        recipe: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self.config = config
+        self.held_out = held_out
+        self.recipe = recipe
+        self.steps_per_epoch = steps_per_epoch
+        epochs = config.trainer.epochs
+        self.schedule = Schedule(
+            config=config.schedule, epochs=epochs, steps_per_epoch=steps_per_epoch
+        )
+        self.ema: AveragedModel | None = None
+        if config.trainer.ema is not None:
+            average = get_ema_multi_avg_fn(config.trainer.ema)
+            self.ema = AveragedModel(task.model, multi_avg_fn=average, use_buffers=True)
+            self.ema.requires_grad_(False)
+        # After the copy, whose layers follow the annealing too.
+        self.annealing = NormAnnealing(self, config.norm, epochs * steps_per_epoch)
+        compute: Callable[[Batch], dict[str, Tensor]] = task
+        # In a list: as an attribute the compiled module would be a second child with the weights.
+        self._compute = [torch.compile(task) if config.trainer.compile else compute]
+        self.history: list[Row] = []
+        self.stopping = False
+        self._stop_wanted = False
+        self.loss = math.nan
+        self._train_sums: dict[str, Tensor] = {}
+        self._held_sums: dict[str, Tensor] = {}
+        self._seconds = 0.0
+        self._since = time.perf_counter()
+        # The first step whose loss is not finite, or 0, and the loss of that or else the last step.
+        self._watched: Tensor | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is tested and kept: the moving average where there is one."""
+        return self.task.model if self.ema is None else self.ema.module
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps taken."""
+        return self.trainer.global_step
+
+    @property
+    def best(self) -> Row | None:
+        """The epoch with the highest accuracy on held-out data, of those with plain adders."""
+        rows = [row for row in self.history if row.get("norm", 1.0) == 1.0]
+        return max(rows, key=lambda row: row[f"{self.held_out}_accuracy"], default=None)
+
+    # --- one step -----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Optimizer:
+        """The optimiser of the task's parameters; the schedule is applied at each step."""
+        optimizer = build_optimizer(self.task, self.config.optimizer)
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def on_train_start(self) -> None:
+        """Starts the clock, and brings sums that a checkpoint held to the device."""
+        self._train_sums = {key: value.to(self.device) for key, value in self._train_sums.items()}
+        self._since = time.perf_counter()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Sets what depends on the position in the run: random numbers and the norm."""
+        # Own random numbers for every batch and process make the generator's state a function of
+        # the position, so there is none to save.
+        key = (self.config.trainer.seed, self.global_rank, self.current_epoch, batch_idx)
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
+        seed = int.from_bytes(digest, "little")
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        self.annealing.apply(self.step)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch; all it reports is added to the epoch's means."""
+        report = self._compute[0](batch)
+        loss = report["loss"]
+        self._watch(loss.detach())
+        _accumulate(self._train_sums, report, len(batch[0]))
+        return loss
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Any,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Takes one step at the scheduled learning rate and updates the moving average."""
+        factor = self.schedule(self.step)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        step = self.step + 1
+        try:
+            optimizer.step(closure=optimizer_closure)
+        except GradientError as error:
+            raise TrainingError(f"{error} {self._where(step)}") from error
+        if self.ema is not None:
+            self.ema.update_parameters(self.task.model)
+
+    # --- guards -------------------------------------------------------------------------------
+
+    def request_stop(self) -> None:
+        """Makes the run save and stop soon; `stopping` says when all processes know."""
+        self._stop_wanted = True
+
+    def _watch(self, loss: Tensor) -> None:
+        """Notices a loss that is not finite; and a request to stop, together with all processes."""
+        bad = ~loss.isfinite()
+        if self.trainer.world_size > 1:
+            # All processes have to leave together, or those that stay wait for ever.
+            flags = torch.tensor([bool(bad), self._stop_wanted], device=bad.device).int()
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+            bad = flags[0] > 0
+            self.stopping = bool(flags[1])
+        else:
+            self.stopping = self._stop_wanted
+        seen = torch.stack((bad * (self.step + 1.0), loss.double()))
+        first = self._watched
+        self._watched = seen if first is None else torch.where(first[0] > 0, first, seen)
+        # Reading a number from an accelerator waits for it, so there not at every step.
+        if loss.device.type == "cpu" or self.step % self.config.trainer.log_every == 0:
+            self._check_losses()
+
+    def _check_losses(self) -> None:
+        if self._watched is None:
+            return
+        step, self.loss = self._watched.tolist()
+        if step > 0:
+            raise TrainingError(
+                f"train: `loss` must be finite, got {self.loss} {self._where(int(step))}"
+            )
+
+    def check_finite(self) -> None:
+        """Refuses a state that is not worth keeping.
+
+        Raises:
+            TrainingError: A loss since the last call, or a weight, is not finite.
+        """
+        self._check_losses()
+        for name, tensor in self.task.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise TrainingError(
+                    f"train: `{name}` must stay finite, but is not {self._where(self.step)}"
+                )
+
+    def _where(self, step: int) -> str:
+        epoch = (step - 1) // self.steps_per_epoch + 1
+        return f"at step {step} (epoch {epoch} of {self.config.trainer.epochs})"
+
+    # --- held-out data and the end of an epoch ------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        """Gives all processes the running statistics of the first."""
+        self._held_sums = {}
+        self.annealing.apply(self.step)
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch of held-out data to its means."""
+        _accumulate(self._held_sums, self.task.test(self.network, batch), len(batch[0]))
+
+    def finish_epoch(self) -> Row:
+        """Closes the epoch: its row, which is also added to the history."""
+        seconds = self._elapsed()
+        self._seconds, self._since = 0.0, time.perf_counter()
+        row: Row = {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            "lr": self.config.optimizer.lr * self.schedule(self.step - 1),
+        }
+        if self.config.norm.start > 1:
+            row["norm"] = self.annealing.norm(self.step)
+        for name, sums in (("train", self._train_sums), (self.held_out, self._held_sums)):
+            row |= {f"{name}_{key}": value for key, value in _means(self._total(sums)).items()}
+        row["seconds"] = round(seconds, 3)
+        self._train_sums, self._held_sums = {}, {}
+        self.history.append(row)
+        return row
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.perf_counter() - self._since
+
+    def _total(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.trainer.world_size == 1 or not sums:
+            return sums
+        stacked = torch.stack(list(sums.values()))
+        torch.distributed.all_reduce(stacked)
+        return dict(zip(sums, stacked.unbind(), strict=True))
+
+    # --- checkpoints --------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, content: dict[str, Any]) -> None:
+        """Adds what mulfree needs to go on and what it reads back without the loop."""
+        sums = {key: float(value) for key, value in self._total(self._train_sums).items()}
+        content[checkpoint.KEY] = {
+            "format": checkpoint.FORMAT,
+            "config": self.config.to_dict(),
+            "recipe": self.recipe,
+            "network": "task.model." if self.ema is None else "ema.module.",
+            "history": self.history,
+            "train_sums": sums,
+            "seconds": self._elapsed(),
+        }
+
+    def on_load_checkpoint(self, content: dict[str, Any]) -> None:
+        """Takes up what `on_save_checkpoint` added."""
+        own = content[checkpoint.KEY]
+        self.history = list(own["history"])
+        self._seconds = float(own["seconds"])
+        # The sums are those of all processes together.
+        share = 1.0 if self.global_rank == 0 else 0.0
+        self._train_sums = {
+            key: torch.tensor(share * value, dtype=torch.float64)
+            for key, value in own["train_sums"].items()
+        }
+
+
+def _accumulate(sums: dict[str, Tensor], report: dict[str, Tensor], images: int) -> None:
+    """Adds means over a batch to sums over images; "images" counts these."""
+    for key, value in (*report.items(), ("images", torch.ones((), device=report["loss"].device))):
+        weighted = value.detach().double() * images
+        sums[key] = sums[key] + weighted if key in sums else weighted
+
+
+def _means(sums: dict[str, Tensor]) -> Row:
+    images = float(sums["images"]) if sums else 0.0
+    return {key: float(value) / images for key, value in sums.items() if key != "images"}

@@ -1,0 +1,55 @@
+"""The files that tell of a run: metrics.csv, metrics.json, curves.png."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mulfree.training.files import write_atomically
+
+Row = dict[str, float]
+METRICS_CSV = "metrics.csv"
+METRICS_JSON = "metrics.json"
+CURVES = "curves.png"
+
+
+def write_csv(path: Path, history: Sequence[Row]) -> None:
+    """One line per epoch."""
+    text = io.StringIO(newline="")
+    if history:
+        writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(history)
+    write_atomically(path, text.getvalue().encode())
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """`values` as indented JSON."""
+    write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def write_curves(path: Path, history: Sequence[Row], held_out: str) -> None:
+    """Accuracy and loss by epoch: training solid, held-out data dashed."""
+    # Not pyplot: it would choose a window system and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [row["epoch"] for row in history]
+    for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
+        for name, style in (("train", "-"), (held_out, "--")):
+            values = [row[f"{name}_{metric}"] for row in history if f"{name}_{metric}" in row]
+            if len(values) == len(epochs):
+                axes.plot(epochs, values, style, label=name, marker="." if len(epochs) < 3 else "")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(metric)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_atomically(path, image.getvalue())

@@ -1,0 +1,399 @@
+"""A whole run: from a configuration to a directory with checkpoints, logs and weights."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mulfree import data, models
+from mulfree.environment import environment
+from mulfree.errors import ConfigError, TrainingError
+from mulfree.training.checkpoint import LAST, Checkpoint, load_network
+from mulfree.training.config import TrainConfig, leaves
+from mulfree.training.evaluation import evaluate
+from mulfree.training.files import remove_parts, write_atomically
+from mulfree.training.methods import get_method
+from mulfree.training.progress import Silent, display
+from mulfree.training.report import (
+    CURVES,
+    METRICS_CSV,
+    METRICS_JSON,
+    Row,
+    write_csv,
+    write_curves,
+    write_json,
+)
+from mulfree.training.task import TrainingTask
+
+if TYPE_CHECKING:
+    from mulfree.training.module import RunModule
+
+CONFIG = "config.yaml"
+WEIGHTS = "model.safetensors"
+RUNS = "runs"
+# Images up to this size are kept on the accelerator.
+_RESIDENT_BYTES = 2**31
+
+# Options that do not decide the result of a run and may differ when it is resumed.
+_FREE_ON_RESUME = frozenset(
+    {
+        "data.cache",
+        "data.eval_batch_size",
+        "data.root",
+        "trainer.accelerator",
+        "trainer.checkpoint_every",
+        "trainer.compile",
+        "trainer.devices",
+        "trainer.log_every",
+        "trainer.output",
+        "trainer.progress",
+        "trainer.tensorboard",
+        "trainer.threads",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What became of a run.
+
+    Attributes:
+        directory: Where its files are.
+        finished: Whether all epochs were done; otherwise it was asked to stop and can be resumed.
+        step: Optimiser steps taken.
+        history: One row per finished epoch.
+        metrics: Content of metrics.json, empty if not finished.
+    """
+
+    directory: Path
+    finished: bool
+    step: int
+    history: list[Row]
+    metrics: dict[str, Any]
+
+
+def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
+    """Trains a network and writes the files of the run.
+
+    The directory of the run then holds config.yaml, metrics.csv, metrics.json, curves.png,
+    model.safetensors (the network of the last epoch), last.ckpt, best.ckpt and tensorboard/.
+
+    Args:
+        config: What to do.
+        resume: Checkpoint to go on from; its run's directory is used again.
+
+    Raises:
+        ConfigError: The configuration does not fit the data, the machine or the checkpoint.
+        TrainingError: The loss or a gradient is not finite. The last checkpoint is a good one.
+        OSError: A file cannot be written. What was written before is intact.
+    """
+    directory = None if resume is None else _same_run(config, resume)
+    place = _place(config)
+    if config.trainer.threads is not None:
+        torch.set_num_threads(config.trainer.threads)
+    splits = data.load(config.data)
+    torch.manual_seed(config.trainer.seed)
+    task = build_task(config, splits)
+    if resume is not None:
+        load_network(task.model, resume)
+    return _fit(config, task, splits, place, directory, resume)
+
+
+def build_task(config: TrainConfig, splits: data.DataSplits) -> TrainingTask:
+    """The task of a configuration, with a fresh network for the data."""
+    model = models.create_model(
+        config.model.name,
+        operator=config.model.operator,
+        num_classes=splits.num_classes,
+        in_channels=splits.in_channels,
+        **config.model.options,
+    )
+    return get_method(config.method.name).Task(model, config.method)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process of a distributed run that writes and speaks."""
+    return _rank() == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a process of a run computes."""
+
+    accelerator: str
+    local_devices: int
+    nodes: int
+
+    @property
+    def world_size(self) -> int:
+        return self.local_devices * self.nodes
+
+    @property
+    def device(self) -> torch.device:
+        if self.accelerator == "cpu":
+            return torch.device("cpu")
+        return torch.device("cuda", _environment_number("LOCAL_RANK", 0))
+
+
+def _place(config: TrainConfig) -> _Place:
+    settings = config.trainer
+    accelerator = settings.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    # torchrun has already started the processes and says how many there are.
+    local = _environment_number("LOCAL_WORLD_SIZE", settings.devices)
+    nodes = max(1, _environment_number("WORLD_SIZE", local) // local)
+    available = torch.cuda.device_count() if accelerator == "cuda" else os.cpu_count() or 1
+    if local > available:
+        kind = "CUDA devices" if accelerator == "cuda" else "processors"
+        raise ConfigError(
+            f"train: `trainer.devices` must be at most the {available} {kind} of this machine, "
+            f"got {local}"
+        )
+    if config.data.batch_size % (local * nodes):
+        raise ConfigError(
+            f"train: `data.batch_size` must be a multiple of the {local * nodes} processes that "
+            f"share it, got {config.data.batch_size}"
+        )
+    if settings.precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError(
+            "train: `trainer.precision` must be 32-true, 64-true or bf16-mixed on a CPU, "
+            "got 16-mixed"
+        )
+    return _Place(accelerator=accelerator, local_devices=local, nodes=nodes)
+
+
+def _fit(
+    config: TrainConfig,
+    task: TrainingTask,
+    splits: data.DataSplits,
+    place: _Place,
+    directory: Path | None,
+    resume: Checkpoint | None,
+) -> Result:
+    # Seconds to import, and not needed by who only wants an optimiser or a schedule.
+    from lightning.pytorch import Trainer
+
+    from mulfree.training.callbacks import CheckpointIO, RunFiles, StopOnSignal, StoppedError
+    from mulfree.training.module import RunModule
+
+    settings = config.trainer
+    train_loader = _loader(splits.train, config, splits, place, train=True)
+    name = "test" if splits.validation is None else "validation"
+    held_out = splits.test if splits.validation is None else splits.validation
+    module = RunModule(
+        task,
+        replace(config, trainer=replace(settings, output=None)),
+        steps_per_epoch=-(-len(train_loader) // settings.accumulate),
+        held_out=name,
+        recipe=asdict(models.config_of(task.model)),
+    )
+    if directory is None:
+        directory = _new_directory(config)
+    shown = display(settings.progress) if is_main_process() else Silent()
+    signals = StopOnSignal(module.request_stop)
+    files = RunFiles(directory, shown, signals)
+    finished = True
+    try:
+        with signals, _quiet():
+            trainer = Trainer(
+                accelerator="gpu" if place.accelerator == "cuda" else "cpu",
+                devices=place.local_devices,
+                num_nodes=place.nodes,
+                strategy="ddp" if place.world_size > 1 else "auto",
+                precision=settings.precision,
+                max_epochs=settings.epochs,
+                accumulate_grad_batches=settings.accumulate,
+                gradient_clip_val=settings.clip_norm,
+                callbacks=[files],
+                plugins=[CheckpointIO()],
+                default_root_dir=directory,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+            )
+            trainer.fit(
+                module,
+                train_loader,
+                _loader(held_out, config, splits, place, train=False),
+                ckpt_path=None if resume is None else resume.path,
+                weights_only=True,
+            )
+    except StoppedError:
+        finished = False
+    except TrainingError as error:
+        last = directory / LAST
+        hint = f"; the last good checkpoint is {last}" if last.exists() else ""
+        raise TrainingError(f"{error}{hint}") from error
+    except SystemExit:
+        # What the loop makes of an interrupt.
+        raise KeyboardInterrupt from None
+    finally:
+        files.close()
+    metrics: dict[str, Any] = {}
+    if finished and is_main_process():
+        metrics = _metrics(module, splits)
+        _write_results(directory, module, metrics)
+    return Result(
+        directory=directory,
+        finished=finished,
+        step=module.step,
+        history=module.history,
+        metrics=metrics,
+    )
+
+
+def _loader(
+    images: data.ImageSet,
+    config: TrainConfig,
+    splits: data.DataSplits,
+    place: _Place,
+    *,
+    train: bool,
+) -> data.BatchLoader:
+    device = place.device
+    if device.type == "cuda" and images.images.nbytes <= _RESIDENT_BYTES:
+        images = images.to(device)
+    size = config.data.batch_size // place.world_size if train else config.data.eval_batch_size
+    return data.BatchLoader(
+        images,
+        size,
+        train=train,
+        seed=config.trainer.seed,
+        rank=_rank(),
+        world_size=place.world_size,
+        drop_last=config.data.drop_last if train else False,
+        transform=splits.train_transform if train else splits.test_transform,
+        device=device,
+    )
+
+
+def _metrics(module: RunModule, splits: data.DataSplits) -> dict[str, Any]:
+    config, history, network = module.config, module.history, module.network
+    last = history[-1]
+    accuracy, loss = last[f"{module.held_out}_accuracy"], last[f"{module.held_out}_loss"]
+    if splits.validation is not None:
+        test = data.BatchLoader(
+            splits.test,
+            config.data.eval_batch_size,
+            train=False,
+            transform=splits.test_transform,
+        )
+        result = evaluate(network, test)
+        accuracy, loss = result.accuracy, result.loss
+    best = module.best
+    return {
+        "data": config.data.name,
+        "model": config.model.name,
+        "operator": config.model.operator,
+        "method": config.method.name,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "best_epoch": None if best is None else best["epoch"],
+        f"best_{module.held_out}_accuracy": best and best[f"{module.held_out}_accuracy"],
+        "epochs": len(history),
+        "steps": module.step,
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "seed": config.trainer.seed,
+        "environment": environment(),
+    }
+
+
+def _write_results(directory: Path, module: RunModule, metrics: dict[str, Any]) -> None:
+    models.save_weights(module.network, directory / WEIGHTS)
+    # Again, in case the run was killed after its last checkpoint and before this line of it.
+    write_csv(directory / METRICS_CSV, module.history)
+    write_curves(directory / CURVES, module.history, module.held_out)
+    write_json(directory / METRICS_JSON, metrics)
+
+
+def _same_run(config: TrainConfig, resume: Checkpoint) -> Path:
+    """The directory of the run of a checkpoint, if `config` is the one of that run."""
+    directory = resume.path.parent
+    old, new = dict(leaves(resume.config.to_dict())), dict(leaves(config.to_dict()))
+    for name in sorted(old.keys() | new.keys()):
+        if name not in _FREE_ON_RESUME and old.get(name) != new.get(name):
+            raise ConfigError(
+                f"train: `{name}` must be {old.get(name)!r} as in the run to resume "
+                f"({resume.path}), got {new.get(name)!r}"
+            )
+    output = config.trainer.output
+    if output is not None and Path(output).resolve() != directory.resolve():
+        raise ConfigError(
+            f"train: `trainer.output` must be {directory}, where the run to resume is, got {output}"
+        )
+    if is_main_process():
+        remove_parts(directory)
+    return directory
+
+
+def _new_directory(config: TrainConfig) -> Path:
+    """An empty directory for a new run, with its configuration in it."""
+    output = config.trainer.output
+    parts = (config.data.name, config.model.name, config.model.operator)
+    directory = Path(RUNS, "_".join(parts)) if output is None else Path(output)
+    if not is_main_process():
+        return directory
+    try:
+        if output is None:
+            directory = _numbered(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        if any((directory / name).exists() for name in (LAST, METRICS_JSON)):
+            raise ConfigError(
+                f"train: `trainer.output` must be a directory without a run, got {directory}; "
+                f"go on with that run by --resume {directory}"
+            )
+        stored = replace(config, trainer=replace(config.trainer, output=None))
+        write_atomically(directory / CONFIG, stored.to_yaml().encode())
+    except OSError as error:
+        raise ConfigError(
+            f"train: `trainer.output` must be a writable directory, got {directory}: "
+            f"{error.strerror or error}"
+        ) from error
+    return directory
+
+
+def _numbered(directory: Path) -> Path:
+    """`directory`, or with the first number for which there is no such directory yet."""
+    candidate, number = directory, 2
+    while candidate.exists():
+        candidate = directory.with_name(f"{directory.name}-{number}")
+        number += 1
+    return candidate
+
+
+def _rank() -> int:
+    return _environment_number("RANK", _environment_number("LOCAL_RANK", 0))
+
+
+def _environment_number(name: str, default: int) -> int:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else default
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the loop from talking about itself."""
+    loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,73 @@
+"""A training method as a module: a batch goes in, losses and metrics come out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Options of a training method; each method extends it by its own.
+
+    Attributes:
+        name: Name of the method.
+    """
+
+    name: str
+
+
+class TrainingTask(nn.Module):
+    """What one training step computes, without any loop around it.
+
+    Everything the method trains or needs is a submodule; `model` is the network that is kept.
+
+    Args:
+        model: Maps images `[N, C, H, W]` to logits `[N, num_classes]`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The losses and metrics of a batch, all scalars averaged over its images.
+
+        Args:
+            batch: Images `[N, C, H, W]` and labels `[N]`.
+
+        Returns:
+            `loss` is what is minimised; every other entry is only reported.
+        """
+
+    def test(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """What is reported of a batch that is not trained on.
+
+        Args:
+            model: The network to judge, `self.model` or its moving average.
+            batch: Images `[N, C, H, W]` and labels `[N]`.
+        """
+        images, labels = batch
+        logits = model(images).float()
+        return {"loss": cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Fraction of the rows of `logits` whose largest entry is at the label.
+
+    A row with an entry that is not a number counts as wrong.
+
+    Args:
+        logits: `[N, num_classes]`.
+        labels: `[N]`.
+    """
+    right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+    return right.to(torch.float32).mean()

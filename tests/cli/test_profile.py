@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mulfree import models
+from mulfree.cli.main import main
+
+
+def profile(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["profile", *words]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def test_a_named_model(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = profile(capsys, "resnet20", "--operator", "adder2d").splitlines()
+    assert lines[0] == (
+        "resnet20 adder2d, input 3x32x32, fp32, exact convention, without normalisation"
+    )
+    cells = [cell.strip() for cell in lines[-2].strip("|").split("|")]
+    assert cells == [
+        "total", "", "", "443 k", "81.18 M", "0", "272.5 k", "2.696 MB", "74.7 uJ",
+    ]  # fmt: skip
+
+
+def test_the_papers_convention_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--operator", "adder2d", "--convention", "paper", "--format", "json")
+    total = json.loads(profile(capsys, "resnet32", *words))["total"]
+    assert (total["mul"], total["add"], total["xnor"]) == (0, 138_249_472, 0)
+
+
+def test_markdown_in_another_number_format(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--format", "markdown", "--dtype", "int8", "--normalisation")
+    text = profile(capsys, "lenet5_bn", "--input-size", "1,28,28", "--num-classes", "4", *words)
+    assert text.startswith(
+        "lenet5_bn conv2d, input 1x28x28, int8, exact convention, including normalisation\n\n| la"
+    )
+    assert "| fc | conv2d | 4x1x1 |" in text
+
+
+def test_a_large_model_is_counted_at_its_own_size(capsys: pytest.CaptureFixture[str]) -> None:
+    content = json.loads(profile(capsys, "resnet18", "--num-classes", "1000", "--format", "json"))
+    assert content["input_size"] == [3, 224, 224]
+    assert content["total"]["mul"] == 1_814_073_344
+
+
+def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = models.create_model("lenet5_bn", operator="adder2d", in_channels=1, num_classes=4)
+    path = tmp_path / "model.safetensors"
+    models.save_weights(model, path)
+    named = ("--operator", "adder2d", "--num-classes", "4", "--input-size", "1,28,28")
+    assert profile(capsys, str(path)) == profile(capsys, "lenet5_bn", *named)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["resnet21"], "`model` must be one of .*, got 'resnet21'; did you mean 'resnet"),
+        ([], "the following arguments are required: MODEL|FILE"),
+        (["resnet20", "--operator", "adder"], "argument --operator: invalid choice: 'adder'"),
+        (["resnet20", "--input-size", "3,0"], "must be a whole number >= 1, got '0'"),
+        (["resnet20", "--input-size", "3"], r"`input_size` must fit .*, got \(3,\)"),
+        (["resnet20", "--format", "xml"], "argument --format: invalid choice: 'xml'"),
+        (["none.safetensors"], "none.safetensors"),
+        (
+            ["none.ckpt", "--num-classes", "3"],
+            "`--num-classes` must be left out with a file, got 3 for none.ckpt",
+        ),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["profile", *words]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("mulfree profile: error: ")
+    assert captured.err.count("\n") == 1
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(captured.err)

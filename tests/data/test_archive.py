@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import gzip
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.data.files import write_folder, write_tar, write_zip
+
+from mulfree.data import archive
+from mulfree.data.archive import members
+from mulfree.errors import ArtifactError
+
+FILES = {"b/two.bin": b"22", "b/one.bin": b"1" * 512, "a.bin": b""}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+def test_tar_in_its_own_order_whatever_it_is_called(tmp_path: Path, mode: str) -> None:
+    path = write_tar(tmp_path / "anything", FILES, mode)
+    read = list(members(path))
+    assert [(member.name, member.data) for member in read] == list(FILES.items())
+    assert 0 < read[0].done <= read[-1].done <= 1
+
+
+def test_zip_and_folder(tmp_path: Path) -> None:
+    zipped = list(members(write_zip(tmp_path / "x.zip", FILES)))
+    assert {member.name: member.data for member in zipped} == FILES
+    assert [member.done for member in zipped] == [1 / 3, 2 / 3, 1.0]
+    folder = list(members(write_folder(tmp_path / "x", FILES)))
+    assert [(member.name, member.data) for member in folder] == sorted(FILES.items())
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "folder"])
+def test_unwanted_members_may_be_of_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    write = {"tar": write_tar, "zip": write_zip, "folder": write_folder}[kind]
+    path = write(tmp_path / kind, {"big": b"x" * 5000, "small": b"y"})
+    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 1024)
+    assert [member.data for member in members(path, lambda name: name == "small")] == [b"y"]
+    with pytest.raises(ArtifactError, match=r"member 'big' must have at most 1024 bytes, got 5000"):
+        list(members(path))
+
+
+def test_folders_linked_in_a_circle_are_read_once(tmp_path: Path) -> None:
+    write_folder(tmp_path / "x", {"a/file": b"1"})
+    (tmp_path / "x" / "a" / "round").symlink_to(tmp_path / "x")
+    assert [member.name for member in members(tmp_path / "x")] == ["a/file"]
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../evil", r"member '\.\./evil' must not point outside"),
+        ("a/../../evil", "must not point outside"),
+        ("/etc/passwd", "must not point outside"),
+        ("C:/evil", "must not point outside"),
+        ("a\\evil", "must have a printable name"),
+        ("a/\x1b[31m", "must have a printable name"),
+        ("a\nb", r"member 'a\\nb' must have a printable name"),
+    ],
+)
+def test_names_that_lead_elsewhere(
+    tmp_path: Path, write: Callable[[Path, dict[str, bytes]], Path], name: str, message: str
+) -> None:
+    with pytest.raises(ArtifactError, match=message) as caught:
+        list(members(write(tmp_path / "hostile", {name: b"x"})))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path / "hostile") in str(caught.value)
+
+
+def test_an_error_shows_the_start_of_a_long_name(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "long", {"../" + "x" * 10000: b""})
+    with pytest.raises(ArtifactError, match=r"x\.\.\. must not point") as caught:
+        list(members(path))
+    assert len(str(caught.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
+)
+def test_tar_links_and_devices(tmp_path: Path, kind: bytes) -> None:
+    entry = tarfile.TarInfo("train/cat/1.png")
+    entry.type, entry.linkname = kind, "/etc/passwd"
+    with tarfile.open(tmp_path / "x.tar", "w") as file:
+        file.addfile(entry)
+    with pytest.raises(ArtifactError, match=r"'train/cat/1.png' must be a plain file, not a link"):
+        list(members(tmp_path / "x.tar"))
+
+
+def test_tar_sparse_member(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("holes")
+    entry.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(10**15)}
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as file:
+        file.addfile(entry)
+    with pytest.raises(ArtifactError, match="'holes' must be a plain file"):
+        list(members(tmp_path / "x.tar"))
+
+
+def test_zip_link(tmp_path: Path) -> None:
+    entry = zipfile.ZipInfo("link")
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr(entry, "/etc/passwd")
+    with pytest.raises(ArtifactError, match="'link' must be a plain file, not a link"):
+        list(members(tmp_path / "x.zip"))
+
+
+def test_tar_header_extension_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tar(tmp_path / "x.tar", {"x" * 5000: b""})
+    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 1024)
+    with pytest.raises(ArtifactError, match=r"x.tar must not have headers of more than 1024 bytes"):
+        list(members(path))
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2", "zip"])
+def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    zeros = {f"{number}": bytes(10**6) for number in range(3)}
+    path = tmp_path / "bomb"
+    path = write_zip(path, zeros) if mode == "zip" else write_tar(path, zeros, mode)
+    monkeypatch.setattr(archive, "MIN_EXPANDED", 2 * 10**6)
+    monkeypatch.setattr(archive, "MAX_EXPANSION", 2)
+    with pytest.raises(ArtifactError, match=r"bomb must hold at most 2000000 bytes unpacked"):
+        list(members(path))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2", "zip"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.8])
+def test_truncated(tmp_path: Path, mode: str, share: float) -> None:
+    path = tmp_path / "cut"
+    contents = {f"{n}": bytes(range(256)) * 40 for n in range(4)}
+    path = write_zip(path, contents) if mode == "zip" else write_tar(path, contents, mode)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ArtifactError, match=r"cut(: member '\d' is cut off| is damaged)") as caught:
+        list(members(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_tar_cut_between_members(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "cut.tar", {"a": b"x" * 512, "b": b"y" * 512})
+    path.write_bytes(path.read_bytes()[:1024])
+    with pytest.raises(ArtifactError, match=r"cut.tar is damaged or incomplete: no end mark"):
+        list(members(path))
+
+
+def test_tar_garbage_between_members(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "bad.tar", {"a": b"x" * 512, "b": b"y" * 512})
+    content = bytearray(path.read_bytes())
+    content[1024:1100] = b"\xff" * 76
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"bad.tar is damaged or incomplete"):
+        list(members(path))
+
+
+def test_zip_wrong_checksum(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr("a", b"hello hello")
+    path = tmp_path / "x.zip"
+    path.write_bytes(path.read_bytes().replace(b"hello hello", b"hello jello"))
+    with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: Bad CRC-32"):
+        list(members(path))
+
+
+def test_zip_encrypted(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a": b"hello"})
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: .*encrypted"):
+        list(members(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(600), b"\x89PNG\r\n" + bytes(600)])
+def test_not_an_archive(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x.tar.xz").write_bytes(content)
+    with pytest.raises(
+        ArtifactError, match=r"`root` must be a folder, .tar.*which is none of them"
+    ):
+        list(members(tmp_path / "x.tar.xz"))
+
+
+def test_compressed_but_not_a_tar(tmp_path: Path) -> None:
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"hello" * 1000))
+    with pytest.raises(ArtifactError, match=r"x.gz is damaged or incomplete"):
+        list(members(tmp_path / "x.gz"))
+
+
+def test_sizes_that_contradict_each_other(tmp_path: Path) -> None:
+    forward = archive._Forward(tmp_path, io.BytesIO(b"x" * 100).read)
+    forward.seek(50)
+    with pytest.raises(tarfile.ReadError, match="contradict each other"):
+        forward.seek(49)
+    with pytest.raises(EOFError, match="ends within a member"):
+        forward.seek(101)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.data.files import write_folder
+
+from mulfree.data.cache import ArrayWriter, cache_folder, cached, fingerprint, map_array
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: writes fail in earnest."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def fill(folder: Path) -> None:
+    (folder / "value").write_text("42")
+
+
+def read(folder: Path) -> int:
+    return int((folder / "value").read_text())
+
+
+def refuse(folder: Path) -> None:
+    raise AssertionError("built again")
+
+
+def test_builds_once(cache: Path) -> None:
+    assert cached(cache, "x", build=fill, load=read) == 42
+    assert cached(cache, "x", build=refuse, load=read) == 42
+    assert os.listdir(cache) == ["x"]
+
+
+def test_a_failed_build_leaves_nothing(cache: Path) -> None:
+    def fail(folder: Path) -> None:
+        fill(folder)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cached(cache, "x", build=fail, load=read)
+    assert os.listdir(cache) == []
+
+
+def test_another_process_may_be_first(cache: Path) -> None:
+    def build_meanwhile(folder: Path) -> None:
+        assert cached(cache, "x", build=fill, load=read) == 42
+        (folder / "value").write_text("7")
+
+    assert cached(cache, "x", build=build_meanwhile, load=read) == 42
+    assert os.listdir(cache) == ["x"]
+
+
+def test_a_damaged_entry_is_built_again(cache: Path) -> None:
+    cached(cache, "x", build=fill, load=read)
+    (cache / "x" / "value").write_text("")
+    assert cached(cache, "x", build=fill, load=read) == 42
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(cache: Path) -> None:
+    old, new, other = (cache / f"{name}.partial-0" for name in ("x", "x.partial-1", "y"))
+    for folder in (old, new, other):
+        folder.mkdir(parents=True)
+    new = new.rename(cache / "x.partial-1")
+    past = time.time() - 2 * 24 * 3600
+    os.utime(old, (past, past))
+    os.utime(other, (past, past))
+    cached(cache, "x", build=fill, load=read)
+    assert sorted(os.listdir(cache)) == ["x", "x.partial-1", "y.partial-0"]
+
+
+def test_unwritable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        OSError, match=r"^data.load: cannot write the cache .*file/cache: Not a directory; name ano"
+    ):
+        cached(tmp_path / "file" / "cache", "x", build=fill, load=read)
+
+
+def test_a_rename_that_fails_for_another_reason(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(
+        OSError, match=r"cannot write the cache .*: Permission denied; name another"
+    ):
+        cached(cache, "x", build=fill, load=read)
+    assert os.listdir(cache) == []
+
+
+def test_folder_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cache_folder("/chosen") == Path("/chosen")
+    assert cache_folder("~/x") == Path.home() / "x"
+    monkeypatch.setenv("MULFREE_CACHE", "/named")
+    assert cache_folder(None) == Path("/named")
+    monkeypatch.delenv("MULFREE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_folder(None) == Path("/xdg/mulfree")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder(None) == Path.home() / ".cache" / "mulfree"
+
+
+def test_fingerprint_changes_with_content_and_options(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data.v1", {"a/1": b"x", "a/2": b"y"})
+    prints = [fingerprint(folder, side=None)]
+    assert fingerprint(folder, side=None) == prints[0]
+    assert prints[0].startswith("data-")
+    prints.append(fingerprint(folder, side=32))
+    (folder / "a" / "1").write_bytes(b"xx")
+    prints.append(fingerprint(folder, side=None))
+    os.utime(folder / "a" / "2", ns=(1, 1))
+    prints.append(fingerprint(folder, side=None))
+    (folder / "a" / "2").unlink()
+    prints.append(fingerprint(folder, side=None))
+    prints.append(fingerprint(folder / "a" / "1", side=None))
+    assert len(set(prints)) == 6
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 10, 1234])
+def test_array_writer(tmp_path: Path, count: int) -> None:
+    rows = np.random.default_rng(0).integers(0, 256, (count, 2, 3), dtype=np.uint8)
+    with ArrayWriter(tmp_path / "x.npy", (2, 3)) as writer:
+        for number, row in enumerate(rows):
+            writer.append(row if number % 2 else np.asfortranarray(row))
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), rows)
+
+
+def test_array_writer_on_a_full_disk(tmp_path: Path) -> None:
+    def write(rows: int) -> None:
+        with ArrayWriter(tmp_path / "x.npy", (1024,)) as writer:
+            for _ in range(rows):
+                writer.append(np.zeros(1024, np.uint8))
+
+    for rows in (3, 100):  # noticed at the end, and on the way
+        with (
+            full_disk(2048),
+            pytest.raises(OSError, match=r"cannot write the cache .*: File too large; name anoth"),
+        ):
+            write(rows)
+
+
+def test_mapped_arrays_are_lazy_and_private(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.arange(10, dtype=np.uint8))
+    tensor = map_array(tmp_path / "x.npy")
+    tensor[0] = 99
+    assert tensor.tolist()[:3] == [99, 1, 2]
+    assert torch.equal(map_array(tmp_path / "x.npy"), torch.arange(10, dtype=torch.uint8))
+
+
+def test_mapped_arrays_hold_no_pickles(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([object()]), allow_pickle=True)
+    with pytest.raises(ValueError, match="Python objects"):
+        map_array(tmp_path / "x.npy")

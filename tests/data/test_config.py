@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from mulfree.data import DataConfig
+from mulfree.errors import ConfigError
+
+
+def test_defaults_are_valid_and_frozen() -> None:
+    config = DataConfig()
+    assert (config.name, config.batch_size, config.augment) == ("digits", 128, "default")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.name = "cifar10"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "`batch_size` must be a positive integer, got 0"),
+        ({"batch_size": -3}, "`batch_size` must be a positive integer, got -3"),
+        ({"batch_size": None}, "`batch_size` must be a positive integer, got None"),
+        ({"eval_batch_size": 1.5}, "`eval_batch_size` must be a positive integer, got 1.5"),
+        ({"image_size": 0}, "`image_size` must be a positive integer, got 0"),
+        ({"classes": True}, "`classes` must be a positive integer, got True"),
+        ({"limit": "many"}, "`limit` must be a positive integer, got many"),
+        ({"validation": 1.0}, "`validation` must be at least 0 and below 1, got 1.0"),
+        ({"validation": -0.1}, "`validation` must be at least 0 and below 1, got -0.1"),
+        ({"validation": float("nan")}, "`validation` must be at least 0 and below 1, got nan"),
+        ({"augment": "defualt"}, "`augment` must be one of .*did you mean 'default'"),
+    ],
+)
+def test_rejects(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^DataConfig: {message}"):
+        DataConfig(**options)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mulfree import data
+from mulfree.data import DataConfig, Dataset, DataSplits, ImageSet, Progress
+from mulfree.errors import ArtifactError, ConfigError, DTypeError, ShapeError
+
+
+def images(count: int = 4) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.uint8).view(count, 1, 1, 1)
+
+
+def test_subset_and_device() -> None:
+    full = ImageSet(images(), torch.tensor([0, 1, 0, 1]))
+    part = full.subset(torch.tensor([3, 0]))
+    assert part.images.flatten().tolist() == [3, 0]
+    assert part.labels.tolist() == [1, 0]
+    assert full.to("meta").images.device.type == "meta"
+    assert len(full) == 4
+
+
+def test_image_set_rejects_wrong_tensors() -> None:
+    with pytest.raises(ShapeError, match=r"`images` must have shape \[N, C, H, W\], got \[4\]"):
+        ImageSet(images().flatten(), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ShapeError, match=r"`labels` must have shape \[4\], one per.*got \[3\]"):
+        ImageSet(images(), torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(DTypeError, match=r"`images` must be torch.uint8, got torch.float32"):
+        ImageSet(images().float(), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(DTypeError, match=r"`labels` must be torch.int64, got torch.int32"):
+        ImageSet(images(), torch.zeros(4, dtype=torch.int32))
+
+
+def test_splits_describe_themselves_and_reject_labels_out_of_range() -> None:
+    splits = data.make_synthetic(train=8, test=8, classes=3, channels=2, image_size=16)
+    assert (splits.num_classes, splits.in_channels, splits.image_size) == (3, 2, 16)
+    assert splits.train_transform.augmentation == splits.augmentation is not None
+    assert splits.test_transform.augmentation is None
+    with pytest.raises(ArtifactError, match=r"`test` labels must lie in 0..2, got 0..3"):
+        replace(splits, test=ImageSet(images(), torch.tensor([0, 1, 2, 3])))
+
+
+def test_a_data_set_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(config: DataConfig, progress: Progress | None) -> DataSplits:
+        return data.make_synthetic(train=12, test=3, classes=3, image_size=8)
+
+    monkeypatch.setitem(data.DATASETS, "toy", Dataset(load=load))
+    splits = data.load(DataConfig(name="toy", limit=6, validation=0.25))
+    assert len(splits.train) == 6
+    assert splits.train.labels.bincount().tolist() == [2, 2, 2]
+    assert splits.validation is not None
+    assert splits.validation.labels.bincount().tolist() == [1, 1, 1]
+    assert len(splits.test) == 3
+
+
+def test_hold_out_and_limit_take_the_same_disjoint_images_every_time() -> None:
+    config = DataConfig(name="synthetic", validation=0.5, limit=100)
+    first, second = data.load(config), data.load(config)
+    assert torch.equal(first.train.images, second.train.images)
+    assert first.validation is not None
+    held = {image.numpy().tobytes() for image in first.validation.images}
+    assert held.isdisjoint(image.numpy().tobytes() for image in first.train.images)
+    # Classes of 103 or 102 images; half of each, rounded to even.
+    assert first.validation.labels.bincount().tolist() == [52] * 4 + [51] * 6
+    assert len(held) == len(first.validation)
+
+
+def test_augment_none_leaves_training_images_as_test_images() -> None:
+    splits = data.load(DataConfig(name="digits", augment="none"))
+    assert splits.train_transform == splits.test_transform
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (DataConfig(name="cifar"), "`name` must be one of cifar10, .*did you mean 'cifar10'"),
+        (DataConfig(image_size=16), "`image_size` must not be given for digits, got 16"),
+        (DataConfig(classes=3), "`classes` must not be given for digits, got 3"),
+        (DataConfig(limit=2000), "`limit` must be at most the 1438 training images, got 2000"),
+        (DataConfig(validation=0.0001), "`validation` must leave images both in and out"),
+    ],
+)
+def test_load_rejects(config: DataConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^data.load: {message}"):
+        data.load(config)

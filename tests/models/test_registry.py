@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mulfree import models
+from mulfree.errors import ConfigError
+
+
+def test_names() -> None:
+    assert models.list_models() == [
+        "lenet5_bn",
+        "resnet110",
+        "resnet18",
+        "resnet20",
+        "resnet32",
+        "resnet34",
+        "resnet44",
+        "resnet50",
+        "resnet56",
+        "vgg_small",
+    ]
+    assert models.list_models("resnet?0") == ["resnet20", "resnet50"]
+    assert models.list_models("alexnet") == []
+
+
+def test_options_and_their_defaults() -> None:
+    assert models.model_options("resnet18") == {
+        "num_classes": 10,
+        "in_channels": 3,
+        "norm_logits": None,
+        "width": 1.0,
+        "small_input": False,
+        "zero_init_residual": False,
+        "gradient": None,
+        "keep": ("first", "last"),
+    }
+
+
+def test_image_sizes() -> None:
+    sizes = [models.image_size(name) for name in ("lenet5_bn", "resnet20", "resnet50", "vgg_small")]
+    assert sizes == [28, 32, 224, 32]
+
+
+@pytest.mark.parametrize("operator", ["conv2d", "adder2d"])
+def test_the_recipe_builds_the_same_network(operator: str) -> None:
+    options: dict[str, Any] = {"width": 0.25, "small_input": True, "keep": ("first", "layer4")}
+    torch.manual_seed(0)
+    model = models.create_model("resnet18", operator=operator, num_classes=4, **options)
+    config = models.config_of(model)
+    assert config.name == "resnet18"
+    assert config.arguments == {
+        "operator": operator,
+        "num_classes": 4,
+        "in_channels": 3,
+        "norm_logits": operator == "adder2d",
+        "width": 0.25,
+        "small_input": True,
+        "zero_init_residual": False,
+        "gradient": None,
+        "keep": ["first", "layer4"],
+    }
+    torch.manual_seed(0)
+    again = models.create_model(config.name, **config.arguments)
+    images = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(again(images), model(images), atol=0, rtol=0)
+    assert models.config_of(copy.deepcopy(model)) == config
+    assert models.config_of(pickle.loads(pickle.dumps(model))) == config
+
+
+def test_the_options_given_are_not_changed() -> None:
+    options: dict[str, Any] = {"width": 0.1, "keep": ["last"]}
+    models.create_model("lenet5_bn", **options)
+    assert options == {"width": 0.1, "keep": ["last"]}
+
+
+def test_no_recipe() -> None:
+    with pytest.raises(
+        ConfigError, match="`model` must be one that create_model built, got a ReLU"
+    ):
+        models.config_of(nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet19", {}, "`name` must be one of lenet5_bn, .*, got 'resnet19'; did you mean 'resn"),
+        (["resnet18"], {}, r"`name` must be one of .*, got \['resnet18'\]"),
+        ("resnet18", {"small_inptu": 1}, "`options` must be one of gradient, in_.*'small_input'"),
+        ("resnet20", {"small_input": True}, "`options` must be one of gradient, .*'small_input'"),
+        ("resnet20", {"operator": "adder"}, "got 'adder'; did you mean 'adder2d'"),
+        ("resnet20", {"operator": ["adder2d"]}, "`operator` must be of type str"),
+        ("resnet20", {"num_classes": 0}, "`num_classes` must be from 1 to 1000000, got 0"),
+        ("resnet20", {"num_classes": "10"}, "`num_classes` must be of type int, got '10'"),
+        ("resnet20", {"num_classes": True}, "`num_classes` must be of type int, got True"),
+        ("resnet20", {"num_classes": 2.0}, "`num_classes` must be of type int, got 2.0"),
+        ("resnet20", {"in_channels": -1}, "`in_channels` must be from 1 to 1000000, got -1"),
+        ("resnet20", {"width": 0}, "`width` must be above 0 and at most 64, got 0"),
+        ("resnet20", {"width": 65.0}, "`width` must be above 0 and at most 64, got 65.0"),
+        ("resnet20", {"width": float("nan")}, "`width` must be above 0 .* got nan"),
+        ("resnet20", {"width": "1"}, "`width` must be of type float, got '1'"),
+        ("resnet20", {"norm_logits": 1}, "`norm_logits` must be of type bool, got 1"),
+        ("resnet20", {"gradient": "sign"}, "must be None for operator 'conv2d', .* got 'sign'"),
+        ("resnet20", {"operator": "adder2d", "gradient": "sgn"}, "`gradient` must be .* 'sgn'"),
+        ("resnet20", {"keep": ("layer9",)}, "`keep` must name layers .* did you mean 'layer3'"),
+    ],
+)
+def test_errors(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        models.create_model(name, **options)
+
+
+@pytest.mark.parametrize("function", [models.model_options, models.image_size])
+def test_unknown_model(function: object) -> None:
+    assert callable(function)
+    with pytest.raises(ConfigError, match="did you mean 'vgg_small'"):
+        function("vgg_smal")
+
+
+def test_two_functions_cannot_take_one_name() -> None:
+    def resnet20(options: models.ModelOptions) -> nn.Module:
+        return nn.Linear(options.in_channels, options.num_classes)
+
+    models.list_models()
+    with pytest.raises(ConfigError, match=r"got 'resnet20', which is in mulfree\.models\.resnet_"):
+        models.register_model(resnet20)

@@ -1,0 +1,445 @@
+"""The compiled adder2d kernels against their float64 definition, on every instruction set."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.native.reference import Array, Geometry, Rule
+from tests.native.reference import forward as define_forward
+from tests.native.reference import input_grad as define_input_grad
+from tests.native.reference import weight_grad as define_weight_grad
+
+from mulfree import _native
+
+RULES: tuple[Rule, ...] = ("adder", "sign")
+ISAS = _native.supported_isas()
+DTYPES = (np.float32, np.float64)
+KERNELS = Path(__file__).parents[2] / "src/mulfree/operators/adder2d/csrc/kernels.inc"
+
+# Tiles are 48, 16 and 8 lanes wide in forward, 48, 16 and 8 in the input gradient, blocks 768,
+# 384 and 192 in the weight gradient: sizes below, at and above each, and every kind of window.
+GEOMETRIES = {
+    "one value": Geometry(),
+    "no images": Geometry(n=0, c=2, h=3, w=3, co=2, kernel=(3, 3), padding=(1, 1)),
+    "no filters": Geometry(n=2, c=2, h=3, w=3, co=0, kernel=(3, 3)),
+    "no channels": Geometry(n=2, c=0, h=3, w=3, co=2, kernel=(3, 3)),
+    "empty plane": Geometry(n=2, c=2, h=0, w=3, co=2, kernel=(2, 2), padding=(1, 1)),
+    "lanes 7": Geometry(c=3, w=7, co=7),
+    "lanes 8": Geometry(c=3, w=8, co=8),
+    "lanes 15": Geometry(c=5, h=3, w=5, co=9),
+    "lanes 16": Geometry(c=5, h=4, w=4, co=15),
+    "lanes 17": Geometry(c=5, w=17, co=17),
+    "lanes 47": Geometry(c=2, w=47, co=2),
+    "lanes 48": Geometry(n=3, c=2, h=4, w=4, co=3),
+    "lanes 49": Geometry(c=37, h=7, w=7, co=5, kernel=(3, 3), padding=(1, 1)),
+    "lanes 767": Geometry(c=1, h=13, w=59, co=6),
+    "lanes 768": Geometry(n=3, c=8, h=16, w=16, co=4, kernel=(3, 3), padding=(1, 1)),
+    "lanes 769": Geometry(c=1, w=769, co=3),
+    "row split": Geometry(c=2, h=2, w=1700, co=3, kernel=(1, 5), stride=(1, 2)),
+    "linear": Geometry(n=130, c=40, co=10),
+    "stem": Geometry(n=2, c=3, h=20, w=22, co=8, kernel=(7, 7), stride=(2, 2), padding=(3, 3)),
+    "down": Geometry(n=2, c=6, h=13, w=40, co=9, kernel=(3, 3), stride=(2, 2), padding=(1, 1)),
+    "shortcut": Geometry(n=2, c=6, h=9, w=34, co=9, stride=(2, 2)),
+    "stride 3": Geometry(n=2, c=3, h=11, w=13, co=4, kernel=(2, 4), stride=(3, 3), padding=(1, 2)),
+    "gaps": Geometry(n=2, c=3, h=17, w=19, co=4, kernel=(2, 1), stride=(5, 4)),
+    "dilation": Geometry(
+        n=2, c=3, h=12, w=21, co=4, kernel=(3, 2), padding=(2, 3), dilation=(2, 3), stride=(1, 2)
+    ),
+    "phases shared": Geometry(
+        n=2, c=3, h=12, w=21, co=4, kernel=(3, 3), padding=(2, 2), dilation=(2, 2), stride=(2, 2)
+    ),
+    "groups": Geometry(n=2, c=6, h=6, w=7, co=9, kernel=(3, 3), padding=(1, 1), groups=3),
+    "depthwise": Geometry(n=2, c=10, h=9, w=33, co=10, kernel=(3, 3), padding=(1, 1), groups=10),
+    "depth multiplier": Geometry(c=3, h=5, w=5, co=6, kernel=(3, 3), stride=(2, 2), groups=3),
+    "kernel over input": Geometry(c=2, h=3, w=2, co=3, kernel=(5, 6), padding=(2, 2)),
+    "only padding": Geometry(c=2, h=1, w=1, co=2, kernel=(1, 1), stride=(3, 3), padding=(3, 3)),
+    "large window": Geometry(c=2, h=14, w=17, co=9, kernel=(11, 13), padding=(5, 6)),
+    "deep": Geometry(n=2, c=200, h=3, w=3, co=70, kernel=(3, 3), padding=(1, 1)),
+    "filters split": Geometry(c=5, h=2, w=2, co=270),
+}
+
+
+def window(geo: Geometry) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
+    """The window arguments of a native call."""
+    return geo.stride, geo.padding, geo.dilation, geo.groups
+
+
+def forward(geo: Geometry, x: Array, w: Array, isa: str = "", threads: int = 2) -> Array:
+    """Run the native forward into memory that is NaN before."""
+    out = np.full(geo.output_shape, np.nan, x.dtype)
+    _native.adder2d_forward(x, w, out, *window(geo), threads, isa)
+    return out
+
+
+def input_grad(
+    geo: Geometry, rule: Rule, g: Array, x: Array, w: Array, isa: str = "", threads: int = 2
+) -> Array:
+    """Run the native input gradient into memory that is NaN before."""
+    out = np.full(geo.input_shape, np.nan, x.dtype)
+    _native.adder2d_input_grad(g, x, w, out, *window(geo), rule, threads, isa)
+    return out
+
+
+def weight_grad(
+    geo: Geometry, rule: Rule, g: Array, x: Array, w: Array, isa: str = "", threads: int = 2
+) -> Array:
+    """Run the native weight gradient into memory that is NaN before."""
+    out = np.full(geo.weight_shape, np.nan, x.dtype)
+    _native.adder2d_weight_grad(g, x, w, out, *window(geo), rule, threads, isa)
+    return out
+
+
+def operands(geo: Geometry, dtype: type, *, relu: bool, seed: int = 0) -> tuple[Array, ...]:
+    """Gradient, input and weight with unit normal values."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=geo.input_shape)
+    return (
+        rng.normal(size=geo.output_shape).astype(dtype),
+        (np.maximum(x, 0) if relu else x).astype(dtype),
+        rng.normal(size=geo.weight_shape).astype(dtype),
+    )
+
+
+def assert_accurate(got: Array, exact: Array, naive: Array, summands: int) -> None:
+    """Error at most twice that of the naive sum in the same dtype, plus sqrt(K) eps max|y|."""
+    assert got.shape == exact.shape
+    if exact.size == 0:
+        return
+    bound = 2 * np.abs(naive - exact).max()
+    bound += np.sqrt(summands) * np.finfo(got.dtype).eps * np.abs(exact).max()
+    assert np.abs(got - exact).max() <= bound
+
+
+def assert_all_accurate(geo: Geometry, g: Array, x: Array, w: Array, isa: str) -> None:
+    """Forward and both gradients by both rules against the definition."""
+    g64, x64, w64 = (a.astype(np.float64) for a in (g, x, w))
+    sums = geo.summands
+    assert_accurate(
+        forward(geo, x, w, isa), define_forward(geo, x64, w64), define_forward(geo, x, w), sums[0]
+    )
+    for rule in RULES:
+        assert_accurate(
+            input_grad(geo, rule, g, x, w, isa),
+            define_input_grad(geo, rule, g64, x64, w64),
+            define_input_grad(geo, rule, g, x, w),
+            sums[1],
+        )
+        assert_accurate(
+            weight_grad(geo, rule, g, x, w, isa),
+            define_weight_grad(geo, rule, g64, x64, w64),
+            define_weight_grad(geo, rule, g, x, w),
+            sums[2],
+        )
+
+
+def test_supported_isas_are_listed_kernels_with_the_portable_one_last() -> None:
+    listed = re.findall(r"^MULFREE_KERNEL\((\w+),", KERNELS.read_text(), re.MULTILINE)
+    assert listed == ["avx512", "avx2", "scalar"]
+    assert [isa for isa in listed if isa in ISAS] == ISAS
+    assert ISAS[-1] == "scalar"
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("relu", [False, True], ids=["signed", "relu"])
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_agrees_with_definition(name: str, relu: bool, dtype: type, isa: str) -> None:
+    geo = GEOMETRIES[name]
+    assert_all_accurate(geo, *operands(geo, dtype, relu=relu), isa)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    """Any small geometry whose kernel fits the padded input."""
+
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    kernel, padding, dilation = pair(1, 4), pair(0, 3), pair(1, 3)
+    least = [
+        max(0, d * (k - 1) + 1 - 2 * p) for k, p, d in zip(kernel, padding, dilation, strict=True)
+    ]
+    groups = draw(st.integers(1, 3))
+    return Geometry(
+        n=draw(st.integers(0, 3)),
+        c=groups * draw(st.integers(1, 4)),
+        h=least[0] + draw(st.integers(0, 6)),
+        w=least[1] + draw(st.integers(0, 40)),
+        co=groups * draw(st.integers(1, 10)),
+        kernel=kernel,
+        stride=pair(1, 3),
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    geo=geometries(),
+    isa=st.sampled_from(ISAS),
+    dtype=st.sampled_from(DTYPES),
+    relu=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_any_geometry_agrees_with_definition(
+    geo: Geometry, isa: str, dtype: type, relu: bool, seed: int
+) -> None:
+    assert_all_accurate(geo, *operands(geo, dtype, relu=relu, seed=seed), isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["lanes 768", "down", "groups", "linear", "filters split"])
+def test_bits_do_not_depend_on_threads(name: str, isa: str) -> None:
+    geo = GEOMETRIES[name]
+    g, x, w = operands(geo, np.float32, relu=True)
+    one = [forward(geo, x, w, isa, 1)]
+    one += [f(geo, rule, g, x, w, isa, 1) for f in (input_grad, weight_grad) for rule in RULES]
+    for threads in (2, 3, 5):
+        many = [forward(geo, x, w, isa, threads)]
+        many += [
+            f(geo, rule, g, x, w, isa, threads) for f in (input_grad, weight_grad) for rule in RULES
+        ]
+        for a, b in zip(one, many, strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [0.0, 0.3, -0.3, 1e3, 1e-40, 3e38])
+def test_equal_operands_give_exactly_zero(value: float, dtype: type, isa: str) -> None:
+    geo = Geometry(n=2, c=7, h=6, w=9, co=5, kernel=(3, 3))
+    g = operands(geo, dtype, relu=False)[0]
+    x = np.full(geo.input_shape, value, dtype)
+    w = np.full(geo.weight_shape, value, dtype)
+    assert not forward(geo, x, w, isa).any()
+    for rule in RULES:
+        assert not input_grad(geo, rule, g, x, w, isa).any()
+        assert not weight_grad(geo, rule, g, x, w, isa).any()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_equal_rows_of_different_values_give_exactly_zero(isa: str) -> None:
+    geo = Geometry(c=90, co=1, kernel=(3, 3), h=3, w=3)
+    x = np.abs(operands(geo, np.float32, relu=False)[1])
+    assert forward(geo, x, x, isa).item() == 0
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("offset", [0.5, 1.0, 3.0, 10.0, 1000.0])
+@pytest.mark.parametrize("channels", [2, 7, 16, 64])
+def test_shared_offset_keeps_accuracy(channels: int, offset: float, isa: str) -> None:
+    geo = Geometry(n=2, c=channels, h=9, w=9, co=16, kernel=(3, 3))
+    g, x, w = operands(geo, np.float32, relu=True)
+    assert_all_accurate(geo, g, x + np.float32(offset), w + np.float32(offset), isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-3, 1e3, 1e30, 1e36])
+def test_any_magnitude_keeps_accuracy(scale: float, isa: str) -> None:
+    geo = Geometry(n=2, c=16, h=9, w=9, co=9, kernel=(3, 3))
+    _, x, w = operands(geo, np.float32, relu=True)
+    x, w = (a * np.float32(scale) for a in (x, w))
+    exact = define_forward(geo, x.astype(np.float64), w.astype(np.float64))
+    assert_accurate(forward(geo, x, w, isa), exact, define_forward(geo, x, w), geo.summands[0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", ["g", "x", "w"])
+def test_values_that_are_not_finite_go_where_the_definition_puts_them(
+    place: str, value: float, dtype: type, isa: str
+) -> None:
+    geo = Geometry(n=2, c=3, h=7, w=21, co=9, kernel=(3, 3), padding=(1, 1))
+    named = dict(zip(("g", "x", "w"), operands(geo, dtype, relu=True), strict=True))
+    named[place][1, 1, 1, 2] = value
+    g, x, w = named["g"], named["x"], named["w"]
+    with np.errstate(invalid="ignore"):
+        pairs = [(forward(geo, x, w, isa), define_forward(geo, x, w))]
+        for rule in RULES:
+            pairs.append(
+                (input_grad(geo, rule, g, x, w, isa), define_input_grad(geo, rule, g, x, w))
+            )
+            pairs.append(
+                (weight_grad(geo, rule, g, x, w, isa), define_weight_grad(geo, rule, g, x, w))
+            )
+    for got, exact in pairs:
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+        np.testing.assert_array_equal(np.isposinf(got), np.isposinf(exact))
+        np.testing.assert_array_equal(np.isneginf(got), np.isneginf(exact))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_equal_infinities_give_nan_and_opposite_ones_minus_infinity(isa: str) -> None:
+    geo = Geometry(w=3)
+    x = np.array([np.inf, -np.inf, 0], np.float32).reshape(geo.input_shape)
+    w = np.full(geo.weight_shape, np.inf, np.float32)
+    got = forward(geo, x, w, isa).ravel()
+    assert np.isnan(got[0])
+    assert got[1] == got[2] == -np.inf
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_minus_zero_is_zero(isa: str) -> None:
+    geo = Geometry(c=30, h=4, w=5, co=8)
+    x = np.full(geo.input_shape, -0.0, np.float32)
+    w = np.ones(geo.weight_shape, np.float32)
+    w[::2] = -1
+    np.testing.assert_array_equal(forward(geo, x, w, isa), np.full(geo.output_shape, -30.0))
+
+
+def test_zero_size_outputs_and_gradients_are_complete() -> None:
+    geo = Geometry(n=0, c=2, h=4, w=4, co=3, kernel=(3, 3))
+    g, x, w = operands(geo, np.float32, relu=False)
+    assert forward(geo, x, w).shape == (0, 3, 2, 2)
+    assert not weight_grad(geo, "adder", g, x, w).any()
+
+
+def native_call(**changes: object) -> None:
+    """Run the forward of a small valid geometry with some arguments changed."""
+    geo = Geometry(n=2, c=4, h=5, w=6, co=6, kernel=(3, 3), groups=2)
+    arguments: dict[str, object] = {
+        "x": np.zeros(geo.input_shape, np.float32),
+        "w": np.zeros(geo.weight_shape, np.float32),
+        "out": np.zeros(geo.output_shape, np.float32),
+        "stride": geo.stride,
+        "padding": geo.padding,
+        "dilation": geo.dilation,
+        "groups": geo.groups,
+        "threads": 1,
+        "isa": "",
+    }
+    _native.adder2d_forward(**(arguments | changes))  # type: ignore[arg-type]
+
+
+HUGE = 2**31
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"w": np.zeros((6, 3, 3, 3), np.float32)},
+            "`weight` must have shape [6, 2, 3, 3], got [6, 3, 3, 3]",
+        ),
+        (
+            {"w": np.zeros((6, 2, 0, 3), np.float32)},
+            "`weight` must have a positive kernel size, got [6, 2, 0, 3]",
+        ),
+        (
+            {"w": np.zeros((6, 2, 6, 3), np.float32)},
+            "`weight` must fit the padded input, got kernel (6, 3) with dilation (1, 1) on input [2, 4, 5, 6] with padding (0, 0)",
+        ),
+        (
+            {"out": np.zeros((2, 6, 3, 5), np.float32)},
+            "`out` must have shape [2, 6, 3, 4], got [2, 6, 3, 5]",
+        ),
+        (
+            {"groups": 0},
+            "`groups` must be positive and divide the 4 input and 6 output channels, got 0",
+        ),
+        (
+            {"groups": 4},
+            "`groups` must be positive and divide the 4 input and 6 output channels, got 4",
+        ),
+        ({"stride": (0, 1)}, "`stride` must be positive and below 2**31, got (0, 1)"),
+        ({"stride": (1, -1)}, "`stride` must be positive and below 2**31, got (1, -1)"),
+        ({"dilation": (1, 0)}, "`dilation` must be positive and below 2**31, got (1, 0)"),
+        ({"dilation": (HUGE, 1)}, f"`dilation` must be positive and below 2**31, got ({HUGE}, 1)"),
+        ({"padding": (-1, 0)}, "`padding` must be non-negative and below 2**31, got (-1, 0)"),
+        (
+            {"padding": (0, HUGE)},
+            f"`padding` must be non-negative and below 2**31, got (0, {HUGE})",
+        ),
+        ({"padding": (HUGE - 1, HUGE - 1)}, "`out` must have an addressable size, got [2, 6, "),
+        ({"threads": 0}, "`threads` must be positive, got 0"),
+        ({"isa": "sse9"}, f"`isa` must be one of {', '.join(ISAS)} on this machine, got 'sse9'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_arguments_are_one_clear_line(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"adder2d: {message}")) as caught:
+        native_call(**changes)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("call", [input_grad, weight_grad])
+def test_bad_arguments_of_gradients(call: object) -> None:
+    geo = Geometry(c=2, h=4, w=4, co=2, kernel=(3, 3))
+    g, x, w = operands(geo, np.float32, relu=False)
+    native = _native.adder2d_input_grad if call is input_grad else _native.adder2d_weight_grad
+    out = np.zeros_like(x if call is input_grad else w)
+    with pytest.raises(ValueError, match="adder2d: `rule` must be one of adder, sign, got 'clip'"):
+        native(g, x, w, out, *window(geo), "clip", 1, "")
+    with pytest.raises(
+        ValueError,
+        match=re.escape("adder2d: `grad` must have shape [1, 2, 2, 2], got [1, 2, 4, 4]"),
+    ):
+        native(x, x, w, out, *window(geo), "adder", 1, "")
+    with pytest.raises(ValueError, match=re.escape("adder2d: `out` must have shape")):
+        native(g, x, w, g.copy(), *window(geo), "adder", 1, "")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((2, 4, 5, 6), np.float16),
+        np.zeros((2, 4, 5, 6), np.int32),
+        np.zeros((2, 4, 5, 6), np.float64),
+        np.zeros((2, 4, 5, 12), np.float32)[..., ::2],
+        np.zeros((2, 4, 30), np.float32),
+    ],
+    ids=["float16", "int32", "mixed", "strided", "rank 3"],
+)
+def test_arrays_are_never_converted(array: Array) -> None:
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        native_call(x=array)
+
+
+def test_huge_window_arguments_are_handled() -> None:
+    big = HUGE - 1
+    geo = Geometry(c=2, h=3, w=5, co=3, stride=(big, big))
+    g, x, w = operands(geo, np.float32, relu=False)
+    assert_all_accurate(geo, g, x, w, "")
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_environment_forces_the_instruction_set(isa: str) -> None:
+    assert run_with_environment(isa) == ""
+
+
+@pytest.mark.parametrize("isa", ["sse9", "AVX2", " "])
+def test_environment_with_an_unknown_instruction_set_is_an_error(isa: str) -> None:
+    line = run_with_environment(isa).strip().splitlines()[-1]
+    assert line == (
+        f"ValueError: adder2d: `MULFREE_ISA` must be one of {', '.join(ISAS)} on this machine, "
+        f"got '{isa}'"
+    )
+
+
+def run_with_environment(isa: str) -> str:
+    """Standard error of a process that calls the default kernels under MULFREE_ISA."""
+    code = (
+        "import numpy as np; from mulfree import _native; a = np.ones((1, 1, 1, 1), np.float32);"
+        "out = a.copy(); one = (1, 1);"
+        "_native.adder2d_forward(a, -a, out, one, (0, 0), one, 1, 1, ''); assert out.item() == -2"
+    )
+    environment = os.environ | {"MULFREE_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stderr
+
+
+def test_native_package_loads_no_torch() -> None:
+    code = "import sys; import mulfree._native; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

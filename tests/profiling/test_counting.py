@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from mulfree import models, operators, profiling
+from mulfree import nn as mnn
+from mulfree.errors import BackendUnavailableError, ConfigError, MulfreeError, ShapeError
+from mulfree.operators import Cost
+
+# Layers worked out by hand on a 3x8x8 image.
+CONV = 4 * 8 * 8 * 3 * 9  # 3x3, 3 to 4 channels, 8x8 positions
+ADDER = 6 * 4 * 4 * 4 * 9  # 3x3 with stride 2, 4 to 6 channels, 4x4 positions
+LINEAR = 10 * 96
+
+
+def small() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        mnn.Adder2d(4, 6, 3, stride=2, padding=1),
+        nn.Flatten(),
+        nn.Linear(96, 10),
+    )
+
+
+def test_every_layer_of_a_small_network_by_hand() -> None:
+    profile = profiling.count(small(), (3, 8, 8))
+    found = {
+        layer.name: (layer.kind, layer.operator, layer.cost, layer.params, layer.output_shape)
+        for layer in profile.layers
+    }
+    assert found == {
+        "0": ("Conv2d", "conv2d", Cost(mul=CONV, add=CONV), 4 * 27 + 4, (1, 4, 8, 8)),
+        "1": ("BatchNorm2d", None, Cost(), 8, (1, 4, 8, 8)),
+        "3": ("Adder2d", "adder2d", Cost(add=2 * ADDER), 6 * 36, (1, 6, 4, 4)),
+        "5": ("Linear", "conv2d", Cost(mul=LINEAR, add=LINEAR), LINEAR + 10, (1, 10)),
+    }
+    assert profile.layers[0].input_shape == (1, 3, 8, 8)
+    assert profile.layers[0].weight_bytes == 4 * 112
+    assert profile.layers[0].activation_bytes == 4 * 256
+    assert profile.layers[0].energy == pytest.approx(CONV * 4.6)
+    assert profile.uncounted == ()
+
+
+def test_totals_are_sums() -> None:
+    total = profiling.count(small(), (3, 8, 8)).total
+    assert (total.mul, total.add, total.xnor) == (CONV + LINEAR, CONV + 2 * ADDER + LINEAR, 0)
+    assert total.params == 112 + 8 + 216 + 970
+    assert total.weight_bytes == 4 * total.params
+    assert total.activation_bytes == 4 * (256 + 256 + 96 + 10)
+    assert total.energy == pytest.approx((CONV + LINEAR) * 4.6 + ADDER * 1.8)
+
+
+def test_bytes_and_energy_follow_the_number_format() -> None:
+    total = profiling.count(small(), (3, 8, 8), dtype="int8").total
+    assert total.weight_bytes == total.params
+    assert total.energy == pytest.approx((CONV + LINEAR) * 0.23 + ADDER * 0.06)
+
+
+def test_the_papers_convention_turns_multiplications_of_an_adder_network_into_additions() -> None:
+    total = profiling.count(small(), (3, 8, 8), convention="paper").total
+    assert (total.mul, total.add) == (0, 2 * (CONV + ADDER + LINEAR))
+
+
+def test_the_papers_convention_leaves_a_convolutional_network_alone() -> None:
+    model = nn.Conv2d(3, 4, 3, padding=1)
+    total = profiling.count(model, (3, 8, 8), convention="paper").total
+    assert (total.mul, total.add) == (CONV, CONV)
+
+
+def test_normalisation_is_counted_on_request() -> None:
+    profile = profiling.count(small(), (3, 8, 8), normalisation=True)
+    assert profile.layers[1].cost == Cost(mul=256, add=256)
+    assert profile.total.mul == CONV + LINEAR + 256
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "taps"),
+    [
+        # 40.81 M; the tables of the papers print 41.17 M, which no variant of the network has.
+        ("resnet20", 10, 40_813_184),
+        # 69.12 M in the tables of arXiv 1912.13200.
+        ("resnet32", 10, 69_124_736),
+        # 1.8 G in the tables.
+        ("resnet18", 1000, 1_814_073_344),
+    ],
+)
+def test_networks_of_the_papers(name: str, classes: int, taps: int) -> None:
+    side = models.image_size(name)
+    twins = [
+        models.create_model(name, operator=operator, num_classes=classes)
+        for operator in ("conv2d", "adder2d")
+    ]
+    multiplying = profiling.count(twins[0], (3, side, side)).total
+    adding = profiling.count(twins[1], (3, side, side), convention="paper").total
+    assert (multiplying.mul, multiplying.add) == (taps, taps)
+    assert (adding.mul, adding.add) == (0, 2 * taps)
+
+
+def test_first_and_last_layer_of_a_cifar_network_multiply() -> None:
+    total = profiling.count(models.create_model("resnet32", operator="adder2d"), (3, 32, 32)).total
+    first, last = 16 * 32 * 32 * 27, 64 * 10
+    assert total.mul == first + last == 443_008
+    assert total.add == 2 * 69_124_736 - total.mul
+
+
+def test_no_operator_is_left_out() -> None:
+    for name in operators.OPERATORS:
+        layer = operators.get_operator(name).conv(4, 6, 3)
+        profile = profiling.count(layer, (4, 5, 5))
+        assert [call.operator for call in profile.layers] == [name]
+        assert profile.total.add > 0
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 2, 1)
+        self.same = self.conv
+        self.unused = nn.Linear(5, 5)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        once = self.conv(images)
+        return once, self.same(once)
+
+
+def test_a_shared_layer_costs_at_each_call_and_is_stored_once() -> None:
+    profile = profiling.count(Shared(), (2, 3, 3))
+    assert [(layer.name, layer.call, layer.params) for layer in profile.layers] == [
+        ("conv", 0, 6),
+        ("conv", 1, 0),
+    ]
+    assert profile.total.mul == 2 * 2 * 2 * 9
+    assert profile.total.params == 6 + 30
+
+
+def test_tied_weights_are_stored_once() -> None:
+    model = nn.Sequential(nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False))
+    model[1].weight = model[0].weight
+    profile = profiling.count(model, (3,))
+    assert [layer.params for layer in profile.layers] == [9, 0]
+    assert profile.total.params == 9
+
+
+def test_a_layer_with_a_parametrised_weight_is_one_layer() -> None:
+    profile = profiling.count(weight_norm(nn.Conv2d(3, 4, 3)), (3, 8, 8))
+    assert [(layer.operator, layer.params) for layer in profile.layers] == [
+        ("conv2d", 4 * 27 + 4 + 4)
+    ]
+
+
+class Odd(nn.Module):
+    """Everything that makes a forward pass without data impossible."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("calls", torch.zeros(()))
+        self.calls: Tensor
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        self.calls += 1
+        features = self.linear(images + torch.rand(4))
+        return {"n": 1, "logits": features * self.scale if float(features.sum()) > -1e9 else None}
+
+
+def test_a_model_that_looks_at_values_is_run_and_left_as_it_was() -> None:
+    model = Odd()
+    state = torch.random.get_rng_state()
+    profile = profiling.count(model, (4,))
+    assert profile.total.mul == 8
+    assert profile.total.params == 11
+    assert profile.uncounted == ("",)
+    assert profile.layers[-1].output_shape == (1, 2)
+    assert float(model.calls) == 0
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_model_is_left_as_it_was() -> None:
+    model = small()
+    model[1].eval()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = copy.deepcopy(model.state_dict())
+    parameters = list(model.parameters())
+    profiling.count(model, (3, 8, 8))
+    assert [module.training for module in model] == [True, False, True, True, True, True]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(new is old for new, old in zip(model.parameters(), parameters, strict=True))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model)
+
+
+def test_a_model_of_half_precision_is_fed_with_it() -> None:
+    assert profiling.count(nn.Linear(3, 2).half(), (3,)).total.mul == 6
+
+
+def test_a_model_without_parameters_costs_nothing() -> None:
+    total = profiling.count(nn.ReLU(), (3, 4, 4)).total
+    assert (total.mul, total.params, total.energy) == (0, 0, 0)
+
+
+def test_names() -> None:
+    assert profiling.count(nn.Linear(3, 2), (3,)).model == "Linear"
+    assert profiling.count(nn.Linear(3, 2), (3,), name="mine").model == "mine"
+
+
+@pytest.mark.parametrize("size", [(), (3, 0, 8), (3, 8.0, 8), "wide", 32])
+def test_a_size_that_is_none(size: Any) -> None:
+    with pytest.raises(ShapeError, match=r"count: `input_size` must be the positive sizes of one"):
+        profiling.count(small(), size)
+
+
+def test_a_size_the_model_does_not_take() -> None:
+    with pytest.raises(ShapeError, match=r"`input_size` must fit Sequential, got \(4, 8, 8\): .*4"):
+        profiling.count(small(), (4, 8, 8))
+
+
+def test_a_failed_count_leaves_the_model_as_it_was() -> None:
+    model = small()
+    with pytest.raises(ShapeError):
+        profiling.count(model, (4, 8, 8))
+    assert model.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model)
+
+
+def test_a_missing_backend_is_not_blamed_on_the_size() -> None:
+    class Unavailable(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            raise BackendUnavailableError("kernels must be built")
+
+    with pytest.raises(BackendUnavailableError, match="kernels must be built"):
+        profiling.count(Unavailable(), (3,))
+
+
+def test_a_lazy_model() -> None:
+    with pytest.raises(ConfigError, match=r"`model` must be initialised, got a lazy parameter w"):
+        profiling.count(nn.LazyLinear(3), (3,))
+
+
+def test_something_that_is_no_model() -> None:
+    with pytest.raises(ConfigError, match=r"`model` must be a torch.nn.Module, got int"):
+        profiling.count(3, (3,))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("option", "value"), [("convention", "papers"), ("dtype", "fp64")])
+def test_unknown_options(option: str, value: str) -> None:
+    arguments: dict[str, Any] = {option: value}
+    with pytest.raises(MulfreeError, match=rf"`{option}` must be one of .*, got '{value}'; did"):
+        profiling.count(small(), (3, 8, 8), **arguments)

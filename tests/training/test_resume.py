@@ -1,0 +1,171 @@
+"""A run that was stopped and resumed is, bit for bit, the run that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mulfree.errors import ArtifactError, ConfigError
+from mulfree.training import TrainConfig, callbacks, load_checkpoint, train
+from mulfree.training.checkpoint import save_checkpoint
+from tests.training.runs import assert_same, make_config, start
+
+STEPS = 4
+EPOCHS = 2
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "plain": {},
+    "average, accumulation, one-cycle, decayed weights": {
+        "trainer": {"ema": 0.9, "accumulate": 3},
+        "optimizer": {"decay": "weights"},
+        "schedule": {"name": "one_cycle"},
+    },
+    "annealed norm, adamw, half precision, validation": {
+        "data": {"limit": None, "validation": 0.5},
+        "norm": {"start": 2.0},
+        "optimizer": {"name": "adamw", "lr": 0.01},
+        "trainer": {"precision": "bf16-mixed", "clip_norm": 1.0},
+    },
+}
+
+
+def without_output(config: TrainConfig) -> TrainConfig:
+    return replace(config, trainer=replace(config.trainer, output=None))
+
+
+def final_state(directory: Path) -> dict[str, Any]:
+    """What a finished run leaves, but for the counters that only the loop itself looks at."""
+    content = load_checkpoint(directory / "last.ckpt").content
+    return {key: value for key, value in content.items() if key != "loops"}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_resume_from_every_step_equals_the_run_without_a_stop(
+    variant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, saved = tmp_path / "whole", list[Path]()
+
+    def save_and_keep(content: Any, path: str | os.PathLike[str]) -> None:
+        save_checkpoint(content, path)
+        copy = tmp_path / str(len(saved)) / "last.ckpt"
+        copy.parent.mkdir()
+        save_checkpoint(content, copy)
+        saved.append(copy)
+
+    config = make_config(whole, **VARIANTS[variant])
+    config = replace(config, trainer=replace(config.trainer, checkpoint_every=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "save_checkpoint", save_and_keep)
+        steps = train(config).step
+    expected = final_state(whole)
+    assert len(saved) == steps
+    for copy in saved:
+        assert train(without_output(config), load_checkpoint(copy)).finished
+        assert_same(final_state(copy.parent), expected, copy.parent.name)
+
+
+LONG = {"limit": 512}
+WORDS = [
+    *("--data.name=synthetic", "--data.classes=3", "--data.image_size=8", "--data.limit=512"),
+    *("--data.batch_size=16", "--model.options.width=0.25", "--trainer.epochs=3"),
+    *("--trainer.threads=1", "--trainer.accelerator=cpu", "--trainer.tensorboard=false"),
+    *("--optimizer.momentum=0.8", "--trainer.checkpoint_every=1"),
+]
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the run of `WORDS`, never stopped."""
+    directory = tmp_path_factory.mktemp("whole")
+    config = make_config(
+        directory,
+        data=LONG,
+        optimizer={"momentum": 0.8},
+        trainer={"epochs": 3, "checkpoint_every": 1},
+    )
+    config = replace(config, trainer=replace(config.trainer, progress="auto", tensorboard=False))
+    assert train(config).finished
+    return directory
+
+
+def test_killed_within_an_epoch_and_resumed(tmp_path: Path, whole_run: Path) -> None:
+    directory = tmp_path / "run"
+    process = start(["train", *WORDS, f"--trainer.output={directory}"])
+    wait_for(directory / "last.ckpt", process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    checkpoint = load_checkpoint(directory / "last.ckpt")
+    assert checkpoint.step % 32 != 0
+    assert checkpoint.step < 64
+    again = start(["train", "--resume", str(directory)])
+    out, err = again.communicate(timeout=120)
+    assert (again.returncode, err) == (0, "")
+    assert "of the test images are right" in out
+    assert_same(final_state(directory), final_state(whole_run))
+    assert not list(directory.glob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_says_how_to_resume(
+    number: signal.Signals, tmp_path: Path, whole_run: Path
+) -> None:
+    directory = tmp_path / "my run"
+    process = start(["train", *WORDS, f"--trainer.output={directory}"])
+    wait_for(directory / "last.ckpt", process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    step = load_checkpoint(directory / "last.ckpt").step
+    assert f"stopped after step {step};" in out
+    assert f"mulfree train --resume '{directory}'" in out
+    checkpoint = load_checkpoint(directory / "last.ckpt")
+    assert train(checkpoint.config, checkpoint).finished
+    assert_same(final_state(directory), final_state(whole_run))
+
+
+def test_a_finished_run_can_be_resumed_and_stays_as_it_is(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    first = train(config)
+    state = final_state(tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    again = train(without_output(config), load_checkpoint(tmp_path / "last.ckpt"))
+    assert again.metrics["test_accuracy"] == first.metrics["test_accuracy"]
+    assert (tmp_path / "metrics.json").exists()
+    assert_same(final_state(tmp_path), state)
+
+
+def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "run", trainer={"epochs": 1})
+    train(config)
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    other = replace(checkpoint.config, optimizer=replace(config.optimizer, lr=0.5))
+    with pytest.raises(ConfigError, match=r"`optimizer.lr` must be 0.1 as in .*last.ckpt.*got 0.5"):
+        train(other, checkpoint)
+    other = replace(checkpoint.config, trainer=replace(config.trainer, output=str(tmp_path)))
+    with pytest.raises(ConfigError, match=r"`trainer.output` must be .*run, where the run to res"):
+        train(other, checkpoint)
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    train(make_config(tmp_path, trainer={"epochs": 1}))
+    content = load_checkpoint(tmp_path / "last.ckpt").content
+    content["mulfree"]["config"]["model"]["options"] = {"width": 0.5}
+    save_checkpoint(content, tmp_path / "last.ckpt")
+    checkpoint = load_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(ArtifactError, match=r"must be of the model it names .*instead of \["):
+        train(checkpoint.config, checkpoint)
