@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import stat
@@ -190,6 +191,34 @@ def test_compressed_but_not_a_tar(tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"hello" * 1000))
     with pytest.raises(ArtifactError, match=r"x.gz is damaged or incomplete"):
         list(members(tmp_path / "x.gz"))
+
+
+def test_bz2_with_a_wrong_block(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.bz2", FILES, "w:bz2")
+    content = bytearray(path.read_bytes())
+    content[4:10] = b"\xff" * 6
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"x.bz2 is damaged or incomplete: Invalid data stream"):
+        list(members(path))
+
+
+def test_zip_that_points_before_its_start(tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "x.zip", {"a": b"hello"})
+    content = bytearray(path.read_bytes())
+    # The directory's own position, at the end of the file, shifts all positions in it.
+    content[-6:-2] = (content.index(b"PK\x01\x02") + 5).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: "):
+        list(members(path))
+
+
+def test_a_fault_of_the_disk_stays_one(tmp_path: Path) -> None:
+    def fail(name: str) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        list(members(write_zip(tmp_path / "x.zip", FILES), fail))
+    assert not isinstance(caught.value, ArtifactError)
 
 
 def test_sizes_that_contradict_each_other(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "schedule": {"name": "one_cycle"},
     },
     "annealed norm, adamw, half precision, validation": {
-        "data": {"limit": None, "validation": 0.5},
+        "data": {"validation": 0.5},
         "norm": {"start": 2.0},
         "optimizer": {"name": "adamw", "lr": 0.01},
         "trainer": {"precision": "bf16-mixed", "clip_norm": 1.0},

@@ -1,8 +1,25 @@
-"""Compiled kernels, without torch: arrays in, arrays out, one module for all operators."""
+"""The compiled kernels: arrays in, arrays out. Nothing in here, and nothing it loads, knows torch."""
 
 from __future__ import annotations
 
-from mulfree._native._core import adder2d_forward as adder2d_forward
-from mulfree._native._core import adder2d_input_grad as adder2d_input_grad
-from mulfree._native._core import adder2d_weight_grad as adder2d_weight_grad
-from mulfree._native._core import supported_isas as supported_isas
+import functools
+import importlib
+from types import ModuleType
+
+from mulfree.errors import BackendUnavailableError
+
+
+@functools.cache
+def core() -> ModuleType:
+    """The extension module with the native kernels of all operators.
+
+    Raises:
+        BackendUnavailableError: It was not built for this Python or machine.
+    """
+    try:
+        return importlib.import_module("mulfree._native._core")
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "mulfree: `_native` must be built for this Python (pip install mulfree), "
+            f"got {str(error)!r}"
+        ) from error

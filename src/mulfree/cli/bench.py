@@ -170,6 +170,8 @@ def _measure(options: Namespace) -> dict[str, Any]:
     of_first = [layer for layer in layers if layer.model == layers[0].model]
     steps = {"operator": len(layers), "isa": len(of_first), "step": 1, "memory": 2}
     with _progress(sum(steps[suite] for suite in suites)) as advance:
+        if "memory" in suites:
+            result["memory"] = _compare_memory(step, advance)
         if "operator" in suites:
             entries = []
             for layer in layers:
@@ -186,8 +188,6 @@ def _measure(options: Namespace) -> dict[str, Any]:
         if "step" in suites:
             advance(f"training step of {step_network}")
             result["step"] = bench_step(**step, rounds=rounds, make_optimizer=sgd)
-        if "memory" in suites:
-            result["memory"] = _compare_memory(step, advance)
     result["environment"]["load_average_after"] = environment()["load_average"]
     return result
 

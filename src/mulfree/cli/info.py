@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +16,11 @@ from mulfree.cli.arguments import Parser
 from mulfree.environment import environment
 from mulfree.operators import OPERATORS
 from mulfree.training.methods import METHODS
+
+ROOT_VARIABLE = "MULFREE_DATA"
+
+# A folder may hold anything; a reader wants to know whether it is the right one.
+_MAX_ENTRIES = 20
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +40,7 @@ def gather() -> dict[str, Any]:
     return {
         **environment(),
         "gpu": _gpu(),
-        "data": {name: _place(name) for name in data.DATASETS},
+        "data": _data(),
         "operators": list(OPERATORS),
         "methods": list(METHODS),
         "models": models.list_models(),
@@ -41,18 +49,22 @@ def gather() -> dict[str, Any]:
 
 def _gpu() -> dict[str, Any]:
     available = torch.cuda.is_available()
+    devices = range(torch.cuda.device_count()) if available else ()
     return {
         "available": available,
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if available
-        else [],
+        "devices": [torch.cuda.get_device_name(index) for index in devices],
         "cuda": torch.version.cuda,
     }
 
 
-def _place(name: str) -> str | None:
-    place = data.locate(name)
-    return None if place is None else str(place)
+def _data() -> dict[str, Any]:
+    """Names of data sets, and what lies where they are looked for; nothing is opened."""
+    root = os.environ.get(ROOT_VARIABLE)
+    found = None
+    if root:
+        with contextlib.suppress(OSError):
+            found = sorted(path.name for path in Path(root).expanduser().iterdir())[:_MAX_ENTRIES]
+    return {"sets": list(data.DATASETS), ROOT_VARIABLE: root, "found there": found}
 
 
 def _text(facts: Mapping[str, Any]) -> str:

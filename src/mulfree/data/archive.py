@@ -8,6 +8,7 @@ and, where there is one, the member.
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -35,7 +36,6 @@ MIN_EXPANDED = 2**30
 _DAMAGE = (
     tarfile.TarError,
     zipfile.BadZipFile,
-    gzip.BadGzipFile,
     lzma.LZMAError,
     zlib.error,
     EOFError,
@@ -99,7 +99,11 @@ def members(path: Path, wanted: Wanted = lambda name: True) -> Iterator[Member]:
                 )
         except ArtifactError:
             raise
-        except _DAMAGE as error:
+        except (*_DAMAGE, OSError) as error:
+            # Decompressors raise OSError without a number, a zip may ask for a negative position;
+            # what else has a number is the disk's fault and not the archive's.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ArtifactError(f"data.load: {path} is damaged or incomplete: {reason}") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mulfree.data.archive import shown
 from mulfree.errors import ArtifactError
 
 
@@ -54,7 +55,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+            raise pickle.UnpicklingError(f"it asks for {shown(f'{module}.{name}')}")
         return _ALLOWED[module, name]
 
 

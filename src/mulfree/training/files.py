@@ -23,9 +23,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError) and error.errno is not None:
+            # Writing to an open file says neither which one it was, nor its final name.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
