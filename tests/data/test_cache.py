@@ -135,8 +135,8 @@ def test_fingerprint_changes_with_content_and_options(tmp_path: Path) -> None:
 def test_array_writer(tmp_path: Path, count: int) -> None:
     rows = np.random.default_rng(0).integers(0, 256, (count, 2, 3), dtype=np.uint8)
     with ArrayWriter(tmp_path / "x.npy", (2, 3)) as writer:
-        for number, row in enumerate(rows):
-            writer.append(row if number % 2 else np.asfortranarray(row))
+        for number, piece in enumerate(np.array_split(rows, 5)):
+            writer.append(piece if number % 2 else np.asfortranarray(piece))
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), rows)
 
 
@@ -144,7 +144,7 @@ def test_array_writer_on_a_full_disk(tmp_path: Path) -> None:
     def write(rows: int) -> None:
         with ArrayWriter(tmp_path / "x.npy", (1024,)) as writer:
             for _ in range(rows):
-                writer.append(np.zeros(1024, np.uint8))
+                writer.append(np.zeros((1, 1024), np.uint8))
 
     for rows in (3, 100):  # noticed at the end, and on the way
         with (

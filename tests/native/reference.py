@@ -59,70 +59,57 @@ class Geometry:
         )
 
 
-def _windows(geo: Geometry, x: Array) -> Iterator[tuple[int, int, int, Array]]:
-    """Per (group, kernel row, kernel column): the values `[N, C_in / groups, H_o, W_o]` it meets."""
-    _, _, ho, wo = geo.output_shape
-    (sh, sw), (ph, pw), (dh, dw) = geo.stride, geo.padding, geo.dilation
-    padded = np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
-    channels = geo.c // geo.groups
-    for group in range(geo.groups):
-        own = padded[:, group * channels : (group + 1) * channels]
+def _windows(geo: Geometry) -> Iterator[tuple[int, slice, int, int, tuple[slice, slice]]]:
+    """Per filter and tap: filter, its channels, kernel row and column, padded rows and columns."""
+    extents = geo.output_shape[2:]
+    filters, channels = geo.co // geo.groups, geo.c // geo.groups
+    for f in range(geo.co):
+        first = f // filters * channels
         for r in range(geo.kernel[0]):
             for s in range(geo.kernel[1]):
-                top, left = r * dh, s * dw
-                yield (
-                    group,
-                    r,
-                    s,
-                    own[
-                        :,
-                        :,
-                        top : top + (ho - 1) * sh + 1 : sh,
-                        left : left + (wo - 1) * sw + 1 : sw,
-                    ],
+                starts = (r * geo.dilation[0], s * geo.dilation[1])
+                rows, cols = (
+                    slice(start, start + (extent - 1) * stride + 1, stride)
+                    for start, extent, stride in zip(starts, extents, geo.stride, strict=True)
                 )
+                yield f, slice(first, first + channels), r, s, (rows, cols)
 
 
-def forward(geo: Geometry, x: Array, w: Array) -> Array:
-    """`-sum |x - w|` in the dtype of `x`, summed naively."""
-    out = np.zeros(geo.output_shape, x.dtype)
-    filters = geo.co // geo.groups
-    for group, r, s, xs in _windows(geo, x):
-        for f in range(group * filters, (group + 1) * filters):
-            for c in range(xs.shape[1]):
-                out[:, f] += np.abs(xs[:, c] - w[f, c, r, s])
-    return -out
+def _pad(geo: Geometry, x: Array) -> Array:
+    (ph, pw) = geo.padding
+    return np.pad(x, ((0, 0), (0, 0), (ph, ph), (pw, pw)))
 
 
 def _bounded(t: Array, rule: Rule) -> Array:
     return np.sign(t) if rule == "sign" else np.clip(t, -1, 1)
 
 
+def forward(geo: Geometry, x: Array, w: Array) -> Array:
+    """`-sum |x - w|` in the dtype of `x`, summed naively."""
+    out = np.zeros(geo.output_shape, x.dtype)
+    padded = _pad(geo, x)
+    for f, channels, r, s, window in _windows(geo):
+        taps = w[f, :, r, s, None, None]
+        out[:, f] += np.abs(padded[:, channels, *window] - taps).sum(1)
+    return -out
+
+
 def input_grad(geo: Geometry, rule: Rule, g: Array, x: Array, w: Array) -> Array:
     """Sum of `clamp(w - x, -1, 1) * g` or `sign(w - x) * g` per input value."""
-    (sh, sw), (ph, pw), (dh, dw) = geo.stride, geo.padding, geo.dilation
-    _, _, ho, wo = geo.output_shape
-    out = np.zeros((geo.n, geo.c, geo.h + 2 * ph, geo.w + 2 * pw), x.dtype)
-    filters, channels = geo.co // geo.groups, geo.c // geo.groups
-    for group, r, s, xs in _windows(geo, x):
-        top, left = r * dh, s * dw
-        rows = slice(top, top + (ho - 1) * sh + 1, sh)
-        cols = slice(left, left + (wo - 1) * sw + 1, sw)
-        for f in range(group * filters, (group + 1) * filters):
-            for c in range(channels):
-                out[:, group * channels + c, rows, cols] += (
-                    _bounded(w[f, c, r, s] - xs[:, c], rule) * g[:, f]
-                )
+    (ph, pw) = geo.padding
+    padded = _pad(geo, x)
+    out = np.zeros_like(padded)
+    for f, channels, r, s, window in _windows(geo):
+        t = w[f, :, r, s, None, None] - padded[:, channels, *window]
+        out[:, channels, *window] += _bounded(t, rule) * g[:, f, None]
     return out[:, :, ph : ph + geo.h, pw : pw + geo.w]
 
 
 def weight_grad(geo: Geometry, rule: Rule, g: Array, x: Array, w: Array) -> Array:
     """Sum of `(x - w) * g` or `sign(x - w) * g` per weight."""
     out = np.zeros(geo.weight_shape, x.dtype)
-    filters = geo.co // geo.groups
-    for group, r, s, xs in _windows(geo, x):
-        for f in range(group * filters, (group + 1) * filters):
-            for c in range(xs.shape[1]):
-                t = xs[:, c] - w[f, c, r, s]
-                out[f, c, r, s] = ((np.sign(t) if rule == "sign" else t) * g[:, f]).sum()
+    padded = _pad(geo, x)
+    for f, channels, r, s, window in _windows(geo):
+        t = padded[:, channels, *window] - w[f, :, r, s, None, None]
+        out[f, :, r, s] = ((np.sign(t) if rule == "sign" else t) * g[:, f, None]).sum((0, 2, 3))
     return out

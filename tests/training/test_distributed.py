@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-from mulfree.training import load_checkpoint, read_config
 from tests.training.runs import start
+
+from mulfree.training import load_checkpoint
 
 # Without batch normalisation, which sees the images of its own process only.
 SCRIPT = """

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.runs import assert_same, make_config, start
 
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.training import TrainConfig, callbacks, load_checkpoint, train
 from mulfree.training.checkpoint import save_checkpoint
-from tests.training.runs import assert_same, make_config, start
 
 STEPS = 4
 EPOCHS = 2

@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import data, training
+    from mulfree.training.progress import decoding
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -39,7 +40,8 @@ def main(argv: list[str]) -> int:
         "eval_batch_size": arguments.data_eval_batch_size,
     }
     config = replace(config, **{key: value for key, value in given.items() if value is not None})
-    splits = data.load(config)
+    with decoding(show=True) as report:
+        splits = data.load(config, report)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = _loader(splits, config, arguments.split, device)
     _check_fit(model, splits, config.name)

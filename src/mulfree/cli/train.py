@@ -6,32 +6,39 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mulfree.errors import ConfigError, TrainingError
+from mulfree.errors import TrainingError
 
 if TYPE_CHECKING:
     from mulfree.training import Result
 
 _INTERRUPTED = 130
+_PRINT = "--print_config"
 
 
 def main(argv: list[str]) -> int:
     """Runs the verb with the words after it."""
-    words, resume = _split_resume(argv)
-
     # Torch takes a second to import, which `mulfree -h` has no need of.
     from mulfree import training
-    from mulfree.training.config import build_parser
+    from mulfree.training.config import build_parser, take_option
     from mulfree.training.runner import is_main_process
 
+    resume, words = take_option(argv, "--resume")
     if "-h" in words or "--help" in words:
         parser = build_parser()
         parser.add_argument(
             "--resume", metavar="RUN", help="go on with a run: its directory or a checkpoint"
         )
+        parser.add_argument(
+            _PRINT, action="store_true", help="print the whole configuration and do nothing else"
+        )
         parser.print_help()
         return 0
-    checkpoint = None if resume is None else training.load_checkpoint(_checkpoint_of(resume))
-    config = training.read_config(words, None if checkpoint is None else checkpoint.config)
+    checkpoint = training.load_checkpoint(_checkpoint_of(resume[-1])) if resume else None
+    base = None if checkpoint is None else checkpoint.config
+    config = training.read_config([word for word in words if word != _PRINT], base)
+    if _PRINT in words:
+        print(config.to_yaml(), end="")
+        return 0
     try:
         result = training.train(config, checkpoint)
     except TrainingError:
@@ -47,22 +54,6 @@ def main(argv: list[str]) -> int:
         return _INTERRUPTED
     _print_summary(result)
     return 0
-
-
-def _split_resume(argv: list[str]) -> tuple[list[str], str | None]:
-    """The words without `--resume PATH`, and its PATH."""
-    words: list[str] = []
-    resume = None
-    remaining = iter(argv)
-    for word in remaining:
-        name, equals, value = word.partition("=")
-        if name != "--resume":
-            words.append(word)
-            continue
-        resume = value if equals else next(remaining, None)
-        if not resume:
-            raise ConfigError("train: `--resume` must be followed by a run or a checkpoint")
-    return words, resume
 
 
 def _checkpoint_of(resume: str) -> Path:

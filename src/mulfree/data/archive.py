@@ -238,7 +238,7 @@ class _Forward(io.RawIOBase):
 
 def _tar_members(path: Path, file: BinaryIO, read: Read, wanted: Wanted) -> Iterator[Member]:
     forward = _Forward(path, read)
-    size = path.stat().st_size
+    size, done, number = path.stat().st_size, 0.0, 0
     with tarfile.open(fileobj=forward, mode="r:") as archive:
         while (entry := archive.next()) is not None:
             # tarfile keeps all members it has seen; a million of them are a gigabyte.
@@ -255,7 +255,10 @@ def _tar_members(path: Path, file: BinaryIO, read: Read, wanted: Wanted) -> Iter
             data = forward.read(entry.size)
             if len(data) < entry.size:
                 raise _refuse(path, entry.name, "is cut off: the archive is incomplete")
-            yield Member(name=entry.name, data=data, done=min(1.0, file.tell() / size))
+            if number % 64 == 0:  # each tell() waits for the threads that decode
+                done = min(1.0, file.tell() / size)
+            number += 1
+            yield Member(name=entry.name, data=data, done=done)
     # tarfile takes a cut or garbled header for the end; the true end is a block of zeros.
     if forward.last.strip(b"\0") or len(forward.last) < tarfile.BLOCKSIZE:
         raise ArtifactError(f"data.load: {path} is damaged or incomplete: no end mark")

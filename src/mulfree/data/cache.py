@@ -110,7 +110,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 class ArrayWriter:
-    """Writes a uint8 .npy file row by row, without knowing beforehand how many there will be.
+    """Writes a uint8 .npy file piece by piece, without knowing beforehand how many there will be.
 
     Plain writes rather than a memory map: a full disk is then an error and not a signal.
 
@@ -121,21 +121,21 @@ class ArrayWriter:
 
     def __init__(self, path: Path, row_shape: tuple[int, ...]) -> None:
         self._path = path
-        self.row_shape = row_shape
+        self._row_shape = row_shape
         self.count = 0
         with writing(path.parent):
             self._file = path.open("wb")
             self._write_header()
 
-    def append(self, row: NDArray[np.uint8]) -> None:
-        """Add a row of `row_shape`."""
+    def append(self, rows: NDArray[np.uint8]) -> None:
+        """Add rows `[n, *row_shape]`."""
         with writing(self._path.parent):
-            self._file.write(row.data if row.flags.c_contiguous else row.tobytes())
-        self.count += 1
+            self._file.write(np.ascontiguousarray(rows).data)
+        self.count += len(rows)
 
     def _write_header(self) -> None:
         # numpy leaves room for the first dimension to grow, so a header never changes its length.
-        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self.row_shape)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self._row_shape)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
     def __enter__(self) -> ArrayWriter:

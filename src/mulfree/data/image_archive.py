@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mulfree.data.archive import members, shown
 from mulfree.data.cache import ArrayWriter, cache_folder, cached, fingerprint, map_array, writing
@@ -70,22 +71,25 @@ def _build(path: Path, folder: Path, side: int | None, progress: Progress | None
     labels: dict[str, list[str]] = {}
     with ExitStack() as stack:
         writers: dict[str, ArrayWriter] = {}
+        shape: tuple[int, ...] = ()
         decoded = stack.enter_context(closing(decode_all(_labelled_files(path, progress), side)))
         for places, images in decoded:
+            shape = shape or images[0].shape
+            rows: dict[str, list[NDArray[np.uint8]]] = {}
             for (split, label), pixels in zip(places, images, strict=True):
-                if split not in writers:
-                    shape = next(iter(writers.values())).row_shape if writers else pixels.shape
-                    writer = ArrayWriter(folder / f"{split}.images.npy", shape)
-                    writers[split] = stack.enter_context(writer)
-                    labels[split] = []
-                if pixels.shape != writers[split].row_shape:
+                if pixels.shape != shape:
                     raise ArtifactError(
                         f"data.load: {path}: images must all have one size where `image_size` is "
                         f"not given, got {_size(pixels.shape)} in {split}/{label} after "
-                        f"{_size(writers[split].row_shape)}"
+                        f"{_size(shape)}"
                     )
-                writers[split].append(pixels)
-                labels[split].append(label)
+                rows.setdefault(split, []).append(pixels)
+                labels.setdefault(split, []).append(label)
+            for split, added in rows.items():
+                if split not in writers:
+                    writer = ArrayWriter(folder / f"{split}.images.npy", shape)
+                    writers[split] = stack.enter_context(writer)
+                writers[split].append(np.stack(added))
     if "train" not in labels:
         raise ArtifactError(
             f"data.load: {path} must hold images as split/class/image with a split named train, "

@@ -151,15 +151,18 @@ def load_network(model: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ArtifactError(f"load_checkpoint: `path` must be an existing file, got {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise _broken(path, "an existing file") from error
     except OSError as error:
-        raise _broken(path, f"a readable file ({error.strerror or error})") from error
-    except Exception as error:
-        # The unpickler meets arbitrary bytes here, and raises whatever these make it raise.
-        raise _broken(path, "a whole checkpoint of tensors and plain values") from error
+        raise _broken(path, f"a readable file ({error.strerror})") from error
+    with file:
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            # The unpickler meets arbitrary bytes here, and raises whatever these make it raise.
+            raise _broken(path, "a whole checkpoint of tensors and plain values") from error
     if not isinstance(content, dict):
         raise _broken(path, "a checkpoint of mulfree train")
     return content

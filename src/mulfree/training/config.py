@@ -23,7 +23,6 @@ from mulfree.training.task import MethodConfig
 
 _ACCELERATORS = ("auto", "cpu", "cuda")
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
-_NOT_CONFIGURATION = ("config", "help", "print_config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class TrainerConfig:
         progress: A bar on a terminal and a line per epoch elsewhere (auto), or nothing (none).
     """
 
-    epochs: int = 30
+    epochs: int = 60
     seed: int = 0
     output: str | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
@@ -151,26 +150,50 @@ def read_config(words: Sequence[str], base: TrainConfig | None = None) -> TrainC
     """The configuration given by command line words.
 
     Args:
-        words: `--config FILE.yaml` and dotted options such as `--optimizer.lr=0.05`; the later
-            one wins.
+        words: Dotted options such as `--optimizer.lr=0.05`, of which the later one wins, and
+            `--config FILE.yaml`, likewise. Options win over files.
         base: Values of what is not given; the defaults of `TrainConfig` otherwise.
 
     Raises:
         ConfigError: An option is unknown or abbreviated, or has a bad value, or a file cannot be
             read.
     """
-    files = {path: _read_yaml(path) for path in _config_files(words)}
-    start = [] if base is None else [base.to_dict()]
-    method = _method_of([*start, *files.values()], words)
-    for path, values in files.items():
-        _check_sections(values, method, path)
-    for name in _options(words):
-        if name not in _NOT_CONFIGURATION and not name.startswith("model.options."):
+    paths, rest = take_option(words, "--config")
+    files = {path: _read_yaml(path) for path in paths}
+    values: dict[str, Any] = {} if base is None else base.to_dict()
+    method = _method_of([values, *files.values()], rest)
+    for path, content in files.items():
+        _check_sections(content, method, path)
+        values = _merged(values, content)
+    for name in _options(rest):
+        if not name.startswith("model.options."):
             _check_known(name, method, "the command line")
+    values = _merged(values, {"method": {"name": method}})
     parser = build_parser(method)
-    if base is not None:
-        parser.set_defaults(dict(leaves(base.to_dict())))
-    return _parsed(parser, lambda: parser.parse_args(list(words)))
+    start = _parsed(parser, lambda: parser.parse_object(values))
+    parser.set_defaults(dict(leaves(start.to_dict())))
+    return _parsed(parser, lambda: parser.parse_args(rest))
+
+
+def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
+    """The values of an option that stands for a file, and the words without it.
+
+    Raises:
+        ConfigError: Nothing follows the option.
+    """
+    values: list[str] = []
+    rest: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.partition("=")
+        if name != option:
+            rest.append(word)
+            continue
+        file = value if equals else next(remaining, None)
+        if not file:
+            raise ConfigError(f"train: `{option}` must be followed by a file")
+        values.append(file)
+    return values, rest
 
 
 def build_parser(method: str = "supervised") -> jsonargparse.ArgumentParser:
@@ -181,9 +204,7 @@ def build_parser(method: str = "supervised") -> jsonargparse.ArgumentParser:
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--config", action="config", help="YAML file with options; dotted ones after it win"
-    )
+    parser.add_argument("--config", metavar="FILE.yaml", help="file with options; may be repeated")
     for name, kind in _sections(method).items():
         parser.add_class_arguments(kind, name)
     parser.set_defaults(dict(leaves(_defaults(method))))
@@ -230,14 +251,14 @@ def _options(words: Sequence[str]) -> dict[str, str | None]:
     return found
 
 
-def _config_files(words: Sequence[str]) -> Iterator[str]:
-    for index, word in enumerate(words):
-        if word == "--config":
-            if index + 1 == len(words):
-                raise ConfigError("train: `--config` must be followed by a YAML file")
-            yield words[index + 1]
-        elif word.startswith("--config="):
-            yield word.partition("=")[2]
+def _merged(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with what `other` has in its place, section by section."""
+    result = dict(values)
+    for key, value in other.items():
+        old = result.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

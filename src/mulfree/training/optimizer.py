@@ -180,33 +180,42 @@ class AdaptiveLocalLR(Optimizer):
             params = [p for p in every if uses_adaptive_local_lr(p)]
         else:
             params = self._params
-        with_grad = [p for p in params if p.grad is not None]
         # The foreach kernels want one device and dtype per call.
         groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-        for p in with_grad:
-            assert p.grad is not None
-            if p.grad.is_sparse:
-                p.grad = p.grad.coalesce()
-            grad = p.grad.values() if p.grad.is_sparse else p.grad
-            groups.setdefault((grad.device, grad.dtype), []).append(grad)
-        scales: list[tuple[list[Tensor], list[Tensor]]] = []
-        for grads in groups.values():
-            norms = torch.stack(_norms(grads))
-            self._check_finite(norms, grads)
-            root = torch.tensor([math.sqrt(g.numel()) for g in grads], dtype=norms.dtype)
-            factor = self.eta * root.to(norms.device) / norms.clamp_min(_NORM_FLOOR)
-            scales.append((grads, list(factor.unbind())))
-        for grads, factors in scales:
-            torch._foreach_mul_(grads, factors)
+        for p in params:
+            if p.grad is not None:
+                groups.setdefault((p.grad.device, p.grad.dtype), []).append(p)
+        factors = [self._factors(group) for group in groups.values()]
+        for group, factor in zip(groups.values(), factors, strict=True):
+            torch._foreach_mul_([_values(p) for p in group], factor)
 
-    def _check_finite(self, norms: Tensor, grads: list[Tensor]) -> None:
-        if bool(norms.isfinite().all()):
-            return
-        bad = int((~norms.isfinite()).nonzero()[0])
-        raise GradientError(
-            "AdaptiveLocalLR: `grad` must have a finite norm, got "
-            f"{float(norms[bad])} for an adder weight of shape {list(grads[bad].shape)}"
-        )
+    def _factors(self, params: list[Tensor]) -> list[Tensor]:
+        """What the gradient of each parameter is to be multiplied by."""
+        grads = [_values(p) for p in params]
+        # Half precision would overflow at a norm of 65504 (float16) and keep 8 bits (bfloat16).
+        half = grads[0].dtype in (torch.float16, torch.bfloat16)
+        norms = torch.stack(torch._foreach_norm(grads, 2, torch.float32 if half else None))
+        finite = norms.isfinite()
+        if not bool(finite.all()):
+            bad = int((~finite).nonzero()[0])
+            raise GradientError(
+                f"AdaptiveLocalLR: `grad` must have a finite norm, got {float(norms[bad])} "
+                f"for an adder weight of shape {list(params[bad].shape)}"
+            )
+        roots = torch.tensor([math.sqrt(p.numel()) for p in params], dtype=norms.dtype)
+        factors = self.eta * roots.to(norms.device) / norms.clamp_min(_NORM_FLOOR)
+        return list(factors.unbind())
+
+
+def _values(parameter: Tensor) -> Tensor:
+    """The numbers of a gradient, which if changed change the gradient."""
+    grad = parameter.grad
+    assert grad is not None
+    if not grad.is_sparse:
+        return grad
+    # Entries of the same element are summed up first.
+    parameter.grad = grad.coalesce()
+    return parameter.grad.values()
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
@@ -239,9 +248,3 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
     if config.eta > 0 and any(uses_adaptive_local_lr(p) for p in params):
         optimizer = AdaptiveLocalLR(optimizer, config.eta)
     return optimizer
-
-
-def _norms(grads: list[Tensor]) -> list[Tensor]:
-    # Half precision would overflow at a norm of 65504 (float16) and keep 8 bits (bfloat16).
-    half = grads[0].dtype in (torch.float16, torch.bfloat16)
-    return list(torch._foreach_norm(grads, 2, torch.float32 if half else None))

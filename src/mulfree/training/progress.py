@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from rich.console import Console
@@ -87,6 +89,20 @@ class Bar:
     def stop(self) -> None:
         """Removes the bar."""
         self._progress.stop()
+
+
+@contextlib.contextmanager
+def decoding(show: bool) -> Iterator[Callable[[float], None]]:
+    """Where `mulfree.data.load` reports to: a bar on standard error, if that is a terminal.
+
+    It appears with the first report, as images that are decoded already take no time.
+    """
+    console = Console(stderr=True)
+    columns = (TextColumn("decoding images"), BarColumn(), TimeRemainingColumn())
+    hidden = not (show and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        task = progress.add_task("", total=1.0, visible=False)
+        yield lambda share: progress.update(task, completed=share, visible=True)
 
 
 def display(mode: str) -> Display:

@@ -21,7 +21,7 @@ from mulfree.training.config import TrainConfig, leaves
 from mulfree.training.evaluation import evaluate
 from mulfree.training.files import remove_parts, write_atomically
 from mulfree.training.methods import get_method
-from mulfree.training.progress import Silent, display
+from mulfree.training.progress import Silent, decoding, display
 from mulfree.training.report import (
     CURVES,
     METRICS_CSV,
@@ -99,7 +99,8 @@ def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
     place = _place(config)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
-    splits = data.load(config.data)
+    with decoding(config.trainer.progress != "none" and is_main_process()) as report:
+        splits = data.load(config.data, report)
     torch.manual_seed(config.trainer.seed)
     task = build_task(config, splits)
     if resume is not None:

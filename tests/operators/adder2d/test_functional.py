@@ -298,6 +298,12 @@ def test_refusals(
         adder2d(*arguments, **options)  # type: ignore[arg-type]
 
 
+def test_instruction_set_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MULFREE_ISA", "avx1024")
+    with pytest.raises(BackendUnavailableError, match=r"`MULFREE_ISA` must be one of .*scalar"):
+        adder2d(_X, _W)
+
+
 def test_linear_refusals() -> None:
     with pytest.raises(
         ShapeError, match=r"^adder_linear: `input` must have 7 features .* \[3, 6\]"

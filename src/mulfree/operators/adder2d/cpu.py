@@ -11,18 +11,13 @@ import torch
 from torch import Tensor
 
 from mulfree._native import core
+from mulfree.errors import BackendUnavailableError
 from mulfree.operators.window import Pair
 
 
 def supports(rule: str, norm: float) -> bool:
     """Whether the kernels compute this gradient rule and norm."""
     return rule in ("adder", "sign") and norm == 1.0
-
-
-def _dense(tensor: Tensor) -> Any:
-    """Contiguous, in the precision that is computed in, as the array that a kernel takes."""
-    precise = tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
-    return precise.detach().contiguous().numpy()
 
 
 def forward(
@@ -35,12 +30,8 @@ def forward(
     groups: int,
 ) -> Tensor:
     """`-sum |x - w|` over the taps, `[N, C_out, H_out, W_out]`."""
-    x = _dense(input)
-    output = torch.empty((len(input), len(weight), *output_hw), dtype=_compute_dtype(input))
-    core().adder2d_forward(
-        x, _dense(weight), output.numpy(), stride, padding, dilation, groups, _threads(), ""
-    )
-    return output.to(input.dtype)
+    shape = (len(input), len(weight), *output_hw)
+    return _run("adder2d_forward", (input, weight), shape, stride, padding, dilation, groups)
 
 
 def input_grad(
@@ -54,10 +45,8 @@ def input_grad(
     rule: str,
 ) -> Tensor:
     """Gradient of the input by `rule`, of `input`'s shape."""
-    output = torch.empty(input.shape, dtype=_compute_dtype(input))
-    arrays = (_dense(grad), _dense(input), _dense(weight), output.numpy())
-    core().adder2d_input_grad(*arrays, stride, padding, dilation, groups, rule, _threads(), "")
-    return output.to(input.dtype)
+    tensors, window = (grad, input, weight), (stride, padding, dilation, groups)
+    return _run("adder2d_input_grad", tensors, input.shape, *window, rule)
 
 
 def weight_grad(
@@ -71,15 +60,22 @@ def weight_grad(
     rule: str,
 ) -> Tensor:
     """Gradient of the weight by `rule`, of `weight`'s shape."""
-    output = torch.empty(weight.shape, dtype=_compute_dtype(input))
-    arrays = (_dense(grad), _dense(input), _dense(weight), output.numpy())
-    core().adder2d_weight_grad(*arrays, stride, padding, dilation, groups, rule, _threads(), "")
-    return output.to(weight.dtype)
+    tensors, window = (grad, input, weight), (stride, padding, dilation, groups)
+    return _run("adder2d_weight_grad", tensors, weight.shape, *window, rule)
 
 
-def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
-
-
-def _threads() -> int:
-    return torch.get_num_threads()
+def _run(
+    kernel: str, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *arguments: Any
+) -> Tensor:
+    """What `kernel` writes for these tensors, in the dtype of the first."""
+    given = tensors[0].dtype
+    dtype = torch.float64 if given == torch.float64 else torch.float32
+    arrays = [tensor.detach().to(dtype).contiguous().numpy() for tensor in tensors]
+    output = torch.empty(shape, dtype=dtype)
+    try:
+        run = getattr(core(), kernel)
+        run(*arrays, output.numpy(), *arguments, torch.get_num_threads(), "")
+    except ValueError as error:
+        # Shapes and rules were checked before: what is left is a MULFREE_ISA that is not here.
+        raise BackendUnavailableError(str(error)) from error
+    return output.to(given)

@@ -16,6 +16,8 @@ struct Avx2 {
   static constexpr int kForwardRows = 6, kForwardVecs = 2;
   // 8 accumulators + 2 gradients + weight + temporary + 2 constants; inputs from memory.
   static constexpr int kGradRows = 4, kGradVecs = 2;
+  // Difference and multiply-add on one pair of ports, min and max on the other (Zen 5).
+  static constexpr int kGradDifferencesOnFma = 2;
   // 12 accumulators + 3 taps + gradient.
   static constexpr int kDotTaps = 3, kDotFilters = 4;
   static constexpr bool kIntegerMax = true;
@@ -55,9 +57,14 @@ struct Avx2 {
   static R fma(R a, R b, R c) { return _mm256_fmadd_ps(a, b, c); }
   static R abs(R a) { return _mm256_andnot_ps(set1(-0.0f), a); }
   static R negate(R a) { return _mm256_xor_ps(a, set1(-0.0f)); }
-  // No register is left for ones that would move the subtraction to the multiply-add ports.
-  static R ones() { return zero(); }
-  static R subtract_on_fma(R a, R b, R) { return _mm256_sub_ps(a, b); }
+  // Ones that the compiler does not see through.
+  static R ones() {
+    R v = set1(1.0f);
+    asm("" : "+x"(v));
+    return v;
+  }
+  // a - b as a * 1 - b, the same number, on the multiply-add ports.
+  static R subtract_on_fma(R a, R b, R ones) { return _mm256_fmsub_ps(a, ones, b); }
   static R integer_max(R a, R b) {
     return _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
   }

@@ -22,6 +22,9 @@ struct Avx512 {
   static constexpr int kForwardRows = 8, kForwardVecs = 3;
   // 12 accumulators + 12 inputs + 3 gradients + weight + temporary + constant.
   static constexpr int kGradRows = 4, kGradVecs = 3;
+  // Difference, range, multiply-add: with every other difference on the multiply-add ports the
+  // two pairs of ports of Zen 5 carry 1.5 instructions each.
+  static constexpr int kGradDifferencesOnFma = 1;
   // 24 accumulators + 4 gradients + input.
   static constexpr int kDotTaps = 6, kDotFilters = 4;
   static constexpr bool kIntegerMax = true;

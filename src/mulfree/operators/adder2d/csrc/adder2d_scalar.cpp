@@ -32,6 +32,7 @@ struct Portable {
   // 8 accumulators + 2 pixels + weight + temporary of 16 registers (the SSE2 baseline).
   static constexpr int kForwardRows = 4, kForwardVecs = 2;
   static constexpr int kGradRows = 4, kGradVecs = 2;
+  static constexpr int kGradDifferencesOnFma = 0;
   static constexpr int kDotTaps = 2, kDotFilters = 4;
   static constexpr bool kIntegerMax = false;
   static constexpr bool kClampOneFinite = false;

@@ -3,7 +3,8 @@
 //
 // A gather: lanes are input pixels, one stride phase at a time (the pixels of a phase are
 // reached by the same taps), so x and the accumulators stay in registers, g is the operand that
-// is lowered into panels [filter x tap][kTile], and no result is scattered or added twice.
+// is lowered into panels [filter x tap][kTile], and no result is scattered or added twice. The
+// price: a NaN weight also reaches the border pixels for which its tap lies beyond the output.
 #pragma once
 
 #include "forward.h"
@@ -50,10 +51,13 @@ void add_input_grad(const Operands<typename V::T>& in, const typename V::T* x, b
       const auto ws = V::set1(w[i * in.weight_stride]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVecs; ++j) {
+        // Half of the differences, or all, on the multiply-add ports: see the instruction sets.
+        const bool on_fma = (i + j) % 2 < V::kGradDifferencesOnFma;
+        const auto t = on_fma ? V::subtract_on_fma(ws, xs[i][j], ones) : V::sub(ws, xs[i][j]);
         if constexpr (kRange == Range::finite) {
-          acc[i][j] = V::fma(V::clamp_one_finite(V::sub(ws, xs[i][j]), ones), gs[j], acc[i][j]);
+          acc[i][j] = V::fma(V::clamp_one_finite(t, ones), gs[j], acc[i][j]);
         } else {
-          acc[i][j] = V::fma(bounded<V, kRule>(V::sub(ws, xs[i][j])), gs[j], acc[i][j]);
+          acc[i][j] = V::fma(bounded<V, kRule>(t), gs[j], acc[i][j]);
         }
       }
     }

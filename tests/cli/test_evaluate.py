@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.training.runs import make_config
+
+from mulfree.cli.main import main
+from mulfree.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run."""
+    directory = tmp_path_factory.mktemp("run")
+    train(make_config(directory))
+    return directory
+
+
+@pytest.fixture
+def metrics(run: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return values
+
+
+@pytest.mark.parametrize("file", ["", "last.ckpt", "model.safetensors"])
+def test_every_kind_of_file(
+    file: str, run: Path, metrics: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run / file)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    accuracy, loss = metrics["test_accuracy"], metrics["test_loss"]
+    assert out.startswith(f"accuracy {accuracy:.2%}  loss {loss:.4f}  (")
+    assert out.endswith(" test images)\n")
+
+
+def test_json_and_classes(
+    run: Path, metrics: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = str(run / "last.ckpt")
+    assert main(["evaluate", path, "--json", "--per-class", "--threads=1"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["checkpoint"] == path
+    assert (values["data"], values["split"]) == ("synthetic", "test")
+    assert values["accuracy"] == pytest.approx(metrics["test_accuracy"])
+    assert values["loss"] == pytest.approx(metrics["test_loss"], rel=1e-5)
+    shares = values["per_class"]
+    assert len(shares) == 3
+    assert main(["evaluate", path, "--per-class"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines == [f"  {name}  {share:.2%}" for name, share in shares.items()]
+
+
+def test_the_training_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(run), "--split=train", "--data.eval_batch_size=7"]) == 0
+    assert "(64 train images)" in capsys.readouterr().out
+
+
+def failure(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["evaluate", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("mulfree evaluate: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_mistakes_are_one_line(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "nothing held out" in failure([str(run), "--split=validation"], capsys)
+    assert "must be an existing file" in failure([str(tmp_path / "x.ckpt")], capsys)
+    assert "x.safetensors" in failure([str(tmp_path / "x.safetensors")], capsys)
+    wrong = failure([str(run), "--data.name=digits"], capsys)
+    assert (
+        "must be a data set with num_classes 3 as the network has it, got digits with 10" in wrong
+    )
+    alone = tmp_path / "alone.safetensors"
+    shutil.copy(run / "model.safetensors", alone)
+    assert "`--data.name` must be given, as there is no config.yaml" in failure(
+        [str(alone)], capsys
+    )
+    broken = tmp_path / "broken.ckpt"
+    broken.write_bytes((run / "last.ckpt").read_bytes()[:1000])
+    assert "must be a whole checkpoint" in failure([str(broken)], capsys)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import mulfree
+from mulfree import data, models, operators
+from mulfree.cli import info
+from mulfree.cli.main import main
+from mulfree.training.methods import METHODS
+
+
+def test_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cifar10").mkdir()
+    monkeypatch.setenv("MULFREE_DATA", str(tmp_path))
+    assert main(["info", "--format", "json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["versions"]["mulfree"] == mulfree.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["data"] == {
+        "sets": list(data.DATASETS),
+        "MULFREE_DATA": str(tmp_path),
+        "found there": ["cifar10"],
+    }
+    assert facts["operators"] == list(operators.OPERATORS)
+    assert facts["methods"] == list(METHODS)
+    assert facts["models"] == models.list_models()
+    assert facts["gpu"]["available"] is torch.cuda.is_available()
+
+
+@pytest.mark.parametrize("root", [None, "/no/where"])
+def test_without_a_data_folder(root: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MULFREE_DATA", raising=False)
+    if root is not None:
+        monkeypatch.setenv("MULFREE_DATA", root)
+    found = info.gather()["data"]
+    assert (found["MULFREE_DATA"], found["found there"]) == (root, None)
+
+
+FACTS = {
+    "versions": {"python": "3.11.7", "triton": None},
+    "cores": 2,
+    "load_average": [0.5, 0.25, 1.0],
+    "native": {"available": True, "isas": ["avx2", "scalar"], "reason": None},
+    "gpu": {"available": False, "devices": []},
+    "models": ["lenet5_bn", "resnet20"],
+}
+
+TEXT = """\
+versions:
+  python  3.11.7
+  triton  -
+cores: 2
+load_average: 0.50, 0.25, 1.00
+native:
+  available  yes
+  isas       avx2, scalar
+  reason     -
+gpu:
+  available  no
+  devices    -
+models: lenet5_bn, resnet20
+"""
+
+
+def test_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(info, "gather", lambda: FACTS)
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out == TEXT
+
+
+def test_gpus_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"card {index}")
+    assert info.gather()["gpu"]["devices"] == ["card 0", "card 1"]
+
+
+def test_a_mistake_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--formt", "json"]) == 2
+    line = "mulfree info: error: unknown option --formt; did you mean --format?\n"
+    assert capsys.readouterr().err == line

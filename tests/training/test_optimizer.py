@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from mulfree.errors import ConfigError
+from mulfree.nn import Adder2d, AdderLinear
+from mulfree.training import AdaptiveLocalLR, OptimizerConfig, build_optimizer
+from mulfree.training.optimizer import GradientError
+
+MAKERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
+    "sgd": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda p: SGD(p, lr=0.1, momentum=0.9, nesterov=True),
+    "adamw": lambda p: AdamW(p, lr=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.1),
+}
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        Adder2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), AdderLinear(16, 5), nn.Linear(5, 3)
+    )
+
+
+def backward(model: nn.Module, scale: float = 1.0) -> None:
+    generator = torch.Generator().manual_seed(7)
+    loss = model(torch.randn(6, 2, 4, 4, generator=generator)).square().mean()
+    (scale * loss).backward()
+
+
+def grads(model: nn.Module) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def parameter(values: list[float]) -> nn.Parameter:
+    p = nn.Parameter(torch.zeros(len(values)))
+    p.grad = torch.tensor(values)
+    return p
+
+
+def test_gradients_of_adder_weights_get_norm_eta_sqrt_k() -> None:
+    model = network()
+    backward(model)
+    before = grads(model)
+    AdaptiveLocalLR(SGD(model.parameters(), lr=0.0), eta=0.3).step()
+    after = grads(model)
+    for name in before:
+        if name in ("0.weight", "3.weight"):
+            g = before[name].double()
+            expected = g * 0.3 * math.sqrt(g.numel()) / g.norm()
+            torch.testing.assert_close(after[name].double(), expected, rtol=1e-6, atol=0)
+            # The root mean square of the result is eta.
+            assert after[name].square().mean().sqrt() == pytest.approx(0.3, rel=1e-6)
+        else:
+            assert torch.equal(after[name], before[name])
+
+
+def test_one_step_by_hand() -> None:
+    # norm 5, k = 2: factor 0.2 sqrt(2) / 5; then weight decay and the learning rate.
+    p = parameter([3.0, 4.0])
+    with torch.no_grad():
+        p.fill_(1.0)
+    AdaptiveLocalLR(SGD([p], lr=0.5, weight_decay=0.1), params=[p]).step()
+    factor = 0.2 * math.sqrt(2) / 5
+    expected = [1 - 0.5 * (3 * factor + 0.1), 1 - 0.5 * (4 * factor + 0.1)]
+    assert p.tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_momentum_accumulates_rescaled_gradients() -> None:
+    p = parameter([3.0, 4.0])
+    optimizer = AdaptiveLocalLR(SGD([p], lr=1.0, momentum=0.5), eta=1.0, params=[p])
+    unit = [math.sqrt(2) * 0.6, math.sqrt(2) * 0.8]
+    optimizer.step()
+    assert p.tolist() == pytest.approx([-v for v in unit], rel=1e-6)
+    p.grad = torch.tensor([30.0, 40.0])
+    optimizer.step()
+    # The second gradient is ten times the first and counts the same; momentum adds half.
+    assert p.tolist() == pytest.approx([-2.5 * v for v in unit], rel=1e-6)
+
+
+def test_the_scale_of_the_loss_does_not_matter_to_adder_weights() -> None:
+    results = []
+    for scale in (1.0, 1024.0):
+        model = network()
+        backward(model, scale)
+        AdaptiveLocalLR(SGD(model.parameters(), lr=0.1)).step()
+        results.append(model.state_dict())
+    torch.testing.assert_close(results[0]["0.weight"], results[1]["0.weight"])
+    assert not torch.allclose(results[0]["4.weight"], results[1]["4.weight"])
+
+
+def test_accumulated_gradients_are_rescaled_once() -> None:
+    model, expected = network(), network()
+    backward(model)
+    backward(model)
+    backward(expected, 2.0)
+    for net in (model, expected):
+        AdaptiveLocalLR(SGD(net.parameters(), lr=0.1)).step()
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+def test_it_equals_rescaling_by_hand_before_any_optimiser(maker: str) -> None:
+    model, expected = network(), network()
+    wrapped = AdaptiveLocalLR(MAKERS[maker](list(model.parameters())))
+    bare = MAKERS[maker](list(expected.parameters()))
+    for _ in range(3):
+        for net, optimizer in ((model, wrapped), (expected, bare)):
+            optimizer.zero_grad()
+            backward(net)
+        for layer in (expected[0], expected[3]):  # type: ignore[index]
+            grad = layer.weight.grad
+            grad.mul_(0.2 * math.sqrt(grad.numel()) / grad.norm())
+        wrapped.step()
+        bare.step()
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_closure_runs_before_the_rescaling() -> None:
+    model, expected = network(), network()
+    optimizer = AdaptiveLocalLR(SGD(model.parameters(), lr=0.1))
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        backward(model)
+        return 1.5
+
+    assert optimizer.step(closure) == 1.5
+    backward(expected)
+    AdaptiveLocalLR(SGD(expected.parameters(), lr=0.1)).step()
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_evaluation_of_a_line_search_is_rescaled() -> None:
+    p = nn.Parameter(torch.tensor([4.0, -3.0]))
+    optimizer = AdaptiveLocalLR(torch.optim.LBFGS([p], lr=0.1, max_iter=3), eta=1.0, params=[p])
+    norms = []
+
+    def closure() -> Tensor:
+        if p.grad is not None:
+            norms.append(float(p.grad.norm()))
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    assert norms == pytest.approx([math.sqrt(2)] * len(norms))
+    assert len(norms) == 2
+
+
+def test_a_second_step_on_the_same_gradients_repeats_the_first() -> None:
+    p = parameter([3.0, 4.0])
+    optimizer = AdaptiveLocalLR(SGD([p], lr=1.0), params=[p])
+    optimizer.step()
+    first = p.detach().clone()
+    optimizer.step()
+    torch.testing.assert_close(p.detach(), 2 * first)
+
+
+def test_missing_zero_and_tiny_gradients() -> None:
+    without, zero, tiny = parameter([1.0]), parameter([0.0, 0.0]), parameter([1e-13])
+    without.grad = None
+    params = [without, zero, tiny]
+    AdaptiveLocalLR(SGD(params, lr=1.0), params=params).step()
+    assert without.grad is None
+    assert zero.tolist() == [0.0, 0.0]
+    # The norm counts as 1e-12 at least.
+    assert tiny.item() == pytest.approx(-0.02, rel=1e-5)
+
+
+def test_sparse_gradients() -> None:
+    table = nn.Embedding(4, 2, sparse=True)
+    before = table.weight.detach().clone()
+    table(torch.tensor([1, 1, 3])).sum().backward()
+    AdaptiveLocalLR(SGD(table.parameters(), lr=1.0), params=[table.weight]).step()
+    # Rows 1 and 3 have gradients (2, 2) and (1, 1): norm sqrt(10) over the four numbers there.
+    factor = 0.2 * math.sqrt(8) / math.sqrt(10)
+    expected = before.clone()
+    expected[1] -= 2 * factor
+    expected[3] -= factor
+    torch.testing.assert_close(table.weight.detach(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_dtypes(dtype: torch.dtype) -> None:
+    p = nn.Parameter(torch.zeros(4096, dtype=dtype))
+    # In float16 the norm, 64 * 2000 = 128,000, would be infinite.
+    p.grad = torch.full((4096,), 2000.0, dtype=dtype)
+    AdaptiveLocalLR(SGD([p], lr=1.0), params=[p]).step()
+    torch.testing.assert_close(p.detach(), torch.full_like(p, -0.2))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_is_an_error_and_changes_nothing(bad: float) -> None:
+    good, broken = parameter([1.0]), parameter([1.0, bad, 1.0])
+    optimizer = AdaptiveLocalLR(SGD([good, broken], lr=1.0), params=[good, broken])
+    pattern = rf"`grad` must have a finite norm, got {bad} for an adder weight of shape \[3\]"
+    with pytest.raises(GradientError, match=pattern):
+        optimizer.step()
+    assert good.tolist() == [0.0]
+    assert good.grad is not None
+    assert good.grad.tolist() == [1.0]
+
+
+def test_it_stands_in_for_the_optimiser() -> None:
+    model = network()
+    inner = SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = AdaptiveLocalLR(inner)
+    assert isinstance(optimizer, Optimizer)
+    assert optimizer.param_groups is inner.param_groups
+    assert optimizer.state is inner.state
+    assert optimizer.defaults is inner.defaults
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    calls = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+    backward(model)
+    optimizer.step()
+    scheduler.step()
+    assert inner.param_groups[0]["lr"] == 0.05
+    assert calls == ["before", "after"]
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in model.parameters())
+    extra = nn.Parameter(torch.zeros(1))
+    optimizer.add_param_group({"params": [extra]})
+    assert len(inner.param_groups) == 2
+    assert "lr: 0.05" in repr(optimizer)
+
+
+def test_a_gradient_scaler_unscales_before_the_rescaling() -> None:
+    model, expected = network(), network()
+    optimizer = AdaptiveLocalLR(SGD(model.parameters(), lr=0.1))
+    scaler = torch.amp.GradScaler("cpu", init_scale=4096.0)
+    generator = torch.Generator().manual_seed(7)
+    loss = model(torch.randn(6, 2, 4, 4, generator=generator)).square().mean()
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    backward(expected)
+    AdaptiveLocalLR(SGD(expected.parameters(), lr=0.1)).step()
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy"])
+def test_state_survives(how: str) -> None:
+    model = network()
+    optimizer = AdaptiveLocalLR(SGD(model.parameters(), lr=0.1, momentum=0.9), eta=0.4)
+    backward(model)
+    optimizer.step()
+    if how == "state_dict":
+        other_model = copy.deepcopy(model)
+        other = AdaptiveLocalLR(SGD(other_model.parameters(), lr=0.7, momentum=0.1))
+        # torch does not copy the tensors of a state dict.
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    elif how == "pickle":
+        other_model, other = pickle.loads(pickle.dumps((model, optimizer)))
+    else:
+        other_model, other = copy.deepcopy((model, optimizer))
+    assert other.eta == 0.4
+    for net, stepped in ((model, optimizer), (other_model, other)):
+        stepped.zero_grad()
+        backward(net)
+        stepped.step()
+    for a, b in zip(model.parameters(), other_model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_state_of_the_bare_optimiser_is_accepted() -> None:
+    model = network()
+    bare = SGD(model.parameters(), lr=0.3)
+    wrapped = AdaptiveLocalLR(SGD(model.parameters(), lr=0.1), eta=0.5)
+    wrapped.load_state_dict(bare.state_dict())
+    assert wrapped.param_groups[0]["lr"] == 0.3
+    assert wrapped.eta == 0.5
+
+
+@pytest.mark.parametrize("eta", [0.0, -1.0, math.nan, math.inf])
+def test_eta_must_be_positive(eta: float) -> None:
+    with pytest.raises(ConfigError, match=r"AdaptiveLocalLR: `eta` must be (positive|finite), got"):
+        AdaptiveLocalLR(SGD(network().parameters(), lr=0.1), eta=eta)
+
+
+def test_it_wraps_optimisers_only() -> None:
+    with pytest.raises(ConfigError, match=r"`optimizer` must be a torch.optim.Optimizer, got list"):
+        AdaptiveLocalLR([])  # type: ignore[arg-type]
+
+
+# --- from a configuration --------------------------------------------------------------------
+
+
+def test_build_sgd_and_nag() -> None:
+    for name, nesterov in (("sgd", False), ("nag", True)):
+        config = OptimizerConfig(name=name, lr=0.3, weight_decay=0.2)  # type: ignore[arg-type]
+        built = build_optimizer(network(), config)
+        assert isinstance(built, AdaptiveLocalLR)
+        assert isinstance(built.optimizer, SGD)
+        assert built.eta == 0.2
+        (group,) = built.param_groups
+        assert (group["lr"], group["momentum"], group["nesterov"]) == (0.3, 0.9, nesterov)
+        assert group["weight_decay"] == 0.2
+        assert len(group["params"]) == 6
+
+
+def test_build_adamw_without_decay_of_biases_and_norms() -> None:
+    config = OptimizerConfig(name="adamw", momentum=0.8, beta2=0.99, decay="weights")
+    built = build_optimizer(network(), config)
+    assert isinstance(built, AdaptiveLocalLR)
+    assert isinstance(built.optimizer, AdamW)
+    weights, rest = built.param_groups
+    assert weights["betas"] == (0.8, 0.99)
+    assert (weights["weight_decay"], rest["weight_decay"]) == (5e-4, 0.0)
+    assert [p.ndim for p in weights["params"]] == [4, 2, 2]
+    assert [p.ndim for p in rest["params"]] == [1, 1, 1]
+
+
+def test_build_leaves_out_what_does_not_apply() -> None:
+    bare = build_optimizer(nn.Linear(2, 2, bias=False), OptimizerConfig(decay="weights"))
+    assert isinstance(bare, SGD)
+    assert len(bare.param_groups) == 1
+    assert isinstance(build_optimizer(network(), OptimizerConfig(eta=0.0)), SGD)
+    frozen = network()
+    frozen[0].requires_grad_(False)  # type: ignore[index]
+    (group,) = build_optimizer(frozen, OptimizerConfig()).param_groups
+    assert len(group["params"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "sdg"}, "`name` must be one of adamw, nag, sgd, got 'sdg'; did you mean 'sgd'?"),
+        ({"decay": "some"}, "`decay` must be one of all, weights, got 'some'"),
+        ({"lr": 0.0}, "`lr` must be positive, got 0.0"),
+        ({"lr": math.inf}, "`lr` must be finite, got inf"),
+        ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
+        ({"beta2": -0.1}, r"`beta2` must lie in \[0, 1\), got -0.1"),
+        ({"weight_decay": -1.0}, "`weight_decay` must be at least 0, got -1.0"),
+        ({"eta": math.nan}, "`eta` must be finite, got nan"),
+        ({"name": "nag", "momentum": 0.0}, "`momentum` must be positive for nag, got 0.0"),
+    ],
+)
+def test_bad_configurations(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=f"OptimizerConfig: {message}"):
+        OptimizerConfig(**values)  # type: ignore[arg-type]

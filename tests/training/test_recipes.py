@@ -1,0 +1,81 @@
+"""Every recipe loads, builds and takes two steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mulfree import data, models
+from mulfree.training import TrainConfig, build_optimizer, read_config
+from mulfree.training.optimizer import AdaptiveLocalLR
+from mulfree.training.runner import build_task
+from mulfree.training.schedule import Schedule
+
+ROOT = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(ROOT.glob("*/*.yaml"))
+CLASSES = {"digits": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+
+
+def load(path: Path) -> TrainConfig:
+    return read_config(["--config", str(path)])
+
+
+def test_there_are_recipes() -> None:
+    assert {path.parent.name for path in RECIPES} == set(CLASSES)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_two_steps(path: Path) -> None:
+    config = load(path)
+    name = "image_folder" if path.parent.name == "imagenet" else path.parent.name
+    assert config.data.name == name
+    assert path.stem.startswith(f"{config.model.name}_{config.model.operator}")
+    # The same kind of network and data, only small.
+    classes = min(CLASSES[path.parent.name], 12)
+    synthetic = data.DataConfig(name="synthetic", classes=classes, image_size=16, limit=24)
+    splits = data.load(synthetic)
+    options = {**config.model.options, "width": 0.125}
+    small = replace(config, model=replace(config.model, options=options))
+    torch.manual_seed(0)
+    task = build_task(small, splits)
+    optimizer = build_optimizer(task, config.optimizer)
+    assert isinstance(optimizer, AdaptiveLocalLR) == (config.model.operator == "adder2d")
+    schedule = Schedule(config=config.schedule, epochs=config.trainer.epochs, steps_per_epoch=2)
+    loader = data.BatchLoader(splits.train, 12, train=True, transform=splits.train_transform)
+    before = {name: p.detach().clone() for name, p in task.named_parameters()}
+    for step, batch in enumerate(loader):
+        for group in optimizer.param_groups:
+            group["lr"] = config.optimizer.lr * schedule(step)
+        optimizer.zero_grad()
+        loss = task(batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+    for name, p in task.named_parameters():
+        assert p.isfinite().all()
+        assert not torch.equal(p, before[name]), name
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "adder2d" in p.stem], ids=lambda p: p.stem)
+def test_both_operators_have_equal_settings(path: Path) -> None:
+    ours, other = load(path), load(path.with_name(path.name.replace("adder2d", "conv2d")))
+    assert (ours.model.operator, other.model.operator) == ("adder2d", "conv2d")
+    assert replace(ours, model=other.model) == other
+    if path.stem.endswith("_15ep") or path.parent.name == "digits":
+        # Results that are compared; the papers' convolutional nets do not normalise the logits.
+        built = [build_network(config) for config in (ours, other)]
+        assert built[0] | {"operator": "conv2d"} == built[1]
+
+
+def build_network(config: TrainConfig) -> dict[str, Any]:
+    model = config.model
+    network = models.create_model(model.name, operator=model.operator, **model.options)
+    return dict(models.config_of(network).arguments)
+
+
+def test_the_default_is_the_recipe_for_digits() -> None:
+    assert load(ROOT / "digits" / "lenet5_bn_adder2d.yaml") == TrainConfig()
