@@ -17,7 +17,7 @@ from mulfree import models, operators, profiling
 
 ROOT = Path(__file__).parents[1]
 
-TOY_OPERATOR = '''
+TOY_OPERATOR = """
 from functools import partial
 import torch
 from torch import nn
@@ -43,7 +43,7 @@ OPERATOR = Operator(
     name="toy", function=torch.nn.functional.conv2d, reference=torch.nn.functional.conv2d,
     conv=Toy2d, linear=ToyLinear, count=lambda layer, i, o: Cost(xnor=taps(layer, o)),
 )
-'''
+"""
 
 
 def test_version_is_the_changelogs_newest() -> None:
@@ -101,15 +101,15 @@ def test_every_module_imports_without_a_warning() -> None:
         importlib.import_module(name)
 
 
-@pytest.mark.parametrize("module", ["mulfree", "mulfree.errors", "mulfree._native", "mulfree.cli.main"])
+@pytest.mark.parametrize(
+    "module", ["mulfree", "mulfree.errors", "mulfree._native", "mulfree.cli.main"]
+)
 def test_light_modules_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_operator_is_a_folder_and_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_operator_is_a_folder_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "__init__.py").write_text(TOY_OPERATOR)
     monkeypatch.setattr(operators, "__path__", [*operators.__path__, str(tmp_path)])

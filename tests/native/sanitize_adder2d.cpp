@@ -55,8 +55,8 @@ int run(const Shape& x_shape, const Shape& w_shape, const Geometry& geo) {
 int main() {
   int runs = 0;
   for (const std::int64_t n : {0, 2}) {
-    for (const auto& [c, co, groups] : {std::array<std::int64_t, 3>{1, 1, 1}, {3, 17, 1}, {4, 6, 2},
-                                        {9, 9, 9}}) {
+    for (const auto& [c, co, groups] :
+         {std::array<std::int64_t, 3>{1, 1, 1}, {3, 17, 1}, {4, 6, 2}, {9, 9, 9}}) {
       for (const auto& [h, w] : {std::array<std::int64_t, 2>{1, 1}, {5, 7}, {4, 16}, {3, 50}}) {
         for (const std::int64_t kernel : {1, 2, 3}) {
           for (const std::int64_t stride : {1, 2, 3}) {

@@ -221,8 +221,8 @@ def test_bits_do_not_depend_on_threads(name: str, isa: str) -> None:
 def test_equal_operands_give_exactly_zero(value: float, dtype: type, isa: str) -> None:
     geo = Geometry(n=2, c=7, h=6, w=9, co=5, kernel=(3, 3))
     g = operands(geo, dtype, relu=False)[0]
-    x = np.full(geo.input_shape, value, dtype)
-    w = np.full(geo.weight_shape, value, dtype)
+    x: Array = np.full(geo.input_shape, value, dtype)
+    w: Array = np.full(geo.weight_shape, value, dtype)
     assert not forward(geo, x, w, isa).any()
     for rule in RULES:
         assert not input_grad(geo, rule, g, x, w, isa).any()
@@ -249,8 +249,9 @@ def test_shared_offset_keeps_accuracy(channels: int, offset: float, isa: str) ->
 @pytest.mark.parametrize("scale", [1e-42, 1e-30, 1e-3, 1e3, 1e30, 1e36])
 def test_any_magnitude_keeps_accuracy(scale: float, isa: str) -> None:
     geo = Geometry(n=2, c=16, h=9, w=9, co=9, kernel=(3, 3))
-    _, x, w = operands(geo, np.float32, relu=True)
-    x, w = x * np.float32(scale), w * np.float32(scale)
+    _, unit_x, unit_w = operands(geo, np.float32, relu=True)
+    x: Array = unit_x * np.float32(scale)
+    w: Array = unit_w * np.float32(scale)
     exact = define_forward(geo, x.astype(np.float64), w.astype(np.float64))
     assert_accurate(forward(geo, x, w, isa), exact, define_forward(geo, x, w), geo.summands[0])
 
@@ -436,9 +437,9 @@ def test_environment_with_an_unknown_instruction_set_is_an_error(isa: str) -> No
 def run_with_environment(isa: str) -> str:
     """Standard error of a process that calls the default kernels under MULFREE_ISA."""
     code = (
-        "import numpy as np; from mulfree._native import _core as _native; a = np.ones((1, 1, 1, 1), np.float32);"
-        "out = a.copy(); one = (1, 1);"
-        "_native.adder2d_forward(a, -a, out, one, (0, 0), one, 1, 1, ''); assert out.item() == -2"
+        "import numpy as np; from mulfree._native import core; one = (1, 1);"
+        "a = np.ones((1, 1, 1, 1), np.float32); out = a.copy();"
+        "core().adder2d_forward(a, -a, out, one, (0, 0), one, 1, 1, ''); assert out.item() == -2"
     )
     environment = os.environ | {"MULFREE_ISA": isa}
     done = subprocess.run(

@@ -42,8 +42,7 @@ template <class T>
 void adder2d_forward(const Array<const T>& x, const Array<const T>& w, const Array<T>& out,
                      adder2d::Pair stride, adder2d::Pair padding, adder2d::Pair dilation,
                      std::int64_t groups, int threads, const std::string& isa) {
-  const auto geo =
-      adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
+  const auto geo = adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
   adder2d::check_shape("out", output_shape(geo), shape(out));
   check_threads(threads);
   const auto& kernels = adder2d::select_kernels<T>(isa);
@@ -52,12 +51,11 @@ void adder2d_forward(const Array<const T>& x, const Array<const T>& w, const Arr
 }
 
 template <class T>
-void adder2d_input_grad(const Array<const T>& g, const Array<const T>& x,
-                        const Array<const T>& w, const Array<T>& out, adder2d::Pair stride,
-                        adder2d::Pair padding, adder2d::Pair dilation, std::int64_t groups,
-                        const std::string& rule, int threads, const std::string& isa) {
-  const auto geo =
-      adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
+void adder2d_input_grad(const Array<const T>& g, const Array<const T>& x, const Array<const T>& w,
+                        const Array<T>& out, adder2d::Pair stride, adder2d::Pair padding,
+                        adder2d::Pair dilation, std::int64_t groups, const std::string& rule,
+                        int threads, const std::string& isa) {
+  const auto geo = adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
   adder2d::check_shape("grad", output_shape(geo), shape(g));
   adder2d::check_shape("out", shape(x), shape(out));
   check_threads(threads);
@@ -68,12 +66,11 @@ void adder2d_input_grad(const Array<const T>& g, const Array<const T>& x,
 }
 
 template <class T>
-void adder2d_weight_grad(const Array<const T>& g, const Array<const T>& x,
-                         const Array<const T>& w, const Array<T>& out, adder2d::Pair stride,
-                         adder2d::Pair padding, adder2d::Pair dilation, std::int64_t groups,
-                         const std::string& rule, int threads, const std::string& isa) {
-  const auto geo =
-      adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
+void adder2d_weight_grad(const Array<const T>& g, const Array<const T>& x, const Array<const T>& w,
+                         const Array<T>& out, adder2d::Pair stride, adder2d::Pair padding,
+                         adder2d::Pair dilation, std::int64_t groups, const std::string& rule,
+                         int threads, const std::string& isa) {
+  const auto geo = adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
   adder2d::check_shape("grad", output_shape(geo), shape(g));
   adder2d::check_shape("out", shape(w), shape(out));
   check_threads(threads);

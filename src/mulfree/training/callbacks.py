@@ -61,11 +61,6 @@ class StopOnSignal:
         self._asked = False
         self._before: dict[signal.Signals, Any] = {}
 
-    @property
-    def asked(self) -> bool:
-        """Whether a signal came."""
-        return self._asked
-
     def __enter__(self) -> StopOnSignal:
         self._before = {number: signal.getsignal(number) for number in _SIGNALS}
         self.install()

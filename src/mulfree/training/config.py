@@ -64,7 +64,7 @@ class TrainerConfig:
         progress: A bar on a terminal and a line per epoch elsewhere (auto), or nothing (none).
     """
 
-    epochs: int = 60
+    epochs: int = 40
     seed: int = 0
     output: str | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"

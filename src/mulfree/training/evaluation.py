@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree.errors import DataError
-from mulfree.training.task import Batch
+from mulfree.training.task import Batch, correct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,7 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
             logits = model(images).float()
             classes = logits.shape[1]
             loss += float(cross_entropy(logits, labels, reduction="sum"))
-            hit = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
-            hits = torch.bincount(labels[hit], minlength=classes)
+            hits = torch.bincount(labels[correct(logits, labels)], minlength=classes)
             count = torch.bincount(labels, minlength=classes)
             right = hits if right is None else right + hits
             total = count if total is None else total + count

@@ -58,10 +58,6 @@ class NormAnnealing:
         t = min(step / (self.config.fraction * self.total_steps), 1.0)
         return round(self.config.start + (1 - self.config.start) * t, _DIGITS)
 
-    def finished(self, step: int) -> bool:
-        """Whether the layers are ordinary adder layers at this step and from then on."""
-        return self.norm(step) == 1.0
-
     def apply(self, step: int) -> None:
         """Sets every layer to the norm of the step."""
         p = self.norm(step)

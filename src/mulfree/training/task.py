@@ -60,14 +60,18 @@ class TrainingTask(nn.Module):
         return {"loss": cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Fraction of the rows of `logits` whose largest entry is at the label.
+def correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the largest entry of each row of `logits` is at the label, `[N]`.
 
-    A row with an entry that is not a number counts as wrong.
+    A row with an entry that is not a number is wrong.
 
     Args:
         logits: `[N, num_classes]`.
         labels: `[N]`.
     """
-    right = (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
-    return right.to(torch.float32).mean()
+    return (logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Fraction of the rows of `logits` that are `correct`."""
+    return correct(logits, labels).to(torch.float32).mean()

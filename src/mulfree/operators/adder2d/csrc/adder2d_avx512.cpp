@@ -2,6 +2,7 @@
 #ifdef __GNUC__
 // GCC 12's intrinsics pass an undefined register on purpose and then warn (GCC bug 105593).
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
 #include <immintrin.h>
@@ -88,7 +89,8 @@ struct Avx512 {
   }
   // a <= b everywhere, and b finite.
   static bool all_at_most(R a, R b) {
-    return (_mm512_cmp_ps_mask(a, b, _CMP_LE_OQ) & _mm512_cmp_ps_mask(b, set1(kLargest), _CMP_LE_OQ)) == 0xffff;
+    return (_mm512_cmp_ps_mask(a, b, _CMP_LE_OQ) &
+            _mm512_cmp_ps_mask(b, set1(kLargest), _CMP_LE_OQ)) == 0xffff;
   }
   static bool all_zero(R v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_EQ_OQ) == 0xffff; }
   static bool is_finite(T v) { return v - v == 0; }
@@ -97,7 +99,8 @@ struct Avx512 {
     const R ab = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
     const R cd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
     const R quads = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(quads), _mm512_extractf32x8_ps(quads, 1));
+    const __m256 half =
+        _mm256_add_ps(_mm512_castps512_ps256(quads), _mm512_extractf32x8_ps(quads, 1));
     const __m128 sum = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
     _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), sum));
   }

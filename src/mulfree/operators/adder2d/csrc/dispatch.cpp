@@ -151,8 +151,8 @@ const Kernels<T>& select_kernels(const std::string& isa) {
     }
     names += (names.empty() ? "" : ", ") + std::string(kernel.isa);
   }
-  fail(std::string("`") + (from_environment ? "MULFREE_ISA" : "isa") + "` must be one of " +
-       names + " on this machine, got '" + wanted + "'");
+  fail(std::string("`") + (from_environment ? "MULFREE_ISA" : "isa") + "` must be one of " + names +
+       " on this machine, got '" + wanted + "'");
 }
 
 template const Kernels<float>& select_kernels<float>(const std::string& isa);

@@ -61,9 +61,10 @@ struct Operands {
   i64 count;
 };
 
-// sums[row][lane] (+)= sum |x - w|.
+// sums[row][lane] (+)= sum |x - w|. Micro-kernels are not inlined: each has all registers.
 template <class V, int kRows, int kVecs>
-void add_absolute(const Operands<typename V::T>& in, bool fresh, typename V::T* sums, i64 pitch) {
+[[gnu::noinline]] void add_absolute(const Operands<typename V::T>& in, bool fresh,
+                                    typename V::T* sums, i64 pitch) {
   typename V::R acc[kRows][kVecs];
   const auto ones = V::ones();
 #pragma GCC unroll 8
@@ -106,8 +107,9 @@ struct IntegerSums {
 // As add_absolute by the integer maximum. Changes nothing and returns false where ill
 // conditioned. All three sums are formed in the same order, so x = w gives exactly 0.
 template <class V, int kRows, int kVecs>
-bool add_integer(const Operands<typename V::T>& in, const IntegerSums<typename V::T>& known,
-                 bool fresh, typename V::T* sums, i64 pitch) {
+[[gnu::noinline]] bool add_integer(const Operands<typename V::T>& in,
+                                   const IntegerSums<typename V::T>& known, bool fresh,
+                                   typename V::T* sums, i64 pitch) {
   typename V::R acc[kRows][kVecs];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
@@ -248,7 +250,7 @@ void forward(const Geometry& geo, const typename V::T* x, const typename V::T* w
   make_window_axis(cols, geo.w, geo.wo, geo.kw, geo.sw, geo.pw, geo.dw);
   const Blocks blocks(geo.n, geo.ho, geo.wo, 16 * kTile);
   // Several blocks even for few taps: the error of the identity grows with the partial sums.
-  const Depth depth(channels, window, taps <= 144 ? 36 : 72);
+  const Depth depth(channels, window, taps <= 144 ? 36 : taps <= 576 ? 72 : 144);
   const i64 task_filters = rows_of_task(filters, blocks.max_lanes(), blocks.count() * geo.groups,
                                         V::kForwardRows, sizeof(T));
   const i64 filter_parts = ceil_div(filters, task_filters);
@@ -294,8 +296,7 @@ void forward(const Geometry& geo, const typename V::T* x, const typename V::T* w
           lowering.copy(x + (group * channels + channel) * in_plane,
                         (end - 1) / window - channel + 1, in_plane, geo.c * in_plane);
       for (i64 k = begin; k < end; ++k) {
-        own.steps[k - begin] = {0, k,
-                                lowering.tap_offset(k / window - channel, k % window)};
+        own.steps[k - begin] = {0, k, lowering.tap_offset(k / window - channel, k % window)};
       }
       for (i64 t = 0; t < lowering.tiles(); ++t) {
         const T* vectors[V::kForwardVecs];
@@ -318,8 +319,8 @@ void forward(const Geometry& geo, const typename V::T* x, const typename V::T* w
           }
           for_row_blocks<V::kForwardRows>(count, [&](auto size, i64 row) {
             constexpr int kRows = decltype(size)::value;
-            const Operands<T> in = {vectors, weight + (co + row) * taps, taps,
-                                    own.steps.data(), end - begin};
+            const Operands<T> in = {vectors, weight + (co + row) * taps, taps, own.steps.data(),
+                                    end - begin};
             if constexpr (V::kIntegerMax) {
               if (conditioned && non_negative) {
                 const i64 at = b * geo.co + co + row;

@@ -29,8 +29,8 @@ enum class Range { all, finite };
 // sums[row][lane] (+)= sum of f(w - x) * g. x [row][x_pitch lanes] stays in registers where
 // there are enough of them.
 template <class V, Rule kRule, Range kRange, int kRows, int kVecs>
-void add_input_grad(const Operands<typename V::T>& in, const typename V::T* x, bool fresh,
-                    typename V::T* sums, i64 pitch) {
+[[gnu::noinline]] void add_input_grad(const Operands<typename V::T>& in, const typename V::T* x,
+                                      bool fresh, typename V::T* sums, i64 pitch) {
   typename V::R acc[kRows][kVecs], xs[kRows][kVecs];
   const auto ones = V::ones();
 #pragma GCC unroll 8
@@ -145,8 +145,7 @@ void input_grad_phase(const Geometry& geo, const PhaseAxis& rows, const PhaseAxi
                     out_plane, geo.co * out_plane);
       for (i64 k = begin; k < end; ++k) {
         const i64 tap = rows.tap[k % reach / cols.taps] * geo.kw + cols.tap[k % reach % cols.taps];
-        own.steps[k - begin] = {0,
-                                (group * filters + k / reach) * channels * window + tap,
+        own.steps[k - begin] = {0, (group * filters + k / reach) * channels * window + tap,
                                 lowering.tap_offset(k / reach - filter, k % reach)};
       }
       for (i64 t = 0; t < lowering.tiles(); ++t) {
@@ -191,8 +190,7 @@ void input_grad_phase(const Geometry& geo, const PhaseAxis& rows, const PhaseAxi
 template <class V, Rule kRule>
 void input_grad_rule(const Geometry& geo, const typename V::T* g, const typename V::T* x,
                      const typename V::T* weight, typename V::T* out, int threads) {
-  const bool finite =
-      all_finite<V>(weight, geo.co * (geo.c / geo.groups) * geo.kh * geo.kw);
+  const bool finite = all_finite<V>(weight, geo.co * (geo.c / geo.groups) * geo.kh * geo.kw);
   Axis row_windows, col_windows;
   make_window_axis(row_windows, geo.h, geo.ho, geo.kh, geo.sh, geo.ph, geo.dh);
   make_window_axis(col_windows, geo.w, geo.wo, geo.kw, geo.sw, geo.pw, geo.dw);

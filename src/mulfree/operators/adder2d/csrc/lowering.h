@@ -20,16 +20,16 @@ struct Axis {
   i64 origin = 0;
   i64 stride = 1;
   i64 taps = 0;
-  i64 slots = 0;  // phases in use
-  i64 span = 0;   // largest index
+  i64 slots = 0;                        // phases in use
+  i64 span = 0;                         // largest index
   Buffer<i64> phase, slot, index, tap;  // `tap`: position in the kernel of each listed tap
 
   i64 length(i64 block_lanes) const { return block_lanes + span; }
 };
 
 // Axis of a window that slides over the source with a stride and zero padding.
-inline void make_window_axis(Axis& axis, i64 source, i64 lanes, i64 kernel, i64 stride,
-                             i64 padding, i64 dilation) {
+inline void make_window_axis(Axis& axis, i64 source, i64 lanes, i64 kernel, i64 stride, i64 padding,
+                             i64 dilation) {
   axis.source = source;
   axis.lanes = lanes;
   axis.origin = -padding;
@@ -79,7 +79,7 @@ struct Block {
 
 // Cuts a lane grid into blocks of about `target` lanes. Depends on the geometry alone.
 struct Blocks {
-  i64 images, rows, cols;                 // of the grid
+  i64 images, rows, cols;  // of the grid
   i64 block_images, block_rows, block_cols;
   i64 image_blocks, row_blocks, col_blocks;
 
@@ -204,8 +204,8 @@ class Lowering {
     }
     const i64 left = cols_->origin + block.col * cols_->stride;
     for (i64 s = 0; s < cols_->slots; ++s) {
-      cuts_[s] = Cut(left + cols_->phase[s], cols_->stride, cols_->length(block.cols),
-                     cols_->source);
+      cuts_[s] =
+          Cut(left + cols_->phase[s], cols_->stride, cols_->length(block.cols), cols_->source);
     }
     list_runs();
   }

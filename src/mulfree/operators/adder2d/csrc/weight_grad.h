@@ -22,8 +22,9 @@ enum class Difference { centred, plain, sign };
 // sums[tap][filter] += sum over lanes of f(x - w) * g. `lanes` is a multiple of the vector for
 // the centred form, whose padding is 0 in both operands; the others do not touch padding.
 template <class V, Difference kForm>
-void add_weight_grad(const typename V::T* x, const typename V::T* g, i64 pitch, i64 lanes,
-                     const typename V::T* const* weights, typename V::T* sums, i64 sums_pitch) {
+[[gnu::noinline]] void add_weight_grad(const typename V::T* x, const typename V::T* g, i64 pitch,
+                                       i64 lanes, const typename V::T* const* weights,
+                                       typename V::T* sums, i64 sums_pitch) {
   using T = typename V::T;
   constexpr int kTaps = V::kDotTaps, kFilters = V::kDotFilters;
   constexpr i64 L = V::kLanes;
