@@ -70,8 +70,10 @@ def test_mark_of_adder_weights_survives(layer: nn.Module) -> None:
         "deepcopy": copy.deepcopy(layer),
         "pickle": pickle.loads(pickle.dumps(layer)),
         "inside": copy.deepcopy(nn.Sequential(layer))[0],
+        "double": copy.deepcopy(layer).double(),
+        "to_empty": copy.deepcopy(layer).to("meta").to_empty(device="cpu"),
     }
     for how, module in copies.items():
-        module.load_state_dict(layer.state_dict())
+        module.load_state_dict(layer.state_dict(), assign=how == "inside")
         marks = {name: uses_adaptive_local_lr(p) for name, p in module.named_parameters()}
         assert marks == {"weight": True, "bias": False}, how

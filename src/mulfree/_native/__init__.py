@@ -1,4 +1,4 @@
-"""The compiled kernels: arrays in, arrays out. Nothing in here, and nothing it loads, knows torch."""
+"""The compiled kernels: arrays in, arrays out. Nothing here loads torch."""
 
 from __future__ import annotations
 

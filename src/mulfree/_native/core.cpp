@@ -47,7 +47,7 @@ void adder2d_forward(const Array<const T>& x, const Array<const T>& w, const Arr
   check_threads(threads);
   const auto& kernels = adder2d::select_kernels<T>(isa);
   const nb::gil_scoped_release unlocked;
-  kernels.forward(geo, x.data(), w.data(), out.data(), threads);
+  kernels.forward(geo, x.data(), w.data(), out.data(), adder2d::useful_threads(geo, threads));
 }
 
 template <class T>
@@ -62,7 +62,8 @@ void adder2d_input_grad(const Array<const T>& g, const Array<const T>& x, const 
   const adder2d::Rule parsed = adder2d::parse_rule(rule);
   const auto& kernels = adder2d::select_kernels<T>(isa);
   const nb::gil_scoped_release unlocked;
-  kernels.input_grad(geo, parsed, g.data(), x.data(), w.data(), out.data(), threads);
+  kernels.input_grad(geo, parsed, g.data(), x.data(), w.data(), out.data(),
+                     adder2d::useful_threads(geo, threads));
 }
 
 template <class T>
@@ -77,7 +78,8 @@ void adder2d_weight_grad(const Array<const T>& g, const Array<const T>& x, const
   const adder2d::Rule parsed = adder2d::parse_rule(rule);
   const auto& kernels = adder2d::select_kernels<T>(isa);
   const nb::gil_scoped_release unlocked;
-  kernels.weight_grad(geo, parsed, g.data(), x.data(), w.data(), out.data(), threads);
+  kernels.weight_grad(geo, parsed, g.data(), x.data(), w.data(), out.data(),
+                      adder2d::useful_threads(geo, threads));
 }
 
 template <class T>

@@ -25,7 +25,7 @@ class DataConfig:
     """File of the data set, or folder that holds it. Default: the variable MULFREE_DATA."""
 
     batch_size: int = 128
-    """Training images per step and process."""
+    """Training images per step, of all processes together."""
 
     eval_batch_size: int = 512
     """Images per step and process when only evaluating."""

@@ -34,6 +34,7 @@ def test_gradient_rule_and_norm_reach_the_function() -> None:
 
 def test_linear() -> None:
     layer = AdderLinear(7, 3, bias=True)
+    assert layer.bias is not None
     x = torch.randn(5, 7)
     expected = layer.bias - (x[:, None] - layer.weight).abs().sum(-1)
     torch.testing.assert_close(layer(x), expected)
@@ -41,6 +42,7 @@ def test_linear() -> None:
 
 def test_initialisation() -> None:
     layer = Adder2d(64, 64, 3, bias=True)
+    assert layer.bias is not None
     assert abs(layer.weight.mean().item()) < 0.02
     assert abs(layer.weight.std().item() - 1) < 0.02
     assert layer.bias.abs().max() <= (64 * 9) ** -0.5

@@ -129,6 +129,7 @@ def test_autocast_is_as_for_a_convolution() -> None:
     y.float().sum().backward()
     assert adder.weight.grad is not None
     assert adder.weight.grad.dtype == torch.float32
+    assert adder.bias is not None
     expected = adder2d(x.bfloat16(), adder.weight.bfloat16(), adder.bias.bfloat16())
     assert torch.equal(y, expected)
 

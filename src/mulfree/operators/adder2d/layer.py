@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from mulfree.operators.window import Padding, PairLike, pair
 
 class _Adder(nn.Module):
     """What both layers share: parameters, their initialisation, the gradient rule and the norm."""
+
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -51,9 +53,20 @@ class _Adder(nn.Module):
             bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
             nn.init.uniform_(self.bias, -bound, bound)
 
+    # The mark is an attribute of the parameter. Where torch puts another parameter in its place
+    # (copies, pickles, `to_empty`, `load_state_dict(assign=True)`) it has to be set again.
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        # A copied or unpickled parameter has lost its Python attributes.
+        mark_adaptive_local_lr(self.weight)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
+        mark_adaptive_local_lr(self.weight)
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         mark_adaptive_local_lr(self.weight)
 
     def _rule(self) -> str:

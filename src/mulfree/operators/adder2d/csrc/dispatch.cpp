@@ -113,6 +113,16 @@ Geometry make_geometry(const Shape& x, const Shape& weight, Pair stride, Pair pa
   return geo;
 }
 
+int useful_threads(const Geometry& geo, int threads) {
+  constexpr double kGrain = 1 << 18;
+  double taps = 1;
+  for (const std::int64_t extent :
+       {geo.n, geo.co, geo.ho, geo.wo, geo.c / geo.groups, geo.kh, geo.kw}) {
+    taps *= static_cast<double>(extent);
+  }
+  return taps / kGrain < threads ? 1 + static_cast<int>(taps / kGrain) : threads;
+}
+
 void check_shape(const char* name, const Shape& want, const Shape& got) {
   if (want != got) {
     fail(std::string("`") + name + "` must have shape " + text(want) + ", got " + text(got));
