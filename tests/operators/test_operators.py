@@ -22,7 +22,7 @@ def test_contract(name: str, window: Window) -> None:
     operator = get_operator(name)
     assert operator.name == name
     x, w = torch.randn(window.input_shape), torch.randn(window.weight_shape)
-    geometry = (window.stride, window.padding, window.dilation, window.groups)
+    geometry = window.sliding
     exact = operator.reference(x.double(), w.double(), None, *geometry)
     assert exact.shape == window.output_shape
     taps = window.weight_shape[1] * window.kernel[0] * window.kernel[1]

@@ -23,6 +23,7 @@ from mulfree.cli.arguments import Parser, positive, sizes
 from mulfree.cli.output import check_writable
 from mulfree.environment import ISA_VARIABLE, environment, variables
 from mulfree.errors import ConfigError, choices_message
+from mulfree.files import write_atomically
 from mulfree.operators import OPERATORS, get_operator
 from mulfree.profiling.bench_report import report
 from mulfree.profiling.counting import BASELINE
@@ -36,7 +37,6 @@ from mulfree.profiling.operator_bench import (
 )
 from mulfree.profiling.step_bench import MIN_BATCH, bench_step, step_memory
 from mulfree.training import AdaptiveLocalLR
-from mulfree.training.files import write_atomically
 
 SCHEMA = "mulfree.bench/1"
 

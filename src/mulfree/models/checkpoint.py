@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import mulfree
 from mulfree.errors import ArtifactError, ConfigError, choices_message
+from mulfree.files import write_atomically
 from mulfree.models.registry import (
     ModelConfig,
     config_of,
@@ -55,7 +56,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
     tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
     recipe = json.dumps({"name": config.name, "arguments": config.arguments})
     metadata = {"format": _FORMAT, "mulfree_version": mulfree.__version__, "model": recipe}
-    _write(Path(path), save(tensors, metadata))
+    write_atomically(Path(path), save(tensors, metadata))
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
@@ -263,19 +264,3 @@ def _check_shapes(
 def _broken(function: str, source: str | os.PathLike[str], requirement: str) -> ArtifactError:
     argument = "path" if function == "load_model" else "path_or_state_dict"
     return ArtifactError(f"{function}: `{argument}` must {requirement}, got {os.fspath(source)}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is either there as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = os.fspath(path)  # The name that the user knows.
-        raise

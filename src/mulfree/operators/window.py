@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from mulfree.errors import ConfigError, ShapeError, choices_message
 
 Pair: TypeAlias = tuple[int, int]
 PairLike: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = PairLike | Literal["same", "valid"]
+
+
+class Sliding(NamedTuple):
+    """How a window moves: what an operator needs besides the shapes of input and weight."""
+
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def output_hw(self, input_hw: Sequence[int], kernel: Sequence[int]) -> Pair:
+        """`(H_out, W_out)`."""
+        height, width = (
+            output_size(*sizes)
+            for sizes in zip(
+                input_hw, kernel, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
+        return (height, width)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +59,13 @@ class Window:
     @property
     def output_shape(self) -> tuple[int, int, int, int]:
         """`(N, C_out, H_out, W_out)`."""
-        height, width = (
-            output_size(*sizes)
-            for sizes in zip(
-                self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True
-            )
-        )
-        return (self.batch, self.out_channels, height, width)
+        output_hw = self.sliding.output_hw(self.size, self.kernel)
+        return (self.batch, self.out_channels, *output_hw)
+
+    @property
+    def sliding(self) -> Sliding:
+        """The arguments of an operator after input, weight and bias."""
+        return Sliding(self.stride, self.padding, self.dilation, self.groups)
 
     def __str__(self) -> str:
         """A short name that can stand in a test's identifier."""

@@ -73,9 +73,7 @@ def _run(
     function: Callable[..., Tensor], window: Window, input: Tensor, weight: Tensor, grad: Tensor
 ) -> dict[str, Tensor]:
     operands = [tensor.detach().requires_grad_() for tensor in (input, weight)]
-    output = function(
-        *operands, None, window.stride, window.padding, window.dilation, window.groups
-    )
+    output = function(*operands, None, *window.sliding)
     to_input, to_weight = torch.autograd.grad(output, operands, grad)
     return {
         "output": output.detach(),

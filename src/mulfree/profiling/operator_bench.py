@@ -203,7 +203,7 @@ def _operands(window: Window, kind: str) -> tuple[Tensor, Tensor, Tensor]:
 def _forward(
     operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
 ) -> Callable[[], object]:
-    settings = (None, window.stride, window.padding, window.dilation, window.groups)
+    settings = (None, *window.sliding)
 
     def run() -> None:
         with torch.no_grad():
@@ -215,7 +215,7 @@ def _forward(
 def _forward_backward(
     operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
 ) -> Callable[[], object]:
-    settings = (None, window.stride, window.padding, window.dilation, window.groups)
+    settings = (None, *window.sliding)
     operands = [tensor.detach().requires_grad_() for tensor in (input, weight)]
 
     def run() -> None:

@@ -14,8 +14,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
+from mulfree.files import write_atomically
 from mulfree.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
-from mulfree.training.files import write_atomically
 from mulfree.training.module import Row, RunModule
 from mulfree.training.progress import Display
 from mulfree.training.report import METRICS_CSV, write_csv

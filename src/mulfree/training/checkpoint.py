@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError
+from mulfree.files import write_atomically
 from mulfree.training.config import TrainConfig
-from mulfree.training.files import write_atomically
 
 FORMAT = "mulfree.checkpoint/1"
 # Where a checkpoint keeps, next to the state of the training loop, what mulfree reads back.

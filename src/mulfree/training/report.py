@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mulfree.training.files import write_atomically
+from mulfree.files import write_atomically
 
 Row = dict[str, float]
 METRICS_CSV = "metrics.csv"

@@ -16,10 +16,10 @@ import torch
 from mulfree import data, models
 from mulfree.environment import environment
 from mulfree.errors import ConfigError, TrainingError
+from mulfree.files import remove_parts, write_atomically
 from mulfree.training.checkpoint import LAST, Checkpoint, load_network
 from mulfree.training.config import TrainConfig, leaves
 from mulfree.training.evaluation import evaluate
-from mulfree.training.files import remove_parts, write_atomically
 from mulfree.training.methods import get_method
 from mulfree.training.progress import Silent, decoding, display
 from mulfree.training.report import (

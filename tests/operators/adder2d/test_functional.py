@@ -56,7 +56,7 @@ def _run(
     x: Tensor, w: Tensor, g: Tensor, window: Window, **options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, w = x.detach().requires_grad_(), w.detach().requires_grad_()
-    geometry = (window.stride, window.padding, window.dilation, window.groups)
+    geometry = window.sliding
     y = adder2d(x, w, None, *geometry, **options)  # type: ignore[arg-type]
     y.backward(g)
     assert x.grad is not None

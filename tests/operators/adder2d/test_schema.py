@@ -41,7 +41,7 @@ def test_opcheck(window: Window, last: bool, backend: str | None) -> None:
     x = torch.randn(window.input_shape, dtype=torch.float64).contiguous(memory_format=layout)
     w = torch.randn(window.weight_shape, dtype=torch.float64)
     g = torch.randn(window.output_shape, dtype=torch.float64)
-    geometry = (window.stride, window.padding, window.dilation, window.groups)
+    geometry = window.sliding
     rest = (*geometry, "adder", 1.0, backend)
     torch.library.opcheck(OPS.adder2d, (x.requires_grad_(), w.requires_grad_(), *rest))
     with torch.no_grad():

@@ -12,56 +12,36 @@ from torch import Tensor
 
 from mulfree._native import core
 from mulfree.errors import BackendUnavailableError
-from mulfree.operators.window import Pair
+from mulfree.operators.adder2d.gradient import Gradient
+from mulfree.operators.window import Sliding
 
 
-def supports(rule: str, norm: float) -> bool:
+def supports(rule: Gradient, norm: float) -> bool:
     """Whether the kernels compute this gradient rule and norm."""
-    return rule in ("adder", "sign") and norm == 1.0
+    return rule.name in ("adder", "sign") and norm == 1.0
 
 
-def forward(
-    input: Tensor,
-    weight: Tensor,
-    output_hw: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-) -> Tensor:
+def forward(input: Tensor, weight: Tensor, sliding: Sliding) -> Tensor:
     """`-sum |x - w|` over the taps, `[N, C_out, H_out, W_out]`."""
+    output_hw = sliding.output_hw(input.shape[2:], weight.shape[2:])
     shape = (len(input), len(weight), *output_hw)
-    return _run("adder2d_forward", (input, weight), shape, stride, padding, dilation, groups)
+    return _run("adder2d_forward", (input, weight), shape, *sliding)
 
 
 def input_grad(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    rule: str,
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
 ) -> Tensor:
     """Gradient of the input by `rule`, of `input`'s shape."""
-    tensors, window = (grad, input, weight), (stride, padding, dilation, groups)
-    return _run("adder2d_input_grad", tensors, input.shape, *window, rule)
+    tensors = (grad, input, weight)
+    return _run("adder2d_input_grad", tensors, input.shape, *sliding, rule.name)
 
 
 def weight_grad(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    rule: str,
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
 ) -> Tensor:
     """Gradient of the weight by `rule`, of `weight`'s shape."""
-    tensors, window = (grad, input, weight), (stride, padding, dilation, groups)
-    return _run("adder2d_weight_grad", tensors, weight.shape, *window, rule)
+    tensors = (grad, input, weight)
+    return _run("adder2d_weight_grad", tensors, weight.shape, *sliding, rule.name)
 
 
 def _run(

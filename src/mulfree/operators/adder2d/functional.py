@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.operators.adder2d import schema as schema
-from mulfree.operators.window import Padding, PairLike, output_size, pair, resolve_padding
+from mulfree.operators.window import Padding, PairLike, Sliding, pair, resolve_padding
 
 
 def adder2d(
@@ -71,10 +71,9 @@ def adder2d(
     images = input if batched else input.unsqueeze(0)
     if uneven is not None:
         images = torch.nn.functional.pad(images, uneven)
-    _check_window(images, weight, stride, padding, dilation, groups)
-    output = torch.ops.mulfree.adder2d(
-        images, weight, stride, padding, dilation, groups, gradient, norm, backend
-    )
+    sliding = Sliding(stride, padding, dilation, groups)
+    _check_window(images, weight, sliding)
+    output = torch.ops.mulfree.adder2d(images, weight, *sliding, gradient, norm, backend)
     if bias is not None:
         output = output + bias.to(output.dtype).reshape(-1, 1, 1)
     assert isinstance(output, Tensor)
@@ -123,10 +122,8 @@ def adder_linear(
     input, weight = _autocast(input, weight)
     leading = input.shape[:-1]
     vectors = input.reshape(math.prod(leading), input.shape[-1], 1, 1)
-    window = ((1, 1), (0, 0), (1, 1), 1)
-    output = torch.ops.mulfree.adder2d(
-        vectors, weight[:, :, None, None], *window, gradient, norm, backend
-    )
+    filters = weight[:, :, None, None]
+    output = torch.ops.mulfree.adder2d(vectors, filters, *Sliding(), gradient, norm, backend)
     output = output.reshape(*leading, weight.shape[0])
     assert isinstance(output, Tensor)
     return output if bias is None else output + bias.to(output.dtype)
@@ -193,14 +190,8 @@ def _check_norm(function: str, norm: float) -> None:
         raise ConfigError(f"{function}: `norm` must be between 1 and 2, got {norm}")
 
 
-def _check_window(
-    images: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-) -> None:
+def _check_window(images: Tensor, weight: Tensor, sliding: Sliding) -> None:
+    groups = sliding.groups
     if groups < 1 or weight.shape[0] % groups != 0:
         raise ShapeError(
             "adder2d: `groups` must be a positive divisor of C_out "
@@ -215,11 +206,9 @@ def _check_window(
         raise ShapeError(
             f"adder2d: `weight` must have a window of at least 1x1, got {list(weight.shape)}"
         )
-    for axis in (0, 1):
-        size, taps = images.shape[axis + 2], weight.shape[axis + 2]
-        if output_size(size, taps, stride[axis], padding[axis], dilation[axis]) < 1:
-            raise ShapeError(
-                "adder2d: `input` must be at least as large as the window, "
-                f"got {list(images.shape)} for weight {list(weight.shape)}, "
-                f"padding {padding}, dilation {dilation}"
-            )
+    if min(sliding.output_hw(images.shape[2:], weight.shape[2:])) < 1:
+        raise ShapeError(
+            "adder2d: `input` must be at least as large as the window, "
+            f"got {list(images.shape)} for weight {list(weight.shape)}, "
+            f"padding {sliding.padding}, dilation {sliding.dilation}"
+        )

@@ -8,20 +8,20 @@ Legend: `N C_in H W · C_out K_h K_w`; G groups, K taps of a filter, P output po
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import fold, unfold
 
 from mulfree.operators.adder2d.gradient import Gradient
-from mulfree.operators.window import Pair
+from mulfree.operators.window import Pair, Sliding
 
 
-def _columns(
-    input: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Tensor:
+def _columns(input: Tensor, kernel: Pair, sliding: Sliding) -> Tensor:
     """Windows of the zero-padded input, `[N, G, K, P]`."""
-    columns = unfold(input, kernel, dilation, padding, stride)
-    return columns.reshape(len(columns), groups, -1, columns.shape[-1])
+    columns = unfold(input, kernel, sliding.dilation, sliding.padding, sliding.stride)
+    return columns.reshape(len(columns), sliding.groups, -1, columns.shape[-1])
 
 
 def _filters(weight: Tensor, groups: int) -> Tensor:
@@ -29,60 +29,45 @@ def _filters(weight: Tensor, groups: int) -> Tensor:
     return weight.reshape(groups, weight.shape[0] // groups, -1, 1).transpose(0, 1)
 
 
-def forward(
-    input: Tensor,
-    weight: Tensor,
-    output_hw: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    norm: float,
-) -> Tensor:
+def forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) -> Tensor:
     """`-sum |x - w|^norm` over the taps, `[N, C_out, H_out, W_out]`."""
-    columns = _columns(input, _kernel(weight), stride, padding, dilation, groups)
-    per_filter = [-_power(columns - filters, norm).sum(2) for filters in _filters(weight, groups)]
-    return torch.stack(per_filter, dim=2).reshape(len(input), weight.shape[0], *output_hw)
+    kernel = _kernel(weight)
+    columns = _columns(input, kernel, sliding)
+    filters_first = _filters(weight, sliding.groups)
+    per_filter = [-_power(columns - filters, norm).sum(2) for filters in filters_first]
+    output_hw = sliding.output_hw(input.shape[2:], kernel)
+    return torch.stack(per_filter, dim=2).reshape(len(input), len(weight), *output_hw)
 
 
 def input_grad(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    rule: Gradient,
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
 ) -> Tensor:
     """`sum rule(x - w) g` over filters and windows, of `input`'s shape, without the padding."""
     kernel = _kernel(weight)
-    columns = _columns(input, kernel, stride, padding, dilation, groups)
-    per_filter = grad.reshape(len(input), groups, -1, 1, columns.shape[-1]).unbind(2)
+    columns = _columns(input, kernel, sliding)
     total = torch.zeros_like(columns)
-    for filters, g in zip(_filters(weight, groups), per_filter, strict=True):
+    for filters, g in _pairs(weight, grad, sliding.groups):
         total += rule.towards_input(columns - filters) * g
-    return fold(total.flatten(1, 2), input.shape[2:], kernel, dilation, padding, stride)
+    window = (kernel, sliding.dilation, sliding.padding, sliding.stride)
+    return fold(total.flatten(1, 2), input.shape[2:], *window)
 
 
 def weight_grad(
-    grad: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    rule: Gradient,
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
 ) -> Tensor:
     """`sum rule(x - w) g` over images and positions, of `weight`'s shape."""
-    columns = _columns(input, _kernel(weight), stride, padding, dilation, groups)
-    per_filter = grad.reshape(len(input), groups, -1, 1, columns.shape[-1]).unbind(2)
+    columns = _columns(input, _kernel(weight), sliding)
     rows = [
         (rule.towards_weight(columns - filters) * g).sum((0, 3))
-        for filters, g in zip(_filters(weight, groups), per_filter, strict=True)
+        for filters, g in _pairs(weight, grad, sliding.groups)
     ]
     return torch.stack(rows, dim=1).reshape(weight.shape)
+
+
+def _pairs(weight: Tensor, grad: Tensor, groups: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Filters `[G, K, 1]` with the gradients of their outputs `[N, G, 1, P]`."""
+    per_filter = grad.reshape(len(grad), groups, -1, 1, grad.shape[2] * grad.shape[3])
+    return zip(_filters(weight, groups), per_filter.unbind(2), strict=True)
 
 
 def _kernel(weight: Tensor) -> Pair:

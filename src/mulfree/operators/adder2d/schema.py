@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mulfree.errors import BackendUnavailableError, DTypeError, MulfreeError, choices_message
 from mulfree.operators.adder2d.gradient import parse_gradient
-from mulfree.operators.window import Pair, output_size
+from mulfree.operators.window import Sliding
 
 BACKENDS = ("native", "reference")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -57,33 +57,23 @@ class _Problem:
                 f"({', '.join(str(d).removeprefix('torch.') for d in DTYPES)}), "
                 f"got {weight.dtype} with input {input.dtype}"
             )
-        self.window: tuple[Pair, Pair, Pair, int] = (
-            (stride[0], stride[1]),
-            (padding[0], padding[1]),
-            (dilation[0], dilation[1]),
-            groups,
+        self.sliding = Sliding(
+            (stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), groups
         )
         self.rule = parse_gradient("adder2d", gradient)
         self.norm = norm
         self.channels_last = (
             input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
         )
-        height, width = (
-            output_size(input.shape[axis + 2], weight.shape[axis + 2], *self._axis(axis))
-            for axis in (0, 1)
-        )
-        self.output_hw = (height, width)
-        self.empty = input.numel() == 0 or weight.numel() == 0 or height * width == 0
+        output_hw = self.sliding.output_hw(input.shape[2:], weight.shape[2:])
+        self.output_shape = (input.shape[0], weight.shape[0], *output_hw)
+        self.empty = 0 in (*input.shape, *weight.shape, *self.output_shape)
         self.backend = self._choose(input, backend)
-
-    def _axis(self, axis: int) -> tuple[int, int, int]:
-        stride, padding, dilation, _ = self.window
-        return stride[axis], padding[axis], dilation[axis]
 
     def _choose(self, input: Tensor, backend: str | None) -> str:
         from mulfree.operators.adder2d import cpu
 
-        native = input.device.type == "cpu" and cpu.supports(self.rule.name, self.norm)
+        native = input.device.type == "cpu" and cpu.supports(self.rule, self.norm)
         if backend is None:
             return "native" if native else "reference"
         if backend == "native" and not native:
@@ -112,18 +102,17 @@ def _precise(*tensors: Tensor) -> list[Tensor]:
 @torch.library.impl("mulfree::adder2d", "default")
 def _adder2d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
     problem = _Problem(input, weight, *args)
-    shape = (len(input), len(weight), *problem.output_hw)
     if problem.empty:
-        return problem.laid_out(input.new_zeros(shape))
+        return problem.laid_out(input.new_zeros(problem.output_shape))
     if problem.backend == "native":
         from mulfree.operators.adder2d import cpu
 
-        result = cpu.forward(input, weight, problem.output_hw, *problem.window)
+        result = cpu.forward(input, weight, problem.sliding)
     else:
         from mulfree.operators.adder2d import reference
 
         x, w = _precise(input, weight)
-        result = reference.forward(x, w, problem.output_hw, *problem.window, problem.norm)
+        result = reference.forward(x, w, problem.sliding, problem.norm)
     return problem.laid_out(result.to(input.dtype))
 
 
@@ -143,26 +132,23 @@ def _gradient(which: str, problem: _Problem, grad: Tensor, input: Tensor, weight
     of = input if which == "input_grad" else weight
     if problem.empty:
         return torch.zeros_like(of, memory_format=torch.contiguous_format)
+    tensors: Sequence[Tensor] = (grad, input, weight)
+    backend: Any
     if problem.backend == "native":
-        from mulfree.operators.adder2d import cpu
-
-        kernel = getattr(cpu, which)
-        result = kernel(grad, input, weight, *problem.window, problem.rule.name)
+        from mulfree.operators.adder2d import cpu as backend
     else:
-        from mulfree.operators.adder2d import reference
+        from mulfree.operators.adder2d import reference as backend
 
-        kernel = getattr(reference, which)
-        result = kernel(*_precise(grad, input, weight), *problem.window, problem.rule)
-    assert isinstance(result, Tensor)
+        tensors = _precise(*tensors)
+    result: Tensor = getattr(backend, which)(*tensors, problem.sliding, problem.rule)
     return result.to(of.dtype)
 
 
 @_register_fake("mulfree::adder2d")
 def _adder2d_fake(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
     problem = _Problem(input, weight, *args)
-    shape = (input.shape[0], weight.shape[0], *problem.output_hw)
     layout = torch.channels_last if problem.channels_last else torch.contiguous_format
-    return input.new_empty(shape).contiguous(memory_format=layout)
+    return input.new_empty(problem.output_shape).contiguous(memory_format=layout)
 
 
 @_register_fake("mulfree::adder2d_input_grad")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mulfree.training.files import remove_parts, write_atomically
+from mulfree.files import remove_parts, write_atomically
 
 
 def test_it_writes_and_replaces(tmp_path: Path) -> None:
