@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,7 +67,7 @@ def test_both_operators_have_equal_settings(path: Path) -> None:
     ours, other = load(path), load(path.with_name(path.name.replace("adder2d", "conv2d")))
     assert (ours.model.operator, other.model.operator) == ("adder2d", "conv2d")
     assert replace(ours, model=other.model) == other
-    if path.stem.endswith("_15ep") or path.parent.name == "digits":
+    if path.stem.endswith(("_10ep", "_15ep")) or path.parent.name == "digits":
         # Results that are compared; the papers' convolutional nets do not normalise the logits.
         built = [build_network(config) for config in (ours, other)]
         assert built[0] | {"operator": "conv2d"} == built[1]
@@ -79,3 +81,19 @@ def build_network(config: TrainConfig) -> dict[str, Any]:
 
 def test_the_default_is_the_recipe_for_digits() -> None:
     assert load(ROOT / "digits" / "lenet5_bn_adder2d.yaml") == TrainConfig()
+
+
+def test_the_table_of_results_is_what_the_runs_reported() -> None:
+    row = re.compile(r"^\| `(\S+)` \| ([\d.]+) % \| (\d+) \| (\d+) \|$", re.MULTILINE)
+    table = {name: values for name, *values in row.findall((ROOT / "README.md").read_text())}
+    runs = {str(p.parent.relative_to(ROOT)): p for p in ROOT.glob("*/*/metrics.json")}
+    assert runs
+    assert table.keys() == runs.keys()
+    for name, path in runs.items():
+        metrics = json.loads(path.read_text())
+        config = load(ROOT / f"{name}.yaml")
+        assert metrics["epochs"] == config.trainer.epochs, name
+        accuracy = f"{100 * metrics['test_accuracy']:.2f}"
+        assert table[name] == [accuracy, str(metrics["epochs"]), str(metrics["seed"])], name
+        for beside in ("log.txt", "metrics.csv", "curves.png"):
+            assert path.with_name(beside).stat().st_size > 0, name
