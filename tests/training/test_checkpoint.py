@@ -45,7 +45,7 @@ def test_what_it_says(directory: Path) -> None:
 def test_the_network_of_both_kinds_of_file_is_the_same(directory: Path) -> None:
     images = torch.randn(2, 3, 8, 8)
     from_checkpoint = load_model(directory / "last.ckpt")
-    from_weights = load_model(directory / "model.safetensors")
+    from_weights = load_model(directory)
     assert not from_checkpoint.training
     assert models.config_of(from_checkpoint) == models.config_of(from_weights)
     assert torch.equal(from_checkpoint(images), from_weights(images))

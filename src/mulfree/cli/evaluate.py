@@ -83,7 +83,8 @@ def _parser() -> Parser:
 def _model_and_data(path: str, data_name: str | None) -> tuple[nn.Module, DataConfig]:
     """The network of a file, and the data that it was trained with or that was asked for."""
     from mulfree import data, training
-    from mulfree.training.runner import CONFIG, WEIGHTS
+    from mulfree.training.checkpoint import WEIGHTS
+    from mulfree.training.runner import CONFIG
 
     file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
     if file.suffix == ".safetensors":

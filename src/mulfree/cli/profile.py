@@ -29,7 +29,11 @@ def main(argv: list[str]) -> int:
         "Count operations, parameters, bytes and energy (45 nm) of one image, layer by layer.",
         _EPILOG,
     )
-    parser.add_argument("model", metavar="MODEL|FILE", help="name of a model, or a file of weights")
+    parser.add_argument(
+        "model",
+        metavar="MODEL|FILE",
+        help="name of a model, a file of weights, or a run's directory",
+    )
     parser.add_argument(
         "--operator", choices=OPERATORS, help="operator of a named model (default: conv2d)"
     )

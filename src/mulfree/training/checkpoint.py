@@ -21,6 +21,7 @@ FORMAT = "mulfree.checkpoint/1"
 # Where a checkpoint keeps, next to the state of the training loop, what mulfree reads back.
 KEY = "mulfree"
 LAST = "last.ckpt"
+WEIGHTS = "model.safetensors"
 BEST = "best.ckpt"
 
 
@@ -105,14 +106,15 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
     """The network of a file that `mulfree train` wrote, on the CPU and in evaluation mode.
 
     Args:
-        path: A checkpoint, or weights as safetensors.
+        path: A checkpoint, weights as safetensors, or a run's directory (its weights).
 
     Raises:
         ArtifactError: No such file, or one that is damaged or not what it claims.
     """
-    if Path(path).suffix == ".safetensors":
-        return models.load_model(path)
-    return model_of(load_checkpoint(path))
+    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    if file.suffix == ".safetensors":
+        return models.load_model(file)
+    return model_of(load_checkpoint(file))
 
 
 def model_of(checkpoint: Checkpoint) -> nn.Module:

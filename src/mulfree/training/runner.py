@@ -17,7 +17,7 @@ from mulfree import data, models
 from mulfree.environment import environment
 from mulfree.errors import ConfigError, TrainingError
 from mulfree.files import remove_parts, write_atomically
-from mulfree.training.checkpoint import LAST, Checkpoint, load_network
+from mulfree.training.checkpoint import LAST, WEIGHTS, Checkpoint, load_network
 from mulfree.training.config import TrainConfig, leaves
 from mulfree.training.evaluation import evaluate
 from mulfree.training.methods import get_method
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from mulfree.training.module import RunModule
 
 CONFIG = "config.yaml"
-WEIGHTS = "model.safetensors"
 RUNS = "runs"
 # Images up to this size are kept on the accelerator.
 _RESIDENT_BYTES = 2**31
