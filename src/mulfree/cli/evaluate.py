@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
@@ -83,10 +82,10 @@ def _parser() -> Parser:
 def _model_and_data(path: str, data_name: str | None) -> tuple[nn.Module, DataConfig]:
     """The network of a file, and the data that it was trained with or that was asked for."""
     from mulfree import data, training
-    from mulfree.training.checkpoint import WEIGHTS
+    from mulfree.training.checkpoint import WEIGHTS, file_of
     from mulfree.training.runner import CONFIG
 
-    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    file = file_of(path, WEIGHTS)
     if file.suffix == ".safetensors":
         model = training.load_model(file)
         beside = file.with_name(CONFIG)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulfree.errors import TrainingError
@@ -19,6 +18,7 @@ def main(argv: list[str]) -> int:
     """Runs the verb with the words after it."""
     # Torch takes a second to import, which `mulfree -h` has no need of.
     from mulfree import training
+    from mulfree.training.checkpoint import LAST, file_of
     from mulfree.training.config import build_parser, take_option
     from mulfree.training.runner import is_main_process
 
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         )
         parser.print_help()
         return 0
-    checkpoint = training.load_checkpoint(_checkpoint_of(resume[-1])) if resume else None
+    checkpoint = training.load_checkpoint(file_of(resume[-1], LAST)) if resume else None
     base = None if checkpoint is None else checkpoint.config
     config = training.read_config([word for word in words if word != _PRINT], base)
     if _PRINT in words:
@@ -54,11 +54,6 @@ def main(argv: list[str]) -> int:
         return _INTERRUPTED
     _print_summary(result)
     return 0
-
-
-def _checkpoint_of(resume: str) -> Path:
-    path = Path(resume)
-    return path / "last.ckpt" if path.is_dir() else path
 
 
 def _print_summary(result: Result) -> None:

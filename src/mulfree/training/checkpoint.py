@@ -102,6 +102,11 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
+def file_of(path: str | os.PathLike[str], name: str) -> Path:
+    """`path`, or the file called `name` in it where it is a run's directory."""
+    return Path(path) / name if Path(path).is_dir() else Path(path)
+
+
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
     """The network of a file that `mulfree train` wrote, on the CPU and in evaluation mode.
 
@@ -111,7 +116,7 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
     Raises:
         ArtifactError: No such file, or one that is damaged or not what it claims.
     """
-    file = Path(path) / WEIGHTS if Path(path).is_dir() else Path(path)
+    file = file_of(path, WEIGHTS)
     if file.suffix == ".safetensors":
         return models.load_model(file)
     return model_of(load_checkpoint(file))

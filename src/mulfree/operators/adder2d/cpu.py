@@ -1,7 +1,4 @@
-"""The native CPU kernels behind tensors.
-
-float32 and float64 run as they are; float16 and bfloat16 are computed in float32 and rounded once.
-"""
+"""The native CPU kernels behind tensors, which are float32 or float64."""
 
 from __future__ import annotations
 
@@ -47,15 +44,13 @@ def weight_grad(
 def _run(
     kernel: str, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *arguments: Any
 ) -> Tensor:
-    """What `kernel` writes for these tensors, in the dtype of the first."""
-    given = tensors[0].dtype
-    dtype = torch.float64 if given == torch.float64 else torch.float32
-    arrays = [tensor.detach().to(dtype).contiguous().numpy() for tensor in tensors]
-    output = torch.empty(shape, dtype=dtype)
+    """What `kernel` writes for these tensors."""
+    arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
+    output = torch.empty(shape, dtype=tensors[0].dtype)
     try:
         run = getattr(core(), kernel)
         run(*arrays, output.numpy(), *arguments, torch.get_num_threads(), "")
     except ValueError as error:
         # Shapes and rules were checked before: what is left is a MULFREE_ISA that is not here.
         raise BackendUnavailableError(str(error)) from error
-    return output.to(given)
+    return output

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from mulfree.errors import ConfigError, DTypeError, ShapeError
+from mulfree.errors import DTypeError, ShapeError
 from mulfree.operators.adder2d import schema as schema
+from mulfree.operators.adder2d.gradient import check_norm
 from mulfree.operators.window import Padding, PairLike, Sliding, pair, resolve_padding
 
 
@@ -59,7 +60,7 @@ def adder2d(
         AdderNet, arXiv 1912.13200, Eq. 2.
     """
     _check_operands("adder2d", input, weight, bias, ranks=(3, 4), weight_rank=4)
-    _check_norm("adder2d", norm)
+    check_norm("adder2d", norm)
     input, weight = _autocast(input, weight)
     stride, dilation = (
         pair("adder2d", "stride", stride, 1),
@@ -113,7 +114,7 @@ def adder_linear(
         AdderNet, arXiv 1912.13200, Eq. 1 with a window of one pixel.
     """
     _check_operands("adder_linear", input, weight, bias, ranks=None, weight_rank=2)
-    _check_norm("adder_linear", norm)
+    check_norm("adder_linear", norm)
     if input.shape[-1] != weight.shape[1]:
         raise ShapeError(
             f"adder_linear: `input` must have {weight.shape[1]} features in its last dimension, "
@@ -183,11 +184,6 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
-
-
-def _check_norm(function: str, norm: float) -> None:
-    if not 1.0 <= norm <= 2.0:
-        raise ConfigError(f"{function}: `norm` must be between 1 and 2, got {norm}")
 
 
 def _check_window(images: Tensor, weight: Tensor, sliding: Sliding) -> None:

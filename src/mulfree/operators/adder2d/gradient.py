@@ -67,3 +67,13 @@ def parse_gradient(function: str, name: str) -> Gradient:
         f"{function}: `gradient` must be adder, sign or l<p> with 1 <= p <= 2 (l2, l1.5), "
         f"got {name!r}"
     )
+
+
+def check_norm(function: str, norm: float) -> None:
+    """Refuse an exponent of the forward pass for which there is no rule.
+
+    Raises:
+        ConfigError: It is not between 1 and 2.
+    """
+    if not 1.0 <= norm <= 2.0:
+        raise ConfigError(f"{function}: `norm` must be between 1 and 2, got {norm}")

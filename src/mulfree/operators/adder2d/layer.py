@@ -8,9 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mulfree.errors import ConfigError, ShapeError
+from mulfree.errors import ShapeError
 from mulfree.operators.adder2d.functional import adder2d, adder_linear
-from mulfree.operators.adder2d.gradient import parse_gradient
+from mulfree.operators.adder2d.gradient import check_norm, parse_gradient
 from mulfree.operators.operator import mark_adaptive_local_lr
 from mulfree.operators.window import Padding, PairLike, pair
 
@@ -33,8 +33,7 @@ class _Adder(nn.Module):
         function = type(self).__name__
         if min(weight_shape) < 1:
             raise ShapeError(f"{function}: sizes must be positive, got weight {list(weight_shape)}")
-        if not 1.0 <= norm <= 2.0:
-            raise ConfigError(f"{function}: `norm` must be between 1 and 2, got {norm}")
+        check_norm(function, norm)
         parse_gradient(function, gradient)
         self.gradient = gradient
         self.norm = norm

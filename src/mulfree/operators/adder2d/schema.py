@@ -94,7 +94,7 @@ class _Problem:
 
 
 def _precise(*tensors: Tensor) -> list[Tensor]:
-    """Half precision in float32: sums are never accumulated in less."""
+    """Half precision in float32, rounded once at the end: sums are never accumulated in less."""
     dtype = torch.float64 if tensors[0].dtype == torch.float64 else torch.float32
     return [tensor.to(dtype) for tensor in tensors]
 
@@ -104,14 +104,14 @@ def _adder2d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
     problem = _Problem(input, weight, *args)
     if problem.empty:
         return problem.laid_out(input.new_zeros(problem.output_shape))
+    x, w = _precise(input, weight)
     if problem.backend == "native":
         from mulfree.operators.adder2d import cpu
 
-        result = cpu.forward(input, weight, problem.sliding)
+        result = cpu.forward(x, w, problem.sliding)
     else:
         from mulfree.operators.adder2d import reference
 
-        x, w = _precise(input, weight)
         result = reference.forward(x, w, problem.sliding, problem.norm)
     return problem.laid_out(result.to(input.dtype))
 
@@ -132,15 +132,13 @@ def _gradient(which: str, problem: _Problem, grad: Tensor, input: Tensor, weight
     of = input if which == "input_grad" else weight
     if problem.empty:
         return torch.zeros_like(of, memory_format=torch.contiguous_format)
-    tensors: Sequence[Tensor] = (grad, input, weight)
     backend: Any
     if problem.backend == "native":
         from mulfree.operators.adder2d import cpu as backend
     else:
         from mulfree.operators.adder2d import reference as backend
-
-        tensors = _precise(*tensors)
-    result: Tensor = getattr(backend, which)(*tensors, problem.sliding, problem.rule)
+    kernel = getattr(backend, which)
+    result: Tensor = kernel(*_precise(grad, input, weight), problem.sliding, problem.rule)
     return result.to(of.dtype)
 
 
