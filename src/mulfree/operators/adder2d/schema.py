@@ -7,17 +7,19 @@ Kernels are imported when they are first used.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from mulfree._triton import missing as triton_missing
 from mulfree.errors import BackendUnavailableError, DTypeError, MulfreeError, choices_message
 from mulfree.operators.adder2d.gradient import parse_gradient
 from mulfree.operators.window import Sliding
 
-BACKENDS = ("native", "reference")
+BACKENDS = ("native", "triton", "reference")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 _WINDOW = "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups"
@@ -71,26 +73,60 @@ class _Problem:
         self.backend = self._choose(input, backend)
 
     def _choose(self, input: Tensor, backend: str | None) -> str:
+        if backend is not None and backend not in BACKENDS:
+            raise BackendUnavailableError(choices_message("adder2d", "backend", backend, BACKENDS))
+        if backend is None:
+            return self._best(input)
+        reason = None
+        if backend == "native":
+            reason = self._not_native(input)
+        elif backend == "triton":
+            reason = _not_triton(input)
+        if reason is not None:
+            raise BackendUnavailableError(
+                f"adder2d: `backend` must be one that can run here, got {backend!r}: {reason}"
+            )
+        return backend
+
+    def _best(self, input: Tensor) -> str:
+        if input.device.type == "cpu":
+            return "reference" if self._not_native(input) else "native"
+        if input.device.type == "cuda":
+            reason = _not_triton(input)
+            if reason is None:
+                return "triton"
+            if input.dtype != torch.float64:
+                # Once for every place that calls: Python remembers.
+                warnings.warn(
+                    f"adder2d: runs in the slow reference implementation, because {reason}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return "reference"
+
+    def _not_native(self, input: Tensor) -> str | None:
+        """Why the CPU kernels cannot compute this; None if they can."""
         from mulfree.operators.adder2d import cpu
 
-        native = input.device.type == "cpu" and cpu.supports(self.rule, self.norm)
-        if backend is None:
-            return "native" if native else "reference"
-        if backend == "native" and not native:
-            raise BackendUnavailableError(
-                "adder2d: `backend` must be None or 'reference' for device "
-                f"{input.device.type}, gradient {self.rule.name!r} and norm {self.norm}, "
-                f"got {backend!r}"
-            )
-        if backend not in BACKENDS:
-            raise BackendUnavailableError(choices_message("adder2d", "backend", backend, BACKENDS))
-        return backend
+        if input.device.type == "cpu" and cpu.supports(self.rule, self.norm):
+            return None
+        return (
+            f"it runs on CPUs, with the gradient adder or sign and norm 1, not with device "
+            f"{input.device.type}, gradient {self.rule.name} and norm {self.norm}"
+        )
 
     def laid_out(self, result: Tensor) -> Tensor:
         """`result` in the memory format of the input."""
         if self.channels_last:
             return result.contiguous(memory_format=torch.channels_last)
         return result.contiguous()
+
+
+def _not_triton(input: Tensor) -> str | None:
+    """Why the GPU kernels cannot compute with a tensor; None if they can."""
+    if input.dtype == torch.float64:
+        return "the GPU kernels take float32, float16 and bfloat16, not float64"
+    return triton_missing(input.device)
 
 
 def _precise(*tensors: Tensor) -> list[Tensor]:
@@ -104,6 +140,10 @@ def _adder2d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
     problem = _Problem(input, weight, *args)
     if problem.empty:
         return problem.laid_out(input.new_zeros(problem.output_shape))
+    if problem.backend == "triton":
+        from mulfree.operators.adder2d import triton
+
+        return problem.laid_out(triton.forward(input, weight, problem.sliding, problem.norm))
     x, w = _precise(input, weight)
     if problem.backend == "native":
         from mulfree.operators.adder2d import cpu
@@ -133,12 +173,16 @@ def _gradient(which: str, problem: _Problem, grad: Tensor, input: Tensor, weight
     if problem.empty:
         return torch.zeros_like(of, memory_format=torch.contiguous_format)
     backend: Any
-    if problem.backend == "native":
+    tensors = [grad, input, weight]
+    if problem.backend == "triton":
+        from mulfree.operators.adder2d import triton as backend
+    elif problem.backend == "native":
         from mulfree.operators.adder2d import cpu as backend
     else:
         from mulfree.operators.adder2d import reference as backend
-    kernel = getattr(backend, which)
-    result: Tensor = kernel(*_precise(grad, input, weight), problem.sliding, problem.rule)
+    if problem.backend != "triton":
+        tensors = _precise(*tensors)
+    result: Tensor = getattr(backend, which)(*tensors, problem.sliding, problem.rule)
     return result.to(of.dtype)
 
 
