@@ -23,6 +23,14 @@ def test_subset_and_device() -> None:
     assert len(full) == 4
 
 
+def test_a_copy_of_mapped_images_is_in_memory() -> None:
+    full = ImageSet(images(), torch.tensor([0, 1, 0, 1]), mapped=True)
+    assert full.to("cpu").mapped
+    assert not full.to("meta").mapped
+    assert not full.subset(torch.tensor([3, 0])).mapped
+    assert not ImageSet(images(), torch.tensor([0, 1, 0, 1])).mapped
+
+
 def test_image_set_rejects_wrong_tensors() -> None:
     with pytest.raises(ShapeError, match=r"`images` must have shape \[N, C, H, W\], got \[4\]"):
         ImageSet(images().flatten(), torch.zeros(4, dtype=torch.int64))

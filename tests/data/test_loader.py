@@ -1,25 +1,34 @@
 from __future__ import annotations
 
-from itertools import islice
+import threading
+import warnings
+from dataclasses import dataclass
+from itertools import islice, pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from benchmarks.loader import count as count_operations
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.data.test_prefetch import own_threads
 
-from mulfree.data import BatchLoader, ImageSet, ShiftFlip, Transform
+from mulfree.data import BatchLoader, ImageSet, ResizedCrop, ShiftFlip, Transform
+from mulfree.data.cache import map_array
 from mulfree.errors import ConfigError
 
 SHIFT = Transform(mean=(0.5,), std=(0.25,), augmentation=ShiftFlip(padding=2))
+CROP = Transform(mean=(0.5,), std=(0.25,), augmentation=ResizedCrop(size=4))
 
 
-def numbered(count: int) -> ImageSet:
-    """Images whose labels are their numbers."""
+def numbered(count: int, *, mapped: bool = False) -> ImageSet:
+    """Images whose labels are their numbers; perhaps only said to lie in a file."""
     pixels = torch.randint(
         256, (count, 1, 6, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    return ImageSet(pixels, torch.arange(count))
+    return ImageSet(pixels, torch.arange(count), mapped=mapped)
 
 
 def batches(loader: BatchLoader) -> list[tuple[torch.Tensor, list[int]]]:
@@ -32,6 +41,210 @@ def assert_same(
     assert [labels for _, labels in left] == [labels for _, labels in right]
     for (one, _), (other, _) in zip(left, right, strict=True):
         assert torch.equal(one, other)
+
+
+def drawn_batch_by_batch(
+    image_set: ImageSet,
+    size: int,
+    transform: Transform,
+    *,
+    seed: int,
+    epoch: int,
+    train: bool,
+    drop_last: bool,
+    rank: int = 0,
+    world_size: int = 1,
+) -> list[tuple[torch.Tensor, list[int]]]:
+    """The rule by which published runs were made, one batch after the other."""
+
+    def generator(stream: int) -> torch.Generator:
+        mixed = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
+
+    count = len(image_set)
+    order = torch.randperm(count, generator=generator(0)) if train else torch.arange(count)
+    bounds = list(range(0, count + 1, size * world_size))
+    if not drop_last and count - bounds[-1] >= world_size:
+        bounds.append(count)
+    elif not drop_last:
+        bounds[-1] = count
+    result = []
+    for batch, (start, stop) in enumerate(pairwise(bounds)):
+        whole = stop - start
+        low, high = whole * rank // world_size, whole * (rank + 1) // world_size
+        rows = order[start + low : start + high]
+        chance = transform.draw(whole, generator(batch + 1))[low:high]
+        images = image_set.images[rows]
+        if transform.augmentation is not None:
+            images = transform.augmentation(images, chance)
+        std = torch.tensor(transform.std).view(-1, 1, 1)
+        mean = torch.tensor(transform.mean).view(-1, 1, 1)
+        images = torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
+        result.append((images, image_set.labels[rows].tolist()))
+    return result
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("transform", [SHIFT, CROP, Transform(mean=(0.1,), std=(0.3,))])
+def test_batches_are_those_of_published_runs(
+    transform: Transform, drop_last: bool, mapped: bool
+) -> None:
+    image_set = numbered(29, mapped=mapped)
+    for train, world_size in ((True, 1), (True, 3), (False, 2)):
+        for rank in range(world_size):
+            options: dict[str, Any] = {"seed": 5, "train": train, "drop_last": drop_last}
+            options |= {"rank": rank, "world_size": world_size}
+            loader = BatchLoader(image_set, 4, transform=transform, **options)
+            for epoch in (0, 1):
+                expected = drawn_batch_by_batch(image_set, 4, transform, epoch=epoch, **options)
+                assert len(expected) == len(loader)
+                assert_same(batches(loader), expected)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 5])
+def test_a_file_is_read_as_memory_would_be(tmp_path: Path, prefetch: int) -> None:
+    memory = numbered(50)
+    np.save(tmp_path / "images.npy", memory.images.numpy())
+    file = ImageSet(map_array(tmp_path / "images.npy"), memory.labels, mapped=True)
+    options: dict[str, Any] = {"train": True, "transform": SHIFT}
+    loader = BatchLoader(file, 8, prefetch=prefetch, **options)
+    expected = BatchLoader(memory, 8, **options)
+    for _ in range(2):
+        assert_same(batches(loader), batches(expected))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """Notes the threads that draw; fails at the draw number `fails`."""
+
+    threads: list[str]
+    fails: int = -1
+
+    def draw(self, count: int, generator: torch.Generator) -> torch.Tensor:
+        if len(self.threads) == self.fails:
+            raise BlockingIOError("the disk is gone")
+        self.threads.append(threading.current_thread().name)
+        return torch.empty(count, 0)
+
+    def __call__(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        return images
+
+
+@pytest.mark.parametrize(
+    ("mapped", "prefetch", "device", "name"),
+    [
+        (False, 2, "cpu", "MainThread"),
+        (True, 0, "cpu", "MainThread"),
+        (True, 2, "cpu", "mulfree-prefetch"),
+        (False, 2, "meta", "mulfree-prefetch"),
+    ],
+)
+def test_a_thread_reads_what_has_a_way_to_go(
+    mapped: bool, prefetch: int, device: str, name: str
+) -> None:
+    threads: list[str] = []
+    transform = Transform(mean=(0.0,), std=(1.0,), augmentation=Watched(threads=threads))
+    loader = BatchLoader(
+        numbered(20, mapped=mapped),
+        4,
+        train=True,
+        transform=transform,
+        prefetch=prefetch,
+        device=device,
+    )
+    assert [images.device.type for images, _ in loader] == [device] * 5
+    assert threads == [name] * 5
+    assert own_threads() == []
+
+
+def test_an_error_while_reading_is_the_consumers_and_batches_before_it_count() -> None:
+    transform = Transform(mean=(0.0,), std=(1.0,), augmentation=Watched(threads=[], fails=3))
+    loader = BatchLoader(numbered(40, mapped=True), 4, train=True, transform=transform)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    with pytest.raises(BlockingIOError, match="the disk is gone"):
+        seen.extend(iter(loader))
+    assert loader.state_dict() == {"epoch": 0, "batch": 3}
+    assert own_threads() == []
+
+
+def test_no_thread_is_left_when_a_pass_is_given_up() -> None:
+    loader = BatchLoader(numbered(400, mapped=True), 4, train=True, transform=SHIFT)
+    next(iter(loader))
+    assert own_threads() == []
+    for _ in islice(loader, 3):
+        assert len(own_threads()) == 1
+    assert own_threads() == []
+
+    def consume() -> None:
+        for _ in loader:
+            raise KeyError("of the consumer")
+
+    with pytest.raises(KeyError, match="of the consumer"):
+        consume()
+    held = iter(loader)
+    next(held)
+    assert len(own_threads()) == 1
+    del held
+    assert own_threads() == []
+    assert loader.state_dict() == {"epoch": 0, "batch": 1}
+
+
+def test_a_batch_costs_an_accelerator_few_operations_and_no_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on_device = numbered(64).to("meta")
+    options: dict[str, Any] = {"train": True, "device": "meta"}
+    for transform, operations in ((SHIFT, 8), (None, 2), (CROP, 18)):
+        counted = count_operations(BatchLoader(on_device, 8, transform=transform, **options))
+        # A pass starts with order and chance, copied, and the labels brought into that order.
+        assert counted["start"] == {"operations": 1, "copies": 2, "waits": 0}
+        assert counted["batch"] == {"operations": operations, "copies": 0, "waits": 0}
+    counted = count_operations(BatchLoader(numbered(64), 8, transform=SHIFT, prefetch=0, **options))
+    assert counted["start"] == {"operations": 0, "copies": 0, "waits": 0}
+    assert counted["batch"] == {"operations": 7, "copies": 3, "waits": 0}
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a constant made again, which waits for the device")
+
+    iterator = iter(BatchLoader(on_device, 8, transform=SHIFT, **options))
+    next(iterator)
+    monkeypatch.setattr(torch, "tensor", refuse)
+    next(iterator)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("transform", [SHIFT, None])
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_gpu_gets_the_batches_of_the_cpu(resident: bool, transform: Transform | None) -> None:
+    image_set = numbered(50)
+    options: dict[str, Any] = {"train": True, "drop_last": False, "transform": transform}
+    expected = BatchLoader(image_set, 8, **options)
+    placed = image_set.to("cuda") if resident else image_set
+    loader = BatchLoader(placed, 8, device="cuda", **options)
+    for _ in range(2):
+        for (images, labels), (its_images, its_labels) in zip(expected, loader, strict=True):
+            assert its_images.is_cuda
+            assert its_labels.is_cuda
+            assert torch.equal(its_labels.cpu(), labels)
+            # Up to 4 before the mean is subtracted: one rounding of that product more or less.
+            torch.testing.assert_close(its_images.cpu(), images, rtol=0, atol=2**-22)
+    assert own_threads() == []
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_gpu_is_never_waited_for(resident: bool) -> None:
+    image_set = numbered(50).to("cuda") if resident else numbered(50)
+    loader = BatchLoader(image_set, 8, train=True, transform=SHIFT, device="cuda")
+    next(iter(loader))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype", UserWarning)
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        assert sum(1 for _ in loader) == 6
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_evaluation_is_in_order_and_complete() -> None:
@@ -74,17 +287,19 @@ def test_augmentation_differs_between_batches_and_epochs() -> None:
         assert not any(torch.equal(one, other) for other in drawn[:number])
 
 
-def test_a_position_resumes_at_the_exact_batch() -> None:
-    whole = BatchLoader(numbered(50), 8, train=True, seed=1, transform=SHIFT)
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_position_resumes_at_the_exact_batch(mapped: bool) -> None:
+    image_set = numbered(50, mapped=mapped)
+    whole = BatchLoader(image_set, 8, train=True, seed=1, transform=SHIFT)
     epochs = [batches(whole) for _ in range(3)]
     for position in range(len(whole) + 1):
-        killed = BatchLoader(numbered(50), 8, train=True, seed=1, transform=SHIFT)
+        killed = BatchLoader(image_set, 8, train=True, seed=1, transform=SHIFT)
         killed.set_epoch(1)
         list(islice(killed, position))
         state = killed.state_dict()
         assert state == {"epoch": 1, "batch": position}
 
-        resumed = BatchLoader(numbered(50), 8, train=True, seed=1, transform=SHIFT)
+        resumed = BatchLoader(image_set, 8, train=True, seed=1, transform=SHIFT)
         resumed.load_state_dict(state)
         if position < len(whole):
             resumed.set_epoch(1)  # what a training loop says again at the start
@@ -101,8 +316,9 @@ def test_a_position_loaded_after_iter_still_counts() -> None:
     assert_same(rest, batches(BatchLoader(numbered(50), 8, train=True, transform=SHIFT))[4:])
 
 
-def test_state_counts_batches_handed_out() -> None:
-    loader = BatchLoader(numbered(50), 8, train=True, transform=SHIFT)
+@pytest.mark.parametrize("mapped", [False, True])
+def test_state_counts_batches_handed_out(mapped: bool) -> None:
+    loader = BatchLoader(numbered(50, mapped=mapped), 8, train=True, transform=SHIFT)
     for number, _ in enumerate(loader, start=1):
         assert loader.state_dict() == {"epoch": 0, "batch": number}
         assert loader.batches_seen == number
@@ -200,6 +416,7 @@ def test_batches_come_on_the_device_asked_for() -> None:
         ({"rank": 2, "world_size": 2}, "`rank` must lie in 0..1, got 2"),
         ({"rank": -1}, "`rank` must lie in 0..0, got -1"),
         ({"seed": -1}, "`seed` must lie in 0..4294967295, got -1"),
+        ({"prefetch": -1}, "`prefetch` must not be negative, got -1"),
         ({"batch_size": 11}, "`image_set` must hold at least 11 images .*, got 10"),
         ({"batch_size": 4, "world_size": 3}, "`image_set` must hold at least 12 images .*, got 10"),
         ({"train": False, "world_size": 11}, "`image_set` must hold at least 11 images"),

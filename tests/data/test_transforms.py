@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from mulfree.data import Augmentation, CentreCrop, ResizedCrop, ShiftFlip, Transform
 from mulfree.errors import ConfigError, ShapeError
@@ -142,6 +144,86 @@ def test_transform_normalises_as_the_definition(augmentation: Augmentation | Non
     assert result.dtype == torch.float32
     # Values up to 2.8, four roundings of half an ulp each.
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=5e-7)
+
+
+def by_affine_grid(crop: ResizedCrop, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+    """The rule by which batches were made before grids were computed without a matrix product."""
+    top, left, height, width, mirror = drawn.unbind(dim=1)
+    affine = torch.zeros(len(images), 2, 3)
+    affine[:, 0, 0] = width * (1 - 2 * mirror)
+    affine[:, 0, 2] = 2 * left + width - 1
+    affine[:, 1, 1] = height
+    affine[:, 1, 2] = 2 * top + height - 1
+    shape = [len(images), images.shape[1], crop.size, crop.size]
+    grid = functional.affine_grid(affine, shape, align_corners=False)
+    return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+@pytest.mark.parametrize("size", [7, 24])
+def test_resized_crop_is_the_affine_map(size: int) -> None:
+    images = batch(16, 3, 40, 36)
+    crop = ResizedCrop(size=size)
+    drawn = crop.draw(16, generator())
+    # 255 times an ulp of a position of up to 40, on both axes; where matrix products are plain
+    # sums, as on the machine of published runs, the two are equal.
+    torch.testing.assert_close(
+        crop(images, drawn), by_affine_grid(crop, images, drawn), rtol=0, atol=2e-3
+    )
+
+
+@pytest.mark.parametrize(
+    "augmentation", [None, ShiftFlip(padding=2), ResizedCrop(size=6), CentreCrop(size=6)]
+)
+def test_compiles_to_one_graph(augmentation: Augmentation | None) -> None:
+    transform = Transform(mean=(0.5,) * 3, std=(0.25,) * 3, augmentation=augmentation)
+    everything = batch(20, 3, 8, 8)
+    rows = torch.arange(19, 3, -2)
+    drawn = transform.draw(len(rows), generator())
+
+    def load(rows: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        return transform(everything.index_select(0, rows), drawn)
+
+    compiled = torch.compile(load, fullgraph=True, backend="aot_eager")
+    first = compiled(rows, drawn)  # when no constant is there yet
+    assert torch.equal(first, load(rows, drawn))
+    assert torch.equal(compiled(rows, drawn), first)
+
+
+def test_constants_are_kept_for_each_device_and_part_of_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transform = Transform(mean=(0.5,), std=(0.25,), augmentation=ResizedCrop(size=4))
+    fresh = replace(transform, augmentation=ResizedCrop(size=4))
+    images, drawn = batch(2, 1, 8, 8), transform.draw(2, generator())
+    result = transform(images, drawn)
+    assert transform(images.to("meta"), drawn.to("meta")).is_meta
+    assert transform == fresh
+    assert hash(transform) == hash(fresh)
+    assert repr(transform) == repr(fresh)
+    assert "constants" not in repr(transform)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("made again")
+
+    for maker in ("tensor", "linspace"):
+        monkeypatch.setattr(torch, maker, refuse)
+    assert torch.equal(transform(images, drawn), result)
+    assert transform(images.to("meta"), drawn.to("meta")).is_meta
+
+
+@pytest.mark.gpu
+def test_a_gpu_shifts_and_crops_as_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = batch(64, 3, 40, 36)
+    for exact in (ShiftFlip(padding=4), CentreCrop(size=30)):
+        drawn = exact.draw(64, generator())
+        assert torch.equal(exact(images.cuda(), drawn.cuda()).cpu(), exact(images, drawn))
+    crop = ResizedCrop(size=24)
+    drawn = crop.draw(64, generator())
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    # Positions are the same numbers; scaling them to pixels may round differently by an ulp.
+    torch.testing.assert_close(
+        crop(images.cuda(), drawn.cuda()).cpu(), crop(images, drawn), rtol=0, atol=2e-3
+    )
 
 
 def test_rejects() -> None:

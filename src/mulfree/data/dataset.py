@@ -20,11 +20,10 @@ Progress = Callable[[float], None]
 class ImageSet:
     """Images and their labels.
 
-    The images may be memory-mapped; they are read when they are indexed.
-
     Args:
         images: `[N, C, H, W]`, uint8.
         labels: `[N]`, int64.
+        mapped: Whether the images lie in a file and are read when they are indexed.
 
     Raises:
         ShapeError: If the ranks are wrong or the counts differ.
@@ -33,6 +32,7 @@ class ImageSet:
 
     images: Tensor
     labels: Tensor
+    mapped: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4:
@@ -60,7 +60,9 @@ class ImageSet:
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same set on another device."""
-        return ImageSet(self.images.to(device), self.labels.to(device))
+        images = self.images.to(device)
+        mapped = self.mapped and images is self.images
+        return ImageSet(images, self.labels.to(device), mapped=mapped)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -60,7 +60,9 @@ def _load(folder: Path) -> Contents:
     meta = json.loads((folder / "meta.json").read_text())
     return tuple(meta["classes"]), {
         split: ImageSet(
-            map_array(folder / f"{split}.images.npy"), map_array(folder / f"{split}.labels.npy")
+            map_array(folder / f"{split}.images.npy"),
+            map_array(folder / f"{split}.labels.npy"),
+            mapped=True,
         )
         for split in meta["splits"]
     }

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mulfree.data.dataset import ImageSet
+from mulfree.data.prefetch import Prefetcher
+from mulfree.data.transfer import SideStream, host_buffer, to_device
 from mulfree.data.transforms import Transform
 from mulfree.errors import ConfigError
+
+_Parts = Generator[tuple[Tensor, Tensor, Tensor], None, None]
+"""Images, labels and chance of one batch after the other."""
 
 
 def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:
@@ -32,6 +38,13 @@ class BatchLoader:
     A pass starts at the first batch of the epoch, unless `load_state_dict` set another position.
     After a complete pass the next one is the next epoch, unless `set_epoch` says otherwise.
 
+    Images on `device` stay there: order and chance of a whole pass are drawn at its start and
+    copied at once, and a batch is a few operations of the device for which the host does not wait.
+    Images that lie in a file, or in host memory while the batches are wanted on a GPU, are read by
+    a thread, `prefetch` batches ahead, and copied while the GPU computes. The thread ends with the
+    pass, or when the pass is given up. (Capture CUDA graphs beside it with `capture_error_mode`
+    "thread_local", as torch.compile does.)
+
     Args:
         image_set: Images and labels; `ImageSet.to` keeps them on a device.
         batch_size: Images per batch of this process.
@@ -42,6 +55,7 @@ class BatchLoader:
         drop_last: Leave out the last batch where it is not full; default as `train`.
         transform: Makes the network's input of uint8 images; default: pixels over 255.
         device: Where the batches are wanted; transforms run there.
+        prefetch: Batches read ahead where a thread reads; 0 for no thread.
 
     Raises:
         ConfigError: If an argument is out of range or no batch could be made.
@@ -59,6 +73,7 @@ class BatchLoader:
         drop_last: bool | None = None,
         transform: Transform | None = None,
         device: torch.device | str = "cpu",
+        prefetch: int = 2,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"BatchLoader: `batch_size` must be at least 1, got {batch_size}")
@@ -68,6 +83,8 @@ class BatchLoader:
             raise ConfigError(f"BatchLoader: `rank` must lie in 0..{world_size - 1}, got {rank}")
         if not 0 <= seed < 2**32:
             raise ConfigError(f"BatchLoader: `seed` must lie in 0..{2**32 - 1}, got {seed}")
+        if prefetch < 0:
+            raise ConfigError(f"BatchLoader: `prefetch` must not be negative, got {prefetch}")
         self.image_set = image_set
         self.batch_size = batch_size
         self.train = train
@@ -80,6 +97,7 @@ class BatchLoader:
             transform = Transform(mean=(0.0,) * channels, std=(1.0,) * channels)
         self.transform = transform
         self.device = torch.device(device)
+        self.prefetch = prefetch
         self.epoch = 0
         self.batches_seen = 0
         self._resuming = False
@@ -144,10 +162,46 @@ class BatchLoader:
             self.batches_seen = 0
         self._resuming = False
         epoch, first = self.epoch, self.batches_seen
-        order = self._order(epoch)
-        for batch in range(first, len(self)):
-            self.batches_seen = batch + 1
-            yield self._batch(order, epoch, batch)
+        on_host = self.image_set.images.device.type == "cpu"
+        streamed = on_host and (self.image_set.mapped or self.device.type != "cpu")
+        parts = self._streamed(epoch, first) if streamed else self._resident(epoch, first)
+        with closing(parts):
+            for batch, (images, labels, chance) in enumerate(parts, start=first):
+                self.batches_seen = batch + 1
+                yield self.transform(images, chance), labels
+
+    def _resident(self, epoch: int, first: int) -> _Parts:
+        """Parts of the batches from `first` on, gathered where the images are."""
+        shares = list(self._shares(epoch, first))
+        sizes = [len(rows) for rows, _ in shares]
+        images, device = self.image_set.images, self.device
+        rows = to_device(torch.cat([rows for rows, _ in shares]), images.device)
+        chance = to_device(torch.cat([chance for _, chance in shares]), device)
+        labels = to_device(self.image_set.labels[rows], device)
+        split = zip(rows.split(sizes), labels.split(sizes), chance.split(sizes), strict=True)
+        for part, its_labels, its_chance in split:
+            yield to_device(images.index_select(0, part), device), its_labels, its_chance
+
+    def _streamed(self, epoch: int, first: int) -> _Parts:
+        """Parts of the batches from `first` on, read and sent to the device ahead."""
+        side = SideStream(self.device)
+        sent = (
+            side.send(self._read(rows), self.image_set.labels[rows], chance)
+            for rows, chance in self._shares(epoch, first)
+        )
+        with closing(Prefetcher(sent, self.prefetch) if self.prefetch else sent) as ahead:
+            for part in ahead:
+                images, labels, chance = side.receive(part)
+                yield images, labels, chance
+
+    def _read(self, rows: Tensor) -> Tensor:
+        """The images numbered `rows`, in host memory."""
+        images = self.image_set.images
+        read = host_buffer((len(rows), *images.shape[1:]), images.dtype, self.device)
+        # numpy, because torch's threads would take the processor from those that compute. "clip"
+        # changes nothing, as every row exists, but lets numpy write to the buffer directly.
+        np.take(images.numpy(), rows.numpy(), axis=0, out=read.numpy(), mode="clip")
+        return read
 
     def _order(self, epoch: int) -> Tensor:
         """Numbers of the images in the order of the epoch."""
@@ -156,19 +210,21 @@ class BatchLoader:
             return torch.arange(count)
         return torch.randperm(count, generator=_generator(self.seed, epoch, 0))
 
-    def _batch(self, order: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
-        """This process's part of the global batch `batch`."""
+    def _shares(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Image numbers and chance of this process's parts of the global batches from `first` on.
+
+        On the CPU, and a function of seed, epoch and batch.
+        """
+        order = self._order(epoch)
         size = self.batch_size * self.world_size
-        start = batch * size
-        stop = start + size
-        if batch + 1 == len(self) and not self.drop_last:
-            stop = len(order)
-        count = stop - start
-        low = count * self.rank // self.world_size
-        high = count * (self.rank + 1) // self.world_size
-        rows = order[start + low : start + high].to(self.image_set.images.device)
-        images = self.image_set.images[rows].to(self.device)
-        labels = self.image_set.labels[rows].to(self.device)
-        # Chance for the whole global batch is drawn by every process, and a part of it used.
-        drawn = self.transform.draw(count, _generator(self.seed, epoch, batch + 1))[low:high]
-        return self.transform(images, drawn.to(self.device)), labels
+        for batch in range(first, len(self)):
+            start = batch * size
+            stop = start + size
+            if batch + 1 == len(self) and not self.drop_last:
+                stop = len(order)
+            count = stop - start
+            low = count * self.rank // self.world_size
+            high = count * (self.rank + 1) // self.world_size
+            # Chance for the whole global batch is drawn by every process, and a part of it used.
+            chance = self.transform.draw(count, _generator(self.seed, epoch, batch + 1))
+            yield order[start + low : start + high], chance[low:high]

@@ -2,12 +2,13 @@
 
 Legend: N images, C channels, H W stored size, S size given to the network. Chance is drawn first,
 on the CPU, as one row of numbers per image (`draw`), and applied second: the same rows give the
-same images on every device and however a batch is divided among processes.
+same images on every device and however a batch is divided among processes. Constants are worked
+out on the CPU, once, and kept on each device in use: a batch causes no copy and no wait.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -86,6 +87,10 @@ class ResizedCrop:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
+    _constants: dict[torch.device, Tensor] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
     _TRIES = 10
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
@@ -106,18 +111,26 @@ class ResizedCrop:
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
         """Float images `[N, C, S, S]`."""
-        top, left, height, width, mirror = drawn.unbind(dim=1)
-        # grid_sample's coordinates run from -1 to 1: the crop's centre and half extent in them.
-        affine = torch.zeros(len(images), 2, 3, device=images.device)
-        affine[:, 0, 0] = width * (1 - 2 * mirror)
-        affine[:, 0, 2] = 2 * left + width - 1
-        affine[:, 1, 1] = height
-        affine[:, 1, 2] = 2 * top + height - 1
-        shape = [len(images), images.shape[1], self.size, self.size]
-        grid = functional.affine_grid(affine, shape, align_corners=False)
+        top, left, height, width, mirror = drawn[:, :, None].unbind(dim=1)
+        # grid_sample's coordinates run from -1 to 1: the crop's centre plus steps of its half
+        # extent. Not affine_grid: that is a matrix product, which TF32 rounds to tenths of a pixel.
+        steps = self._steps(images.device)
+        rows = steps * height + (2 * top + height - 1)
+        columns = steps * (width * (1 - 2 * mirror)) + (2 * left + width - 1)
+        shape = (len(images), self.size, self.size)
+        grid = torch.stack(
+            [columns[:, None, :].expand(shape), rows[:, :, None].expand(shape)], dim=-1
+        )
         return functional.grid_sample(
             images.float(), grid, padding_mode="border", align_corners=False
         )
+
+    def _steps(self, device: torch.device) -> Tensor:
+        """Centres of S pixels that divide -1..1, `[S]`."""
+        if device not in self._constants:
+            steps = torch.linspace(-1, 1, self.size) * (self.size - 1) / self.size
+            self._constants[device] = steps.to(device)
+        return self._constants[device]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +172,10 @@ class Transform:
     std: tuple[float, ...]
     augmentation: Augmentation | None = None
 
+    _constants: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
+
     def __post_init__(self) -> None:
         if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0.0:
             raise ConfigError(
@@ -186,7 +203,14 @@ class Transform:
             )
         if self.augmentation is not None:
             images = self.augmentation(images, drawn)
-        std = torch.tensor(self.std, device=images.device).view(-1, 1, 1)
-        mean = torch.tensor(self.mean, device=images.device).view(-1, 1, 1)
         # x * (1 / (255 std)) - mean / std: one multiply-add over the batch.
-        return torch.addcmul(-mean / std, images.float(), 1 / (255 * std))
+        offset, scale = self._offset_and_scale(images.device)
+        return torch.addcmul(offset, images, scale)
+
+    def _offset_and_scale(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Summand and factor of each channel, `[C, 1, 1]`."""
+        if device not in self._constants:
+            std = torch.tensor(self.std).view(-1, 1, 1)
+            mean = torch.tensor(self.mean).view(-1, 1, 1)
+            self._constants[device] = (-mean / std).to(device), (1 / (255 * std)).to(device)
+        return self._constants[device]
