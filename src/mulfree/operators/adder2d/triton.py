@@ -24,8 +24,8 @@ from mulfree.operators.window import Pair, Sliding
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Positions, and offsets inside one image, are 32-bit numbers in the kernels.
-_MAX_INDEX = 2**31 - 1
+# Positions, and offsets inside one image, are 32-bit numbers in the kernels, up to a tile's end.
+_MAX_INDEX = 2**31 - 2**16
 
 
 class _Tile(NamedTuple):
@@ -187,6 +187,7 @@ def _plan_forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) 
                 constants={
                     **_window(weight, sliding),
                     **tile.constants,
+                    "GROUPS": sliding.groups,
                     "NORM": norm,
                     "PACKED": packed,
                     "U": terms,
@@ -274,7 +275,7 @@ def _plan_weight_grad(
         plan.launches.append(
             Launch(
                 kernel=kernels.weight_grad_kernel,
-                grid=(share, -(-filters // tile.rows) * blocks, sliding.groups * taps),
+                grid=(sliding.groups * taps * share, -(-filters // tile.rows) * blocks, 1),
                 arguments={
                     "g": g_part,
                     "x": x_part,
@@ -482,7 +483,8 @@ def _rule_constants(rule: Gradient, *, towards: str) -> dict[str, Any]:
 
 
 def _grid(tile: _Tile, rows: int, columns: int, problems: int) -> tuple[int, int, int]:
-    return (-(-rows // tile.rows), -(-columns // tile.columns), problems)
+    """Programs; only the first axis may be long."""
+    return (-(-rows // tile.rows) * problems, -(-columns // tile.columns), 1)
 
 
 def _choose(rows: int, columns: int, problems: int, device: torch.device) -> _Tile:

@@ -197,8 +197,8 @@ def forward_kernel(
     x_n, x_h, x_w, y_n, y_c, y_p,
     KERNEL_H: tl.constexpr, KERNEL_W: tl.constexpr, STRIDE_H: tl.constexpr, STRIDE_W: tl.constexpr,
     PAD_H: tl.constexpr, PAD_W: tl.constexpr, DILATION_H: tl.constexpr, DILATION_W: tl.constexpr,
-    NORM: tl.constexpr, PACKED: tl.constexpr, RP: tl.constexpr, LP: tl.constexpr,
-    RC: tl.constexpr, LC: tl.constexpr, U: tl.constexpr, EVEN: tl.constexpr,
+    GROUPS: tl.constexpr, NORM: tl.constexpr, PACKED: tl.constexpr, RP: tl.constexpr,
+    LP: tl.constexpr, RC: tl.constexpr, LC: tl.constexpr, U: tl.constexpr, EVEN: tl.constexpr,
     ROWS_LAST: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """`y[p, t] = -sum_k |x[p, k] - w[t, k]|^NORM`: rows are positions, columns filters.
@@ -207,8 +207,8 @@ def forward_kernel(
     words of two channels in the precision of `y`. Each half of a word then adds up U terms in that
     precision, and these short sums are added up in float32.
     """
-    group = tl.program_id(2)
-    p = tl.program_id(0) * (RP * LP) + tl.arange(0, RP * LP)
+    group, block = tl.program_id(0) % GROUPS, tl.program_id(0) // GROUPS
+    p = block * (RP * LP) + tl.arange(0, RP * LP)
     t = tl.program_id(1) * (RC * LC) + tl.arange(0, RC * LC)
     k = tl.arange(0, U)
     column, row = p % out_width, (p // out_width) % out_height
@@ -266,12 +266,13 @@ def input_grad_kernel(
     so nothing is scattered. `g` and `x` have channels next to each other, `w` is
     `[K_h, K_w, C, C_out]`; a phase has `positions` pixels.
     """
-    group = tl.program_id(2) % GROUPS
-    phase = tl.program_id(2) // GROUPS
+    problems: tl.constexpr = GROUPS * STRIDE_H * STRIDE_W
+    problem, block = tl.program_id(0) % problems, tl.program_id(0) // problems
+    group, phase = problem % GROUPS, problem // GROUPS
     phase_h, phase_w = phase // STRIDE_W, phase % STRIDE_W
     first_h, apart_h, taps_h = _taps_of_phase(phase_h, KERNEL_H, STRIDE_H, PAD_H, DILATION_H)
     first_w, apart_w, taps_w = _taps_of_phase(phase_w, KERNEL_W, STRIDE_W, PAD_W, DILATION_W)
-    p = tl.program_id(0) * (RP * LP) + tl.arange(0, RP * LP)
+    p = block * (RP * LP) + tl.arange(0, RP * LP)
     c = tl.program_id(1) * (RC * LC) + tl.arange(0, RC * LC)
     k = tl.arange(0, U)
     column = (p % phase_width) * STRIDE_W + phase_w
@@ -346,10 +347,11 @@ def weight_grad_kernel(
     other, `w` is `[C_out, K_h, K_w, C]`, `out` that for every share, in float32.
     """
     taps: tl.constexpr = KERNEL_H * KERNEL_W
-    split = tl.program_id(0)
+    problems: tl.constexpr = GROUPS * taps
+    problem, split = tl.program_id(0) % problems, tl.program_id(0) // problems
+    group, tap = problem // taps, problem % taps
     t = (tl.program_id(1) // BLOCKS) * (RP * LP) + tl.arange(0, RP * LP)
     c = (tl.program_id(1) % BLOCKS) * (RC * LC) + tl.arange(0, RC * LC)
-    group, tap = tl.program_id(2) // taps, tl.program_id(2) % taps
     place = (group * filters + t).to(tl.int64) * (taps * channels) + tap * channels
     at = place[:, None] + c[None, :]
     mask = (t < filters)[:, None] & (c < channels)[None, :]
