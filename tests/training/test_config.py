@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.training.runs import start
 
 from mulfree.errors import ConfigError
-from mulfree.training import NetworkConfig, TrainConfig, TrainerConfig, read_config
+from mulfree.training import NetworkConfig, NormConfig, TrainConfig, TrainerConfig, read_config
 
 
 def write(path: Path, text: str) -> str:
@@ -29,7 +30,7 @@ def test_dotted_options_of_every_kind() -> None:
     )
     assert (config.optimizer.lr, config.optimizer.name) == (1e-3, "adamw")
     assert config.model.options == {"width": 0.5, "keep": ["first"]}
-    assert (config.trainer.ema, config.trainer.compile) == (0.99, True)
+    assert (config.trainer.ema, config.trainer.compile) == (0.99, "default")
     assert config.trainer.clip_norm is None
     assert config.data.root == "/some where"
 
@@ -115,6 +116,29 @@ def test_mistakes_in_a_file(tmp_path: Path, text: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("word", "mode"),
+    [
+        *(("none", "none"), ("false", "none"), ("default", "default"), ("true", "default")),
+        *(("reduce-overhead", "reduce-overhead"), ("max-autotune", "max-autotune")),
+    ],
+)
+def test_ways_to_compile_and_the_booleans_of_old_recipes(
+    tmp_path: Path, word: str, mode: str
+) -> None:
+    path = write(tmp_path / "f.yaml", f"trainer:\n  compile: {word}\n")
+    for words in (["--config", path], [f"--trainer.compile={word}"]):
+        config = read_config(words)
+        assert config.trainer.compile == mode
+        # A run's file and checkpoint say it in the new way, and are read back.
+        assert config.to_dict()["trainer"]["compile"] == mode
+        assert TrainConfig.from_dict(config.to_dict()) == config
+        assert read_config(["--config", write(tmp_path / "g.yaml", config.to_yaml())]) == config
+    old = {"true": True, "false": False}.get(word, word)
+    assert TrainConfig.from_dict({"trainer": {"compile": old}}).trainer.compile == mode
+    assert TrainerConfig(compile=old) == TrainerConfig(compile=mode)  # type: ignore[arg-type]
+
+
 def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_bytes(b"\xff\xfe\x00")
@@ -122,9 +146,31 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
         read_config([f"--config={path}"])
 
 
-def test_mistakes_in_a_dict() -> None:
-    with pytest.raises(ConfigError, match=r"unknown option 'trainer.gpu' in the configuration"):
-        TrainConfig.from_dict({"trainer": {"gpu": 1}})
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trainer": {"gpu": 1}}, "train: unknown option 'trainer.gpu' in the configuration"),
+        ({"optimizer": {"lr": "0.1"}}, "`optimizer.lr` must be float, got '0.1'"),
+        ({"optimizer": {"name": 1}}, "`optimizer.name` must be str, got 1"),
+        ({"optimizer": {"name": "sdg"}}, "OptimizerConfig: `name` must be one of .*, got 'sdg'"),
+        ({"trainer": {"epochs": True}}, "`trainer.epochs` must be int, got True"),
+        ({"trainer": {"epochs": 2.0}}, "`trainer.epochs` must be int, got 2.0"),
+        ({"trainer": {"threads": "x"}}, "`trainer.threads` must be int or null, got 'x'"),
+        ({"trainer": {"compile": 1}}, "`trainer.compile` must be str or bool, got 1"),
+        ({"data": {"root": 3}}, "`data.root` must be str or null, got 3"),
+    ],
+)
+def test_mistakes_in_a_dict(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig.from_dict(values)
+
+
+def test_a_dict_gives_what_it_names_and_else_the_defaults() -> None:
+    config = TrainConfig.from_dict({"norm": {"start": 2}, "model": {"options": {"width": 1}}})
+    assert config == replace(
+        TrainConfig(), norm=NormConfig(start=2.0), model=NetworkConfig(options={"width": 1})
+    )
+    assert isinstance(config.norm.start, float)
 
 
 @pytest.mark.parametrize(
@@ -141,8 +187,64 @@ def test_mistakes_in_a_dict() -> None:
         ({"log_every": 0}, "`log_every` must be at least 1, got 0"),
         ({"clip_norm": 0.0}, "`clip_norm` must be positive, got 0.0"),
         ({"ema": 1.0}, r"`ema` must lie in \(0, 1\), got 1.0"),
+        (
+            {"compile": "reduce_overhead"},
+            "`compile` must be one of default, max-autotune, none, reduce-overhead, "
+            "got 'reduce_overhead'; did you mean 'reduce-overhead'?",
+        ),
+        (
+            {"compile": "max-autotune", "accumulate": 2},
+            "`accumulate` must be 1 with compile max-autotune, whose CUDA graphs .*, got 2",
+        ),
+        (
+            {"compile": "default", "strategy": "fsdp"},
+            "`compile` must be none with strategy fsdp, .*, got default",
+        ),
     ],
 )
 def test_bad_trainer_options(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=f"TrainerConfig: {message}"):
         TrainerConfig(**values)
+
+
+WITHOUT_JSONARGPARSE = """
+import sys
+
+sys.modules["jsonargparse"] = None
+
+from dataclasses import replace
+
+from mulfree import data, training
+from mulfree.cli.main import main
+from mulfree.errors import BackendUnavailableError
+
+config = training.TrainConfig(
+    data=data.DataConfig(name="digits", limit=32, batch_size=16),
+    model=training.NetworkConfig(name="lenet5_bn", options={"width": 0.25}),
+    trainer=training.TrainerConfig(
+        epochs=1,
+        output=sys.argv[1],
+        accelerator="cpu",
+        threads=1,
+        tensorboard=False,
+        progress="none",
+    ),
+)
+assert training.train(config).step == 2
+checkpoint = training.load_checkpoint(sys.argv[1] + "/last.ckpt")
+assert checkpoint.config == replace(config, trainer=replace(config.trainer, output=None))
+assert training.train(checkpoint.config, checkpoint).finished
+try:
+    training.read_config([])
+except BackendUnavailableError as error:
+    print(error)
+sys.exit(main(["train"]))
+"""
+
+
+def test_without_jsonargparse_a_run_is_configured_in_python(tmp_path: Path) -> None:
+    process = start([WITHOUT_JSONARGPARSE, str(tmp_path / "run")], ["-c"])
+    out, err = process.communicate(timeout=100)
+    line = "train: options need jsonargparse: pip install 'jsonargparse[signatures]'"
+    assert (process.returncode, err) == (2, f"mulfree train: error: {line}\n")
+    assert out == f"{line}\n"

@@ -1,72 +1,174 @@
-"""Two processes that share a batch do what one process does with the whole."""
+"""Two processes that share a batch do what one process does with the whole, in every way."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tests.training.many_processes import plain, save_and_keep
 from tests.training.runs import start
+from torch import Tensor, nn
 
-from mulfree.training import load_checkpoint
-
-# Without batch normalisation, which sees the images of its own process only.
-SCRIPT = """
-import sys
-from torch import nn
 from mulfree import models
 from mulfree.cli.main import main
+from mulfree.models import config_of, registry
+from mulfree.training import load_checkpoint, load_model, train
+from mulfree.training.callbacks import RunFiles
 
-
-@models.register_model
-def plain(options: models.ModelOptions) -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(options.in_channels, 4, 3, padding=1),
-        nn.Conv2d(4, 8, 3, padding=1, bias=False),
-        nn.GroupNorm(2, 8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(8, options.num_classes),
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-"""
+ROOT = Path(__file__).parents[2]
+MODULE = "tests.training.many_processes"
 WORDS = [
     *("--data.name=synthetic", "--data.classes=3", "--data.image_size=8", "--data.limit=64"),
-    *("--data.batch_size=16", "--model.name=plain", "--model.options.norm_logits=false"),
-    *("--trainer.epochs=2", "--trainer.threads=1", "--trainer.accelerator=cpu"),
-    *("--trainer.precision=64-true", "--trainer.tensorboard=false", "--trainer.ema=0.5"),
+    *("--data.batch_size=16", "--trainer.epochs=2", "--trainer.threads=1"),
+    *("--trainer.accelerator=cpu", "--trainer.precision=64-true", "--trainer.tensorboard=false"),
+    *("--trainer.ema=0.5", "--trainer.checkpoint_every=1", "--trainer.progress=none"),
 ]
-
+NETWORKS = {
+    "conv": ["--model.name=plain", "--model.options.norm_logits=false"],
+    "adder": [
+        *("--model.name=lenet5_bn", "--model.operator=adder2d", "--model.options.width=0.25"),
+        *("--trainer.clip_norm=0.5", "--trainer.sync_batchnorm=true", "--trainer.accumulate=2"),
+    ],
+}
 pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
 
 
-@pytest.fixture
-def script(tmp_path: Path) -> str:
-    path = tmp_path / "train_plain.py"
-    path.write_text(SCRIPT)
-    return str(path)
+def words(network: str, directory: Path, *more: str) -> list[str]:
+    return [*WORDS, *NETWORKS[network], f"--trainer.output={directory}", *more]
 
 
-def run(script: list[str], directory: Path, *words: str) -> dict[str, torch.Tensor]:
-    process = start(["train", *WORDS, f"--trainer.output={directory}", *words], script)
-    out, err = process.communicate(timeout=120)
+def launch(script: Sequence[str], runs: Sequence[Sequence[str]]) -> None:
+    process = start([json.dumps(run) for run in runs], script, cwd=ROOT)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
-    checkpoint = load_checkpoint(directory / "last.ckpt")
-    assert checkpoint.step == 8
-    assert out.count("of the test images are right") == 1
-    return checkpoint.network | {"test": torch.tensor(checkpoint.history[-1]["test_loss"])}
+    assert out.count("of the test images are right") == len(runs), out + err
 
 
-def test_two_processes_equal_one(script: str, tmp_path: Path) -> None:
-    one = run([script], tmp_path / "one")
-    two = run([script], tmp_path / "two", "--trainer.devices=2")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
-    ran = run(torchrun, tmp_path / "ran")
-    for name, weight in one.items():
-        torch.testing.assert_close(two[name], weight, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(ran[name], weight, rtol=1e-9, atol=1e-9)
+def assert_close(one: Path, other: Path) -> None:
+    """Equality of what two finished runs have learned and remember of it, up to rounding."""
+    first, second = (load_checkpoint(directory / "last.ckpt") for directory in (one, other))
+    assert first.step == second.step
+    for key in ("state_dict", "optimizer_states"):
+        _assert_close(first.content[key], second.content[key], key)
+    for row, same in zip(first.history, second.history, strict=True):
+        for name in row.keys() - {"seconds"}:
+            # On test images the loss is computed in float32.
+            assert row[name] == pytest.approx(same[name], rel=1e-6), name
+
+
+def _assert_close(one: Any, other: Any, where: str) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            _assert_close(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list):
+        for index, pair in enumerate(zip(one, other, strict=True)):
+            _assert_close(*pair, f"{where}[{index}]")
+    elif isinstance(one, Tensor):
+        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9, msg=where)
+    else:
+        assert one == other, where
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _plain_is_a_model() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+        models.register_model(plain)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs `conv` and `adder` of a single process, and `-middle`, what they were in between."""
+    directory = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunFiles, "_save", save_and_keep)
+        for network in NETWORKS:
+            assert main(["train", *words(network, directory / network)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="module")
+def two(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same runs of two processes with each strategy, and one that goes on with one's."""
+    directory = tmp_path_factory.mktemp("two")
+    resumed = directory / "one-fsdp"
+    shutil.copytree(one / "adder-middle", resumed)
+    ways = ("ddp", "fsdp")
+    runs = [
+        words(network, directory / f"{network}-{way}", f"--trainer.strategy={way}")
+        for network in NETWORKS
+        for way in ways
+    ]
+    runs.append(["--resume", str(resumed), "--trainer.strategy=fsdp"])
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", MODULE)
+    launch(torchrun, runs)
+    return directory
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_two_processes_equal_one(one: Path, two: Path, network: str, way: str) -> None:
+    assert_close(one / network, two / f"{network}-{way}")
+
+
+@pytest.mark.slow
+def test_processes_that_lightning_starts(one: Path, tmp_path: Path) -> None:
+    launch(("-m", MODULE), [words("conv", tmp_path / "run", "--trainer.devices=2")])
+    assert_close(one / "conv", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_what_was_divided_is_written_in_parts_and_read_like_a_file(two: Path) -> None:
+    run = two / "adder-fsdp"
+    parts = ["content.ckpt", "shard-0.safetensors", "shard-1.safetensors"]
+    for name in ("best.ckpt", "last.ckpt"):
+        assert sorted(path.name for path in (run / name).iterdir()) == parts
+    assert not list(run.glob(".*"))
+    sizes = [(run / "last.ckpt" / part).stat().st_size for part in parts[1:]]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
+
+    from_parts, from_weights = load_model(run / "last.ckpt"), load_model(run)
+    assert config_of(from_parts) == config_of(from_weights)
+    assert {type(m) for m in from_weights.modules()} >= {nn.BatchNorm2d}
+    for name, tensor in from_weights.state_dict().items():
+        assert torch.equal(from_parts.state_dict()[name], tensor), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["evaluate", "profile"])
+def test_verbs_take_a_divided_checkpoint(
+    two: Path, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([verb, str(two / "adder-fsdp" / "last.ckpt")]) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_more_processes_and_another_strategy(one: Path, two: Path) -> None:
+    assert (two / "one-fsdp" / "last.ckpt").is_dir()
+    assert_close(one / "adder", two / "one-fsdp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_run_goes_on_with_fewer_processes(one: Path, two: Path, way: str, tmp_path: Path) -> None:
+    shutil.copytree(two / f"adder-{way}-middle", tmp_path / "run")
+    middle = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert middle.step == 3
+    assert middle.path.is_dir() == (way == "fsdp")
+    assert middle.config.trainer.strategy == way
+    settings = replace(middle.config.trainer, output=None)
+    assert train(replace(middle.config, trainer=settings), middle).finished
+    assert (tmp_path / "run" / "last.ckpt").is_file()
+    assert not list((tmp_path / "run").glob(".*"))
+    assert_close(one / "adder", tmp_path / "run")

@@ -4,11 +4,13 @@ import copy
 import math
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
@@ -214,6 +216,101 @@ def test_a_gradient_that_is_not_finite_is_an_error_and_changes_nothing(bad: floa
     assert good.grad.tolist() == [1.0]
 
 
+# --- without waiting for the device ----------------------------------------------------------
+
+
+class Recorder(TorchDispatchMode):
+    """The operators that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+def test_deferred_steps_are_the_same_steps() -> None:
+    model, expected = network(), network()
+    for net, deferred in ((model, True), (expected, False)):
+        optimizer = AdaptiveLocalLR(SGD(net.parameters(), lr=0.1), deferred=deferred)
+        for _ in range(2):
+            optimizer.zero_grad()
+            backward(net)
+            before = grads(net)
+            optimizer.step()
+        if deferred:
+            assert optimizer.largest_norm is not None
+            norms = [float(before[name].norm()) for name in ("0.weight", "3.weight")]
+            assert float(optimizer.largest_norm) == pytest.approx(max(norms), rel=1e-6)
+        else:
+            assert optimizer.largest_norm is None
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_what_is_not_finite_shows_in_a_deferred_step(bad: float) -> None:
+    # Also where kinds of numbers are apart and other norms are larger.
+    params = [parameter([1.0, bad]), parameter([1e9]), nn.Parameter(torch.zeros(1).double())]
+    params[2].grad = torch.ones(1).double()
+    optimizer = AdaptiveLocalLR(SGD(params, lr=1.0), params=params, deferred=True)
+    optimizer.step()
+    assert optimizer.largest_norm is not None
+    torch.testing.assert_close(float(optimizer.largest_norm), bad, equal_nan=True)
+    assert params[0][1].isnan()
+    params[0].grad = torch.ones(2)
+    optimizer.step()
+    assert float(optimizer.largest_norm) <= 1e9
+
+
+def test_a_deferred_step_neither_waits_nor_sends() -> None:
+    model = network()
+    optimizer = AdaptiveLocalLR(SGD(model.parameters(), lr=0.1), deferred=True)
+    for _ in range(2):
+        optimizer.zero_grad()
+        backward(model)
+        with Recorder() as recorder:
+            optimizer._rescale()
+    # Neither a number is read (_local_scalar_dense) nor one made on the host (lift_fresh).
+    assert recorder.seen == [
+        *("aten::_foreach_norm.Scalar", "aten::stack", "aten::max", "aten::mul.Tensor"),
+        *("aten::clamp_min", "aten::div.Tensor", "aten::unbind.int", "aten::_foreach_mul_.List"),
+    ]
+
+
+@pytest.mark.gpu
+def test_a_step_is_captured_in_a_cuda_graph() -> None:
+    model, expected = network().cuda(), network().cuda()
+    optimizer = AdaptiveLocalLR(SGD(model.parameters(), lr=0.1, momentum=0.9))
+    other = AdaptiveLocalLR(SGD(expected.parameters(), lr=0.1, momentum=0.9))
+
+    def fill(net: nn.Module, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for p in net.parameters():
+            value = torch.randn(p.shape, generator=generator).cuda()
+            p.grad = value if p.grad is None else p.grad.copy_(value)
+
+    fill(model, 0)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        optimizer.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    for seed in range(3):
+        fill(expected, seed)
+        other.step()
+        if seed:
+            fill(model, seed)
+            graph.replay()
+    for a, b in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_it_stands_in_for_the_optimiser() -> None:
     model = network()
     inner = SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -251,6 +348,19 @@ def test_a_gradient_scaler_unscales_before_the_rescaling() -> None:
     AdaptiveLocalLR(SGD(expected.parameters(), lr=0.1)).step()
     for a, b in zip(model.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+def test_a_gradient_scaler_skips_a_step_that_is_not_finite(deferred: bool) -> None:
+    p = parameter([1.0, math.inf])
+    optimizer = AdaptiveLocalLR(SGD([p], lr=1.0), params=[p], deferred=deferred)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    scaler.scale(torch.zeros(()))
+    scaler.unscale_(optimizer)
+    scaler.step(optimizer)
+    scaler.update()
+    assert p.tolist() == [0.0, 0.0]
+    assert scaler.get_scale() == 2.0
 
 
 @pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy"])

@@ -21,8 +21,8 @@ STEPS = 4
 EPOCHS = 2
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {},
-    "average, accumulation, one-cycle, decayed weights": {
-        "trainer": {"ema": 0.9, "accumulate": 3},
+    "average, accumulation, one-cycle, decayed weights, double precision": {
+        "trainer": {"ema": 0.9, "accumulate": 3, "precision": "64-true"},
         "optimizer": {"decay": "weights"},
         "schedule": {"name": "one_cycle"},
     },

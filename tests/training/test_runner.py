@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import importlib.util
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from mulfree.training import (
     load_checkpoint,
     load_model,
     read_config,
+    runner,
     train,
 )
 from mulfree.training.checkpoint import save_checkpoint
@@ -235,6 +237,123 @@ def test_a_batch_must_be_divisible(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     pattern = "`data.batch_size` must be a multiple of the 3 processes that share it, got 16"
     with pytest.raises(ConfigError, match=pattern):
         train(make_config(tmp_path, trainer={"devices": 3}))
+
+
+# --- accelerators, here of a machine that only seems to have them -----------------------------
+
+
+def seem(monkeypatch: pytest.MonkeyPatch, gpus: int, capability: tuple[int, int] = (9, 0)) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+
+
+def refused(tmp_path: Path, message: str, **sections: dict[str, Any]) -> None:
+    """The run ends with one line, before there is anything of it."""
+    with pytest.raises(ConfigError, match=message) as caught:
+        train(make_config(tmp_path / "run", **sections))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_cuda_needs_a_torch_that_was_built_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = "`trainer.accelerator` must be cpu with a torch that was built without CUDA, got cuda"
+    refused(tmp_path, message, trainer={"accelerator": "cuda"})
+
+
+def test_cuda_needs_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seem(monkeypatch, 0)
+    message = "`trainer.accelerator` must be cpu on a machine without a usable GPU, got cuda"
+    refused(tmp_path, message, trainer={"accelerator": "cuda"})
+
+
+def test_there_must_be_as_many_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seem(monkeypatch, 2)
+    message = "`trainer.devices` must be at most the 2 CUDA devices of this machine, got 3"
+    refused(tmp_path, message, trainer={"accelerator": "auto", "devices": 3})
+
+
+def test_adders_need_a_gpu_that_triton_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seem(monkeypatch, 1, (7, 5))
+    message = (
+        "`trainer.accelerator` must be cpu for adder2d here, as the GPU kernels need compute "
+        "capability 8.0, GPU 0 has 7.5, got auto"
+    )
+    refused(tmp_path, message, trainer={"accelerator": "auto"})
+
+
+def test_adders_on_a_gpu_need_triton(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seem(monkeypatch, 1)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = r"must be cpu for adder2d here, as the GPU kernels need triton: .*\[gpu\], got cuda"
+    refused(tmp_path, message, trainer={"accelerator": "cuda"})
+
+
+@pytest.mark.parametrize(
+    ("capability", "operator", "accelerator"),
+    [((8, 0), "adder2d", "auto"), ((7, 5), "conv2d", "cuda"), ((7, 5), "double adder2d", "cuda")],
+)
+def test_gpus_that_do(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], operator: str, accelerator: str
+) -> None:
+    seem(monkeypatch, 1, capability)
+    precision = "64-true" if operator.startswith("double") else "32-true"
+    config = make_config(
+        trainer={"accelerator": accelerator, "precision": precision},
+        model={"operator": operator.removeprefix("double ")},
+    )
+    assert runner._place(config).device == torch.device("cuda", 0)
+
+
+def test_a_cpu_works_next_to_an_old_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seem(monkeypatch, 1, (7, 5))
+    assert runner._place(make_config(tmp_path)).device == torch.device("cpu")
+
+
+def too_large(*args: Any) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def test_memory_that_is_too_small_for_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, 6, too_large)
+    config = make_config(tmp_path, trainer={"checkpoint_every": 1})
+    message = (
+        r"train: `data.batch_size` must be lower for the memory of cpu, got 16; the step stays the "
+        r"same if `trainer.accumulate` \(1\) is raised as much"
+    )
+    spoiled_run(config, message, good_step=5)
+
+
+def test_memory_that_is_too_small_for_a_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised.Task, "test", too_large)
+    message = r"`data.eval_batch_size` must be lower for the memory of cpu, got \d+$"
+    with pytest.raises(TrainingError, match=message):
+        train(make_config(tmp_path))
+
+
+def test_a_process_among_many_says_so_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first process waits for it, and is ended when it has failed.
+    def last(*args: Any) -> Tensor:
+        monkeypatch.setenv("RANK", "1")
+        return too_large(*args)
+
+    spoil(monkeypatch, 1, last)
+    with pytest.raises(SystemExit, match=r"`data.batch_size` must be lower for the memory of cpu"):
+        train(make_config(tmp_path))
 
 
 # --- what is not finite ----------------------------------------------------------------------

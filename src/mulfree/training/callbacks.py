@@ -14,8 +14,13 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
-from mulfree.files import write_atomically
-from mulfree.training.checkpoint import BEST, LAST, load_checkpoint, save_checkpoint
+from mulfree.training.checkpoint import (
+    BEST,
+    LAST,
+    copy_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from mulfree.training.module import Row, RunModule
 from mulfree.training.progress import Display
 from mulfree.training.report import METRICS_CSV, write_csv
@@ -151,7 +156,7 @@ class RunFiles(Callback):
         self._save(trainer, module)
         if trainer.is_global_zero:
             if module.best is row:
-                write_atomically(self.directory / BEST, (self.directory / LAST).read_bytes())
+                copy_checkpoint(self.directory / LAST, self.directory / BEST)
             write_csv(self.directory / METRICS_CSV, module.history)
             for part in ("train", module.held_out):
                 values = {key: row[key] for key in row if key.startswith(f"{part}_")}

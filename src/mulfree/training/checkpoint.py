@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.files import write_atomically
+from mulfree.training import shards
 from mulfree.training.config import TrainConfig
 
 FORMAT = "mulfree.checkpoint/1"
@@ -30,7 +31,7 @@ class Checkpoint:
     """What a checkpoint says of its run.
 
     Attributes:
-        path: The file.
+        path: The file, or the directory if many processes wrote it together.
         config: Configuration of the run.
         recipe: Recipe of the network.
         history: One entry per finished epoch.
@@ -56,16 +57,31 @@ def to_bytes(content: Mapping[str, Any]) -> bytes:
 
 
 def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes a checkpoint in one step.
+    """Writes a checkpoint as a file, in one step.
 
     Raises:
         OSError: It cannot be written; what was there before is untouched.
     """
-    write_atomically(Path(path), to_bytes(content))
+    _write(Path(path), to_bytes(content))
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copies a checkpoint, file or directory, in one step.
+
+    Raises:
+        OSError: It cannot be written; what was there before is untouched.
+    """
+    if source.is_dir():
+        shards.copy(source, target)
+    else:
+        _write(target, source.read_bytes())
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Reads a checkpoint; only tensors and plain values are accepted, no code is run.
+
+    Args:
+        path: A file, or a directory that many processes wrote together.
 
     Raises:
         ArtifactError: No such file, or one that is damaged or not a checkpoint of mulfree.
@@ -103,8 +119,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def file_of(path: str | os.PathLike[str], name: str) -> Path:
-    """`path`, or the file called `name` in it where it is a run's directory."""
-    return Path(path) / name if Path(path).is_dir() else Path(path)
+    """`path`, or what is called `name` in it where it is a run's directory."""
+    file = Path(path)
+    return file / name if file.is_dir() and not shards.is_sharded(file) else file
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
@@ -132,6 +149,8 @@ def model_of(checkpoint: Checkpoint) -> nn.Module:
         model = models.create_model(checkpoint.recipe.name, **checkpoint.recipe.arguments)
     except (ConfigError, TypeError) as error:
         raise _broken(checkpoint.path, f"of a model that can be built ({error})") from error
+    numbers = (t.dtype for t in checkpoint.network.values() if isinstance(t, Tensor))
+    model.to(next((dtype for dtype in numbers if dtype.is_floating_point), torch.float32))
     load_network(model, checkpoint)
     return model.eval()
 
@@ -157,16 +176,35 @@ def load_network(model: nn.Module, checkpoint: Checkpoint) -> None:
     model.load_state_dict(given)
 
 
+def _write(path: Path, content: bytes) -> None:
+    if not path.is_dir():
+        write_atomically(path, content)
+        return
+    # The run went on with another strategy.
+    part = shards.part_of(path)
+    write_atomically(part, content)
+    shards.put_in_place(part, path)
+
+
 def _read(path: Path) -> dict[str, Any]:
+    place = shards.standing(path)
+    if not shards.is_sharded(place):
+        return _read_file(place, path)
+    content = _read_file(place / shards.CONTENT, path)
+    return shards.join(content, place)
+
+
+def _read_file(file: Path, path: Path) -> dict[str, Any]:
+    """The content of a file that is, or is in, the checkpoint `path`."""
     try:
-        file = path.open("rb")
+        opened = file.open("rb")
     except FileNotFoundError as error:
         raise _broken(path, "an existing file") from error
     except OSError as error:
         raise _broken(path, f"a readable file ({error.strerror})") from error
-    with file:
+    with opened:
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = torch.load(opened, map_location="cpu", weights_only=True)
         except Exception as error:
             # The unpickler meets arbitrary bytes here, and raises whatever these make it raise.
             raise _broken(path, "a whole checkpoint of tensors and plain values") from error

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import jsonargparse
 import yaml
 
 from mulfree.data import DataConfig
-from mulfree.errors import ConfigError
+from mulfree.errors import BackendUnavailableError, ConfigError
 from mulfree.training.checks import require, require_choice
 from mulfree.training.methods import get_method, supervised
 from mulfree.training.norm import NormConfig
@@ -21,8 +22,14 @@ from mulfree.training.optimizer import OptimizerConfig
 from mulfree.training.schedule import ScheduleConfig
 from mulfree.training.task import MethodConfig
 
+if TYPE_CHECKING:
+    import jsonargparse
+
 _ACCELERATORS = ("auto", "cpu", "cuda")
+_STRATEGIES = ("auto", "ddp", "fsdp")
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
+_COMPILE = ("none", "default", "reduce-overhead", "max-autotune")
+_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +57,24 @@ class TrainerConfig:
         output: Directory of the run; by default a new one under runs/.
         accelerator: Kind of device.
         devices: Processes, one device each; `data.batch_size` images are divided among them.
+        strategy: What each of several processes has: a copy of the network and of the optimiser's
+            state (ddp, the default), or a part of them (fsdp), which needs less memory and sends
+            more.
+        sync_batchnorm: Normalise over the images of all processes together, not of each alone.
         threads: CPU threads of a process; by default torch's choice.
         precision: Number format; mixed ones keep weights in float32.
         accumulate: Batches whose gradients are averaged for one step.
         clip_norm: Upper limit of the norm of all gradients together. The adaptive local learning
             rate comes later, so adder weights are not affected.
         ema: Decay of a moving average of the weights, which is then what is tested and saved.
-        compile: Compile the training step with torch.compile.
+        compile: How torch.compile treats the training step: not at all (none), fused kernels
+            (default), these in CUDA graphs (reduce-overhead), or moreover the fastest of several
+            for each operator (max-autotune). True means default, and false none. Steps whose norm
+            is annealed are not compiled.
         checkpoint_every: Steps between checkpoints within an epoch; none by default. There is
             always one at the end of an epoch.
-        log_every: Steps between the points of the TensorBoard log.
+        log_every: Steps between the points of the TensorBoard log; on an accelerator also between
+            looks at whether loss and gradients are finite, as each look waits for the device.
         tensorboard: Write a TensorBoard log.
         progress: A bar on a terminal and a line per epoch elsewhere (auto), or nothing (none).
     """
@@ -69,12 +84,14 @@ class TrainerConfig:
     output: str | None = None
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    sync_batchnorm: bool = False
     threads: int | None = None
     precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] = "32-true"
     accumulate: int = 1
     clip_norm: float | None = None
     ema: float | None = None
-    compile: bool = False
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] | bool = "none"
     checkpoint_every: int | None = None
     log_every: int = 50
     tensorboard: bool = True
@@ -83,8 +100,12 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         function = "TrainerConfig"
         require_choice(function, "accelerator", self.accelerator, _ACCELERATORS)
+        require_choice(function, "strategy", self.strategy, _STRATEGIES)
         require_choice(function, "precision", self.precision, _PRECISIONS)
         require_choice(function, "progress", self.progress, ("auto", "none"))
+        if isinstance(self.compile, bool):
+            object.__setattr__(self, "compile", "default" if self.compile else "none")
+        require_choice(function, "compile", self.compile, _COMPILE)
         require(function, "seed", self.seed, 0 <= self.seed < 2**32, "lie in [0, 2^32)")
         for name in (
             "epochs",
@@ -97,6 +118,16 @@ class TrainerConfig:
             value = getattr(self, name)
             if value is not None:
                 require(function, name, value, value >= 1, "be at least 1")
+        if self.accumulate > 1 and self.compile in _CUDA_GRAPHS:
+            raise ConfigError(
+                f"{function}: `accumulate` must be 1 with compile {self.compile}, whose CUDA "
+                f"graphs overwrite the gradients that would be added up, got {self.accumulate}"
+            )
+        if self.strategy == "fsdp" and self.compile != "none":
+            raise ConfigError(
+                f"{function}: `compile` must be none with strategy fsdp, which gathers weights "
+                f"between layers, got {self.compile}"
+            )
         if self.clip_norm is not None:
             require(function, "clip_norm", self.clip_norm, self.clip_norm > 0, "be positive")
         if self.ema is not None:
@@ -137,13 +168,16 @@ class TrainConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """The configuration that `to_dict` gave; sections and options left out get defaults.
 
+        Values have the types of the options already: nothing is parsed, as it is by `read_config`.
+
         Raises:
             ConfigError: An option is unknown or has a bad value.
         """
         method = _method_of([values])
         _check_sections(values, method, "the configuration")
-        parser = build_parser(method)
-        return _parsed(parser, lambda: parser.parse_object(dict(values)))
+        whole = _merged(_defaults(method), values)
+        kinds = _sections(method)
+        return cls(**{name: _section(kind, name, whole[name]) for name, kind in kinds.items()})
 
 
 def read_config(words: Sequence[str], base: TrainConfig | None = None) -> TrainConfig:
@@ -197,8 +231,12 @@ def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]
 
 
 def build_parser(method: str = "supervised") -> jsonargparse.ArgumentParser:
-    """The parser of all options of a run with a method."""
-    parser = jsonargparse.ArgumentParser(
+    """The parser of all options of a run with a method.
+
+    Raises:
+        BackendUnavailableError: The package that parses options is not installed.
+    """
+    parser: jsonargparse.ArgumentParser = _jsonargparse().ArgumentParser(
         prog="mulfree train",
         description="Train a network. Without options, a small adder network on digits.",
         exit_on_error=False,
@@ -211,6 +249,16 @@ def build_parser(method: str = "supervised") -> jsonargparse.ArgumentParser:
     return parser
 
 
+def _jsonargparse() -> Any:
+    # Only here, so that a run can be configured in Python and resumed without it.
+    try:
+        return importlib.import_module("jsonargparse")
+    except ImportError as error:
+        raise BackendUnavailableError(
+            "train: options need jsonargparse: pip install 'jsonargparse[signatures]'"
+        ) from error
+
+
 def _sections(method: str) -> dict[str, type]:
     default = TrainConfig()
     kinds = {section.name: type(getattr(default, section.name)) for section in fields(default)}
@@ -219,6 +267,24 @@ def _sections(method: str) -> dict[str, type]:
 
 def _defaults(method: str) -> dict[str, Any]:
     return TrainConfig(method=get_method(method).Config()).to_dict()  # type: ignore[call-arg]
+
+
+def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    return kind(**{key: _typed(f"{name}.{key}", v, hints[key]) for key, v in values.items()})
+
+
+def _typed(name: str, value: Any, hint: Any) -> Any:
+    """`value` where it is of the type of the option `name`; an integer is also a float."""
+    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    # Which one of several words it is, is for the section to check, as for one made in Python.
+    kinds = [str if get_origin(h) is Literal else get_origin(h) or h for h in hints]
+    if type(value) in kinds:
+        return value
+    if type(value) is int and float in kinds:
+        return float(value)
+    wanted = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+    raise ConfigError(f"train: `{name}` must be {wanted}, got {value!r}")
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -305,7 +371,7 @@ def _check_known(name: str, method: str, source: str) -> None:
 def _parsed(parser: jsonargparse.ArgumentParser, parse: Any) -> TrainConfig:
     try:
         sections = parser.instantiate(parse())
-    except jsonargparse.ArgumentError as error:
+    except _jsonargparse().ArgumentError as error:
         raise ConfigError(f"train: {_explained(str(error))}") from error
     return TrainConfig(**{section.name: sections[section.name] for section in fields(TrainConfig)})
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree.errors import DataError
-from mulfree.training.task import Batch, correct
+from mulfree.training.task import Batch, correct, precise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +38,20 @@ def evaluate(model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
 
     Args:
         model: Maps images `[N, C, H, W]` to logits `[N, num_classes]`.
-        batches: Images and labels, on the model's device.
+        batches: Images and labels, on the model's device; images get the dtype of its parameters.
 
     Raises:
         DataError: There was no batch.
     """
     training = model.training
     model.eval()
+    dtype = next((p.dtype for p in model.parameters()), None)
     loss = 0.0
     right: Tensor | None = None
     total: Tensor | None = None
     try:
         for images, labels in batches:
-            logits = model(images).float()
+            logits = precise(model(images.to(dtype)))
             classes = logits.shape[1]
             loss += float(cross_entropy(logits, labels, reduction="sum"))
             hits = torch.bincount(labels[correct(logits, labels)], minlength=classes)

@@ -11,16 +11,22 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from mulfree.errors import TrainingError
 from mulfree.training import checkpoint
 from mulfree.training.config import TrainConfig
 from mulfree.training.norm import NormAnnealing
-from mulfree.training.optimizer import GradientError, build_optimizer
+from mulfree.training.optimizer import (
+    AdaptiveLocalLR,
+    GradientError,
+    build_optimizer,
+    readable,
+)
 from mulfree.training.schedule import Schedule
-from mulfree.training.task import Batch, TrainingTask
+from mulfree.training.task import Batch, TrainingTask, compile_task
 
 Row = dict[str, float]
 
@@ -60,14 +66,13 @@ class RunModule(LightningModule):
         )
         self.ema: AveragedModel | None = None
         if config.trainer.ema is not None:
-            average = get_ema_multi_avg_fn(config.trainer.ema)
-            self.ema = AveragedModel(task.model, multi_avg_fn=average, use_buffers=True)
+            self.ema = AveragedModel(task.model, use_buffers=True)
             self.ema.requires_grad_(False)
         # After the copy, whose layers follow the annealing too.
         self.annealing = NormAnnealing(self, config.norm, epochs * steps_per_epoch)
-        compute: Callable[[Batch], dict[str, Tensor]] = task
         # In a list: as an attribute the compiled module would be a second child with the weights.
-        self._compute = [torch.compile(task) if config.trainer.compile else compute]
+        mode = str(config.trainer.compile)
+        self._compiled = [] if mode == "none" else [compile_task(task, mode)]
         self.history: list[Row] = []
         self.stopping = False
         self._stop_wanted = False
@@ -76,8 +81,8 @@ class RunModule(LightningModule):
         self._held_sums: dict[str, Tensor] = {}
         self._seconds = 0.0
         self._since = time.perf_counter()
-        # The first step whose loss is not finite, or 0, and the loss of that or else the last step.
-        self._watched: Tensor | None = None
+        # Numbers that have to be finite and were not read yet, with their step and name.
+        self._unread: list[tuple[int, str, Tensor]] = []
 
     @property
     def network(self) -> nn.Module:
@@ -123,9 +128,13 @@ class RunModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch; all it reports is added to the epoch's means."""
-        report = self._compute[0](batch)
+        # The norm is a constant of compiled code, and while it is annealed it changes too often to
+        # compile that anew every time.
+        plain = self.annealing.current == 1
+        report = (self._compiled[0] if self._compiled and plain else self.task)(batch)
         loss = report["loss"]
-        self._watch(loss.detach())
+        # A copy, because CUDA graphs put the loss of the next step in the same place.
+        self._watch(loss.detach().clone())
         _accumulate(self._train_sums, report, len(batch[0]))
         return loss
 
@@ -145,8 +154,27 @@ class RunModule(LightningModule):
             optimizer.step(closure=optimizer_closure)
         except GradientError as error:
             raise TrainingError(f"{error} {self._where(step)}") from error
+        (own,) = self.trainer.optimizers
+        if isinstance(own, AdaptiveLocalLR) and own.largest_norm is not None:
+            self._unread.append((step, "grad", own.largest_norm))
+        # The loop would clear them after the next forward, which needs the memory, and which writes
+        # over them where it is a CUDA graph.
+        own.zero_grad()
         if self.ema is not None:
-            self.ema.update_parameters(self.task.model)
+            self._average(self.ema)
+
+    @torch.no_grad()
+    def _average(self, ema: AveragedModel) -> None:
+        # Not `ema.update_parameters`, which asks the device at every step whether it is the first,
+        # and goes through the counters of batches one by one.
+        assert self.config.trainer.ema is not None
+        averages, counters = _numbers(ema.module)
+        current, counted = _numbers(self.task.model)
+        weight = 1.0 if self.step == 0 else 1 - self.config.trainer.ema
+        torch._foreach_lerp_(averages, current, weight)
+        if counters:
+            torch._foreach_copy_(counters, counted)
+        ema.n_averaged += 1
 
     # --- guards -------------------------------------------------------------------------------
 
@@ -155,31 +183,46 @@ class RunModule(LightningModule):
         self._stop_wanted = True
 
     def _watch(self, loss: Tensor) -> None:
-        """Notices a loss that is not finite; and a request to stop, together with all processes."""
-        bad = ~loss.isfinite()
+        """Notices a loss that is not finite; and a request to stop, together with all processes.
+
+        A CPU is asked at every step, before a parameter changes. To read a number from an
+        accelerator is to wait for it, so there it is done at the first step, every `log_every`
+        steps and before a checkpoint: what is not finite has reached the parameters then, but
+        never a checkpoint.
+        """
+        step = self.step + 1
+        self._unread.append((step, "loss", loss))
+        if self.trainer.world_size == 1:
+            self.stopping = self._stop_wanted
+        often = readable(loss.device) or math.isnan(self.loss)
+        if often or step % self.config.trainer.log_every == 0:
+            self._read()
+
+    def _read(self) -> None:
+        if not self._unread:
+            return
+        steps, names, tensors = zip(*self._unread, strict=True)
+        self._unread = []
+        values = torch.stack([tensor.double() for tensor in tensors]).tolist()
+        seen = list(zip(steps, names, values, strict=True))
+        self.loss = next((v for _, name, v in reversed(seen) if name == "loss"), self.loss)
+        bad = next((entry for entry in seen if not math.isfinite(entry[2])), None)
+        first = math.inf if bad is None else bad[0]
         if self.trainer.world_size > 1:
             # All processes have to leave together, or those that stay wait for ever.
-            flags = torch.tensor([bool(bad), self._stop_wanted], device=bad.device).int()
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
-            bad = flags[0] > 0
-            self.stopping = bool(flags[1])
-        else:
-            self.stopping = self._stop_wanted
-        seen = torch.stack((bad * (self.step + 1.0), loss.double()))
-        first = self._watched
-        self._watched = seen if first is None else torch.where(first[0] > 0, first, seen)
-        # Reading a number from an accelerator waits for it, so there not at every step.
-        if loss.device.type == "cpu" or self.step % self.config.trainer.log_every == 0:
-            self._check_losses()
-
-    def _check_losses(self) -> None:
-        if self._watched is None:
-            return
-        step, self.loss = self._watched.tolist()
-        if step > 0:
-            raise TrainingError(
-                f"train: `loss` must be finite, got {self.loss} {self._where(int(step))}"
+            flags = torch.tensor(
+                [first, -float(self._stop_wanted)], dtype=torch.float64, device=self.device
             )
+            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN)
+            first, stop = flags.tolist()
+            self.stopping = stop < 0
+        if first < math.inf:
+            what = "`loss` must be finite, but is not in another process"
+            if bad is not None and bad[0] == first:
+                _, name, value = bad
+                wanted = "be finite" if name == "loss" else "have a finite norm"
+                what = f"`{name}` must {wanted}, got {value}"
+            raise TrainingError(f"train: {what} {self._where(int(first))}")
 
     def check_finite(self) -> None:
         """Refuses a state that is not worth keeping.
@@ -187,9 +230,14 @@ class RunModule(LightningModule):
         Raises:
             TrainingError: A loss since the last call, or a weight, is not finite.
         """
-        self._check_losses()
-        for name, tensor in self.task.state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        self._read()
+        state = {k: v for k, v in self.task.state_dict().items() if v.is_floating_point()}
+        bad = torch.stack([~_local(tensor).isfinite().all() for tensor in state.values()]).int()
+        if self.trainer.world_size > 1:
+            # A part of a divided weight is known to one process, but all have to leave together.
+            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+        for name, found in zip(state, bad.tolist(), strict=True):
+            if found:
                 raise TrainingError(
                     f"train: `{name}` must stay finite, but is not {self._where(self.step)}"
                 )
@@ -268,11 +316,28 @@ class RunModule(LightningModule):
         }
 
 
+def _local(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _numbers(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """What this process has of the numbers of a model: those with a fraction, and counters."""
+    tensors = [_local(tensor) for tensor in (*model.parameters(), *model.buffers())]
+    return (
+        [tensor for tensor in tensors if tensor.is_floating_point()],
+        [tensor for tensor in tensors if not tensor.is_floating_point()],
+    )
+
+
 def _accumulate(sums: dict[str, Tensor], report: dict[str, Tensor], images: int) -> None:
     """Adds means over a batch to sums over images; "images" counts these."""
-    for key, value in (*report.items(), ("images", torch.ones((), device=report["loss"].device))):
-        weighted = value.detach().double() * images
-        sums[key] = sums[key] + weighted if key in sums else weighted
+    if not sums:
+        zeros = torch.zeros(len(report) + 1, dtype=torch.float64, device=report["loss"].device)
+        sums.update(zip((*report, "images"), zeros.unbind(), strict=True))
+    for key, value in report.items():
+        sums[key].add_(value.detach(), alpha=images)
+    sums["images"].add_(images)
 
 
 def _means(sums: dict[str, Tensor]) -> Row:

@@ -9,7 +9,7 @@ from torch import nn
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.training.checks import require
 
-# The rule of a layer is a string, and compiled code is specialised on it: few values, not many.
+# The rule of a layer is a string, of which there should be few, not one of every step.
 _DIGITS = 2
 
 
@@ -44,6 +44,9 @@ class NormAnnealing:
         model: The network whose layers are set.
         config: Start and length.
         total_steps: Steps of the whole run.
+
+    Attributes:
+        current: The p that the layers have.
     """
 
     def __init__(self, model: nn.Module, config: NormConfig, total_steps: int) -> None:
@@ -51,7 +54,7 @@ class NormAnnealing:
         self.total_steps = total_steps
         layers = [m for m in model.modules() if isinstance(m, (Adder2d, AdderLinear))]
         self._layers = [(layer, layer.gradient) for layer in layers]
-        self._current = 1.0
+        self.current = 1.0
 
     def norm(self, step: int) -> float:
         """The p of a step, rounded to hundredths."""
@@ -61,9 +64,9 @@ class NormAnnealing:
     def apply(self, step: int) -> None:
         """Sets every layer to the norm of the step."""
         p = self.norm(step)
-        if p == self._current:
+        if p == self.current:
             return
-        self._current = p
+        self.current = p
         for layer, gradient in self._layers:
             layer.norm = p
             layer.gradient = gradient if p == 1.0 else f"l{p:g}"

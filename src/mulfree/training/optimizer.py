@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +74,17 @@ class AdaptiveLocalLR(Optimizer):
     batches, unscaled by a gradient scaler and averaged over processes. Weight decay and momentum
     belong to the wrapped optimiser and come after it, as in the authors' code.
 
+    Where weights are sharded (`torch.distributed.fsdp.fully_shard`), norm and number of elements
+    are those of the whole layer, and all processes have to call `step()` together.
+
     The gradients are rescaled in place, like those of `torch.nn.utils.clip_grad_norm_`: after a
     step `.grad` holds what the wrapped optimiser used. Rescaling twice changes nothing more, so a
     second `step()` on the same gradients repeats the first.
+
+    A gradient that is not finite is an error before any parameter changes, as long as the norms
+    are on the CPU. Elsewhere nobody waits for the device: as with any torch optimiser, what is not
+    finite then reaches the parameters, and `largest_norm` tells; who reads it decides how often to
+    wait. Such a step can be captured in a CUDA graph once one step has been taken outside of it.
 
     The wrapper shares `param_groups`, `state` and `defaults` with the wrapped optimiser and
     can be given to learning rate schedulers and gradient scalers in its place.
@@ -84,6 +93,12 @@ class AdaptiveLocalLR(Optimizer):
         optimizer: The optimiser that takes the step.
         eta: Root mean square of every rescaled gradient.
         params: Parameters to rescale; by default those marked by their adder layer.
+        deferred: Whether a gradient that is not finite is left to the reader of `largest_norm`; by
+            default on every device but the CPU.
+
+    Attributes:
+        largest_norm: Largest norm of the last step where that was deferred, a scalar on the device
+            of the gradients: not finite if one of them was not.
 
     Raises:
         ConfigError: `eta` is not positive and finite, or `optimizer` is not a torch optimiser.
@@ -94,10 +109,18 @@ class AdaptiveLocalLR(Optimizer):
 
     optimizer: Optimizer
     eta: float
+    deferred: bool | None
+    largest_norm: Tensor | None
     _params: list[Tensor] | None
+    _roots: dict[tuple[Any, ...], Tensor]
 
     def __init__(
-        self, optimizer: Optimizer, eta: float = 0.2, params: Iterable[Tensor] | None = None
+        self,
+        optimizer: Optimizer,
+        eta: float = 0.2,
+        params: Iterable[Tensor] | None = None,
+        *,
+        deferred: bool | None = None,
     ) -> None:
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(
@@ -108,7 +131,9 @@ class AdaptiveLocalLR(Optimizer):
         # `Optimizer.__init__` would build groups and state of its own; `__setstate__` sets up
         # only the hooks and the profiled step.
         chosen = None if params is None else list(params)
-        self.__setstate__({"optimizer": optimizer, "eta": float(eta), "_params": chosen})
+        self.__setstate__(
+            {"optimizer": optimizer, "eta": float(eta), "deferred": deferred, "_params": chosen}
+        )
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -126,7 +151,11 @@ class AdaptiveLocalLR(Optimizer):
         return self.optimizer.defaults
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer, "eta": self.eta, "_params": self._params}
+        return {key: vars(self)[key] for key in ("optimizer", "eta", "deferred", "_params")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # What is not part of the state: computed anew when it is needed.
+        super().__setstate__({**state, "largest_norm": None, "_roots": {}})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to the wrapped optimiser."""
@@ -159,7 +188,8 @@ class AdaptiveLocalLR(Optimizer):
             closure: Computes the loss and its gradients; these are rescaled each time it ran.
 
         Raises:
-            GradientError: A gradient to be rescaled is not finite. No parameter has changed.
+            GradientError: A gradient to be rescaled is not finite. No parameter has changed. Not
+                raised where that is deferred.
         """
         if closure is None:
             self._rescale()
@@ -180,42 +210,85 @@ class AdaptiveLocalLR(Optimizer):
             params = [p for p in every if uses_adaptive_local_lr(p)]
         else:
             params = self._params
-        # The foreach kernels want one device and dtype per call.
-        groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+        # One call of a foreach kernel takes one device and dtype, and a sum over processes one
+        # way of sharding.
+        groups: dict[tuple[Any, ...], list[Tensor]] = {}
         for p in params:
             if p.grad is not None:
-                groups.setdefault((p.grad.device, p.grad.dtype), []).append(p)
-        factors = [self._factors(group) for group in groups.values()]
-        for group, factor in zip(groups.values(), factors, strict=True):
-            torch._foreach_mul_([_values(p) for p in group], factor)
+                groups.setdefault((p.grad.device, p.grad.dtype, *_sharding(p.grad)), []).append(p)
+        norms = [_norms(group) for group in groups.values()]
+        self._check(list(groups.values()), norms)
+        for group, norm in zip(groups.values(), norms, strict=True):
+            factors = self.eta * self._root(group, norm) / norm.clamp_min(_NORM_FLOOR)
+            torch._foreach_mul_([_values(p) for p in group], list(factors.unbind()))
 
-    def _factors(self, params: list[Tensor]) -> list[Tensor]:
-        """What the gradient of each parameter is to be multiplied by."""
-        grads = [_values(p) for p in params]
-        # Half precision would overflow at a norm of 65504 (float16) and keep 8 bits (bfloat16).
-        half = grads[0].dtype in (torch.float16, torch.bfloat16)
-        norms = torch.stack(torch._foreach_norm(grads, 2, torch.float32 if half else None))
-        finite = norms.isfinite()
-        if not bool(finite.all()):
-            bad = int((~finite).nonzero()[0])
-            raise GradientError(
-                f"AdaptiveLocalLR: `grad` must have a finite norm, got {float(norms[bad])} "
-                f"for an adder weight of shape {list(params[bad].shape)}"
-            )
-        roots = torch.tensor([math.sqrt(p.numel()) for p in params], dtype=norms.dtype)
-        factors = self.eta * roots.to(norms.device) / norms.clamp_min(_NORM_FLOOR)
-        return list(factors.unbind())
+    def _check(self, groups: list[list[Tensor]], norms: list[Tensor]) -> None:
+        """Raises where the norms may be read now, and else keeps the largest for later."""
+        later: list[Tensor] = []
+        for group, norm in zip(groups, norms, strict=True):
+            if not readable(norm.device) if self.deferred is None else self.deferred:
+                # A norm that is not a number is the largest to `max`.
+                later.append(norm.max())
+            elif not bool((finite := norm.isfinite()).all()):
+                bad = int((~finite).nonzero()[0])
+                raise GradientError(
+                    f"AdaptiveLocalLR: `grad` must have a finite norm, got {float(norm[bad])} "
+                    f"for an adder weight of shape {list(group[bad].shape)}"
+                )
+        self.largest_norm = functools.reduce(_larger, later) if later else None
+
+    def _root(self, params: list[Tensor], norms: Tensor) -> Tensor:
+        """The root of the number of elements of each parameter, made once on the norms' device."""
+        key = (norms.device, norms.dtype, *(p.numel() for p in params))
+        if key not in self._roots:
+            roots = torch.tensor([math.sqrt(p.numel()) for p in params], dtype=norms.dtype)
+            self._roots[key] = roots.to(norms.device)
+        return self._roots[key]
+
+
+def readable(device: torch.device) -> bool:
+    """Whether numbers on `device` can be read without waiting for what it was given to do."""
+    return device.type == "cpu"
+
+
+def _larger(one: Tensor, other: Tensor) -> Tensor:
+    """The larger of two numbers, or the one that is none."""
+    return torch.maximum(one, other.to(one.device, one.dtype))
+
+
+def _sharding(grad: Any) -> tuple[Any, ...]:
+    """How a gradient lies over processes: nothing where each has it whole."""
+    return (grad.device_mesh, grad.placements) if hasattr(grad, "device_mesh") else ()
 
 
 def _values(parameter: Tensor) -> Tensor:
-    """The numbers of a gradient, which if changed change the gradient."""
-    grad = parameter.grad
-    assert grad is not None
+    """The numbers of a gradient in this process, which if changed change the gradient."""
+    grad: Any = parameter.grad
+    if _sharding(grad):
+        return cast(Tensor, grad.to_local())
     if not grad.is_sparse:
-        return grad
+        return cast(Tensor, grad)
     # Entries of the same element are summed up first.
-    parameter.grad = grad.coalesce()
-    return parameter.grad.values()
+    parameter.grad = coalesced = grad.coalesce()
+    return cast(Tensor, coalesced.values())
+
+
+def _norms(params: list[Tensor]) -> Tensor:
+    """The norm of the gradient of each parameter, of all its shards together."""
+    grads = [_values(p) for p in params]
+    # Half precision would overflow at a norm of 65504 (float16) and keep 8 bits (bfloat16).
+    half = grads[0].dtype in (torch.float16, torch.bfloat16)
+    norms = torch.stack(torch._foreach_norm(grads, 2, torch.float32 if half else None))
+    sharding = _sharding(params[0].grad)
+    if not sharding:
+        return norms
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    mesh, placements = sharding
+    summed = [Replicate() if p.is_replicate() else Partial() for p in placements]
+    # In float64, in which squares neither overflow nor vanish.
+    squares = DTensor.from_local(norms.double().square(), mesh, summed).full_tensor()
+    return squares.sqrt().to(norms.dtype)
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:

@@ -12,12 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from mulfree import data, models
+from mulfree._triton import missing as triton_missing
 from mulfree.environment import environment
 from mulfree.errors import ConfigError, TrainingError
 from mulfree.files import remove_parts, write_atomically
-from mulfree.training.checkpoint import LAST, WEIGHTS, Checkpoint, load_network
+from mulfree.training import shards
+from mulfree.training.checkpoint import (
+    BEST,
+    LAST,
+    WEIGHTS,
+    Checkpoint,
+    load_checkpoint,
+    load_network,
+    model_of,
+)
 from mulfree.training.config import TrainConfig, leaves
 from mulfree.training.evaluation import evaluate
 from mulfree.training.methods import get_method
@@ -54,6 +65,7 @@ _FREE_ON_RESUME = frozenset(
         "trainer.log_every",
         "trainer.output",
         "trainer.progress",
+        "trainer.strategy",
         "trainer.tensorboard",
         "trainer.threads",
     }
@@ -84,6 +96,7 @@ def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
 
     The directory of the run then holds config.yaml, metrics.csv, metrics.json, curves.png,
     model.safetensors (the network of the last epoch), last.ckpt, best.ckpt and tensorboard/.
+    Where the strategy divides the parameters, the two checkpoints are directories.
 
     Args:
         config: What to do.
@@ -91,7 +104,8 @@ def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
 
     Raises:
         ConfigError: The configuration does not fit the data, the machine or the checkpoint.
-        TrainingError: The loss or a gradient is not finite. The last checkpoint is a good one.
+        TrainingError: The loss or a gradient is not finite, or the accelerator's memory is too
+            small. The last checkpoint is a good one.
         OSError: A file cannot be written. What was written before is intact.
     """
     directory = None if resume is None else _same_run(config, resume)
@@ -102,6 +116,9 @@ def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
         splits = data.load(config.data, report)
     torch.manual_seed(config.trainer.seed)
     task = build_task(config, splits)
+    if config.trainer.precision == "64-true":
+        # Now, as weights that are loaded into float32 would be rounded.
+        task.double()
     if resume is not None:
         load_network(task.model, resume)
     return _fit(config, task, splits, place, directory, resume)
@@ -146,8 +163,14 @@ class _Place:
 def _place(config: TrainConfig) -> _Place:
     settings = config.trainer
     accelerator = settings.accelerator
+    usable = torch.cuda.is_available()
     if accelerator == "auto":
-        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+        accelerator = "cuda" if usable else "cpu"
+    if accelerator == "cuda" and not usable:
+        where = "on a machine without a usable GPU"
+        if torch.version.cuda is None and torch.version.hip is None:
+            where = "with a torch that was built without CUDA"
+        raise ConfigError(f"train: `trainer.accelerator` must be cpu {where}, got cuda")
     # torchrun has already started the processes and says how many there are.
     local = _environment_number("LOCAL_WORLD_SIZE", settings.devices)
     nodes = max(1, _environment_number("WORLD_SIZE", local) // local)
@@ -158,6 +181,15 @@ def _place(config: TrainConfig) -> _Place:
             f"train: `trainer.devices` must be at most the {available} {kind} of this machine, "
             f"got {local}"
         )
+    if accelerator == "cuda" and config.model.operator != "conv2d":
+        # In double precision nobody expects a fast kernel.
+        devices = range(local if settings.precision != "64-true" else 0)
+        reasons = [triton_missing(torch.device("cuda", device)) for device in devices]
+        if any(reasons):
+            raise ConfigError(
+                f"train: `trainer.accelerator` must be cpu for {config.model.operator} here, as "
+                f"{next(filter(None, reasons))}, got {settings.accelerator}"
+            )
     if config.data.batch_size % (local * nodes):
         raise ConfigError(
             f"train: `data.batch_size` must be a multiple of the {local * nodes} processes that "
@@ -182,8 +214,10 @@ def _fit(
     # Seconds to import, and not needed by who only wants an optimiser or a schedule.
     from lightning.pytorch import Trainer
 
+    from mulfree.training.batch_norm import SyncBatchNorms
     from mulfree.training.callbacks import CheckpointIO, RunFiles, StopOnSignal, StoppedError
     from mulfree.training.module import RunModule
+    from mulfree.training.strategy import build_strategy
 
     settings = config.trainer
     train_loader = _loader(splits.train, config, splits, place, train=True)
@@ -201,6 +235,10 @@ def _fit(
     shown = display(settings.progress) if is_main_process() else Silent()
     signals = StopOnSignal(module.request_stop)
     files = RunFiles(directory, shown, signals)
+    plugins: list[Any] = [CheckpointIO()]
+    if settings.sync_batchnorm and place.world_size > 1:
+        plain = place.accelerator == "cpu" or settings.compile != "none"
+        plugins.append(SyncBatchNorms(plain))
     finished = True
     try:
         with signals, _quiet():
@@ -208,13 +246,13 @@ def _fit(
                 accelerator="gpu" if place.accelerator == "cuda" else "cpu",
                 devices=place.local_devices,
                 num_nodes=place.nodes,
-                strategy="ddp" if place.world_size > 1 else "auto",
+                strategy=build_strategy(settings.strategy, place.world_size),
                 precision=settings.precision,
                 max_epochs=settings.epochs,
                 accumulate_grad_batches=settings.accumulate,
                 gradient_clip_val=settings.clip_norm,
                 callbacks=[files],
-                plugins=[CheckpointIO()],
+                plugins=plugins,
                 default_root_dir=directory,
                 logger=False,
                 enable_checkpointing=False,
@@ -232,10 +270,17 @@ def _fit(
             )
     except StoppedError:
         finished = False
-    except TrainingError as error:
+    except (TrainingError, torch.OutOfMemoryError) as error:
         last = directory / LAST
         hint = f"; the last good checkpoint is {last}" if last.exists() else ""
-        raise TrainingError(f"{error}{hint}") from error
+        if isinstance(error, TrainingError):
+            raise TrainingError(f"{error}{hint}") from error
+        message = _out_of_memory(config, module.training, place.device) + hint
+        if not is_main_process():
+            # The others may have memory enough, and wait for this process until it says that it
+            # has failed.
+            raise SystemExit(message) from error
+        raise TrainingError(message) from error
     except SystemExit:
         # What the loop makes of an interrupt.
         raise KeyboardInterrupt from None
@@ -243,8 +288,10 @@ def _fit(
         files.close()
     metrics: dict[str, Any] = {}
     if finished and is_main_process():
-        metrics = _metrics(module, splits)
-        _write_results(directory, module, metrics)
+        # Built anew: the one that was trained may be divided among processes.
+        network = model_of(load_checkpoint(directory / LAST))
+        metrics = _metrics(module, network, splits, place)
+        _write_results(directory, module, network, metrics)
     return Result(
         directory=directory,
         finished=finished,
@@ -279,8 +326,24 @@ def _loader(
     )
 
 
-def _metrics(module: RunModule, splits: data.DataSplits) -> dict[str, Any]:
-    config, history, network = module.config, module.history, module.network
+def _out_of_memory(config: TrainConfig, training: bool, device: torch.device) -> str:
+    """What to do about memory that was too small in training or else in validation."""
+    if not training:
+        return (
+            f"train: `data.eval_batch_size` must be lower for the memory of {device}, "
+            f"got {config.data.eval_batch_size}"
+        )
+    return (
+        f"train: `data.batch_size` must be lower for the memory of {device}, got "
+        f"{config.data.batch_size}; the step stays the same if `trainer.accumulate` "
+        f"({config.trainer.accumulate}) is raised as much"
+    )
+
+
+def _metrics(
+    module: RunModule, network: nn.Module, splits: data.DataSplits, place: _Place
+) -> dict[str, Any]:
+    config, history = module.config, module.history
     last = history[-1]
     accuracy, loss = last[f"{module.held_out}_accuracy"], last[f"{module.held_out}_loss"]
     if splits.validation is not None:
@@ -289,8 +352,9 @@ def _metrics(module: RunModule, splits: data.DataSplits) -> dict[str, Any]:
             config.data.eval_batch_size,
             train=False,
             transform=splits.test_transform,
+            device=place.device,
         )
-        result = evaluate(network, test)
+        result = evaluate(network.to(place.device), test)
         accuracy, loss = result.accuracy, result.loss
     best = module.best
     return {
@@ -311,8 +375,10 @@ def _metrics(module: RunModule, splits: data.DataSplits) -> dict[str, Any]:
     }
 
 
-def _write_results(directory: Path, module: RunModule, metrics: dict[str, Any]) -> None:
-    models.save_weights(module.network, directory / WEIGHTS)
+def _write_results(
+    directory: Path, module: RunModule, network: nn.Module, metrics: dict[str, Any]
+) -> None:
+    models.save_weights(network, directory / WEIGHTS)
     # Again, in case the run was killed after its last checkpoint and before this line of it.
     write_csv(directory / METRICS_CSV, module.history)
     write_curves(directory / CURVES, module.history, module.held_out)
@@ -336,6 +402,8 @@ def _same_run(config: TrainConfig, resume: Checkpoint) -> Path:
         )
     if is_main_process():
         remove_parts(directory)
+        for name in (LAST, BEST):
+            shards.remove_leftovers(directory / name)
     return directory
 
 
@@ -393,6 +461,10 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
+            # It warns of changing logits in place, which no task does.
+            warnings.filterwarnings(
+                "ignore", "FSDP2-wrapped module .* returned a view", UserWarning
+            )
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -56,8 +57,28 @@ class TrainingTask(nn.Module):
             batch: Images `[N, C, H, W]` and labels `[N]`.
         """
         images, labels = batch
-        logits = model(images).float()
+        logits = precise(model(images))
         return {"loss": cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
+
+
+def compile_task(task: TrainingTask, mode: str = "default") -> Callable[[Batch], dict[str, Tensor]]:
+    """The forward of `task` compiled, as one graph: what would be left slow is an error.
+
+    The size of a batch is a constant of it, so another one compiles it anew.
+
+    Args:
+        task: What to compile; its parameters and mode stay those of the result.
+        mode: "default", "reduce-overhead" (with CUDA graphs) or "max-autotune" of `torch.compile`.
+    """
+    compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(
+        task, fullgraph=True, dynamic=False, mode=mode
+    )
+    return compiled
+
+
+def precise(logits: Tensor) -> Tensor:
+    """Logits of half precision in float32, others as they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def correct(logits: Tensor, labels: Tensor) -> Tensor:

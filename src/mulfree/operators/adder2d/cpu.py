@@ -45,7 +45,8 @@ def _run(
     kernel: str, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *arguments: Any
 ) -> Tensor:
     """What `kernel` writes for these tensors."""
-    arrays = [tensor.detach().contiguous().numpy() for tensor in tensors]
+    # Not arrays of NumPy, which would keep FSDP from freeing the memory of gathered weights.
+    arrays = [tensor.detach().contiguous() for tensor in tensors]
     output = torch.empty(shape, dtype=tensors[0].dtype)
     try:
         run = getattr(core(), kernel)

@@ -42,7 +42,6 @@ class _Adder(nn.Module):
             self.bias = nn.Parameter(torch.empty(weight_shape[0], device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        mark_adaptive_local_lr(self.weight)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -52,8 +51,13 @@ class _Adder(nn.Module):
             bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
             nn.init.uniform_(self.bias, -bound, bound)
 
-    # The mark is an attribute of the parameter. Where torch puts another parameter in its place
-    # (copies, pickles, `to_empty`, `load_state_dict(assign=True)`) it has to be set again.
+    # The mark is an attribute of the parameter. Where another parameter takes its place, as with
+    # `load_state_dict(assign=True)` or `fully_shard`, or a copy, as in `to_empty`, it is set again.
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "weight" and isinstance(value, nn.Parameter):
+            mark_adaptive_local_lr(value)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -63,10 +67,6 @@ class _Adder(nn.Module):
         super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
         mark_adaptive_local_lr(self.weight)
         return self
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        mark_adaptive_local_lr(self.weight)
 
     def _rule(self) -> str:
         text = "" if self.bias is not None else ", bias=False"

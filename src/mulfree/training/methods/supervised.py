@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree.training.checks import require
-from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy
+from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +44,6 @@ class Task(TrainingTask):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Cross entropy as `loss`, and `accuracy`."""
         images, labels = batch
-        logits = self.model(images).float()
+        logits = precise(self.model(images))
         loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
         return {"loss": loss, "accuracy": accuracy(logits.detach(), labels)}

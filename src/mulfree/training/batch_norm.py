@@ -1,0 +1,96 @@
+"""Batch normalisation over the images of all processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins import LayerSync
+from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class SyncBatchNorms(LayerSync):
+    """Batch normalisation over the images of all processes together.
+
+    Args:
+        plain: Compute what `torch.nn.SyncBatchNorm` does in plain operations, which also run on
+            CPUs and are compiled with the rest of a step; torch's own has kernels for accelerators.
+    """
+
+    def __init__(self, plain: bool) -> None:
+        self.plain = plain
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        """Replaces every batch normalisation in `model`; parameters keep their names."""
+        if not self.plain:
+            converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            return converted
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.__class__ = _SyncBatchNorm
+        return model
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        """Nothing: a run gives away the network of its checkpoint, built anew, not this one."""
+        return model
+
+
+class _SyncBatchNorm(_BatchNorm):
+    """What `torch.nn.SyncBatchNorm` computes, for any device, differentiated by autograd."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Nothing: it was another class that said which rank it takes."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            tested: Tensor = super().forward(input)
+            return tested
+        x = input.to(torch.promote_types(input.dtype, torch.float32))
+        others = [d for d in range(x.ndim) if d != 1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        count = x.new_tensor(x.numel() / x.shape[1])
+        distributed.all_reduce(count)
+        mean = _total(x.sum(others)) / count
+        centred = x - mean.view(shape)
+        variance = _total(centred.square().sum(others)) / count
+        self._track(mean.detach(), variance.detach() * count / (count - 1))
+        y = centred * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        return y.to(input.dtype)
+
+    def _track(self, mean: Tensor, variance: Tensor) -> None:
+        if not self.track_running_stats:
+            return
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        momentum = self.momentum
+        factor = 1 / float(self.num_batches_tracked) if momentum is None else momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), factor)
+
+
+def _total(tensor: Tensor) -> Tensor:
+    """The sum of a tensor over the processes."""
+    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _Sum(torch.autograd.Function):
+    """`_total`, and how it is differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        # What each process adds reaches the losses of all of them.
+        total = grads[0].clone()
+        distributed.all_reduce(total)
+        return total

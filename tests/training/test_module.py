@@ -1,0 +1,277 @@
+"""What a step asks of the device: on an accelerator nothing has to be waited for."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from tests.training.runs import assert_same, make_config
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mulfree import models
+from mulfree.errors import TrainingError
+from mulfree.training import Batch, TrainConfig, load_checkpoint, module, optimizer, train
+from mulfree.training.methods import supervised
+from mulfree.training.module import RunModule
+
+# Operators that hand a number to the host, or whose result has a size that it must know.
+READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
+# What makes a tensor of numbers on the host, which then have to be sent.
+SENDS = ("aten::lift_fresh",)
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that wait for a device, or would, if numbers were on one."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.name() in READS + SENDS
+        return func(*args, **(kwargs or {}))
+
+
+class Lists(TorchFunctionMode):
+    """Counts what reads many numbers at once, which on a CPU is no operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (Tensor.tolist, Tensor.numpy, Tensor.cpu)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def _far_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the CPU be treated like an accelerator."""
+    for place in (module, optimizer):
+        monkeypatch.setattr(place, "readable", lambda device: False)
+
+
+def config(directory: Path, limit: int = 64, **trainer: Any) -> TrainConfig:
+    return make_config(directory, data={"limit": limit}, trainer={"epochs": 1, **trainer})
+
+
+def waits(directory: Path, limit: int, **trainer: Any) -> int:
+    with Operators() as operators, Lists() as lists:
+        train(config(directory, limit, log_every=1000, **trainer))
+    return int(operators.count + lists.count)
+
+
+@pytest.mark.usefixtures("_far_away")
+@pytest.mark.parametrize(
+    "trainer", [{}, {"ema": 0.5, "clip_norm": 1.0, "precision": "bf16-mixed", "accumulate": 2}]
+)
+def test_more_steps_wait_no_more_often(tmp_path: Path, trainer: dict[str, Any]) -> None:
+    few, many = (waits(tmp_path / str(n), n, **trainer) for n in (64, 192))
+    assert few == many
+    # The first step and the end of an epoch do; so the recorder sees what it is to see.
+    assert few > 0
+
+
+def test_on_a_cpu_every_step_is_looked_at(tmp_path: Path) -> None:
+    few, many = (waits(tmp_path / str(n), n) for n in (64, 128))
+    # At the loss and at the gradients of each of four more steps.
+    assert many >= few + 2 * 4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_steps_on_a_gpu_never_wait(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = supervised.Task.forward
+    begun: list[int] = []
+
+    def guarded(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+        begun.append(len(begun) + 1)
+        # From the third step on, when everything is compiled and cached, to the sixth.
+        if begun[-1] in (3, 6):
+            torch.cuda.set_sync_debug_mode("error" if begun[-1] == 3 else "default")
+        return forward(self, batch)
+
+    monkeypatch.setattr(supervised.Task, "forward", guarded)
+    trainer = {"accelerator": "cuda", "ema": 0.5, "clip_norm": 1.0, "precision": precision}
+    try:
+        result = train(config(tmp_path, limit=128, log_every=1000, **trainer))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert result.finished
+
+
+@pytest.mark.usefixtures("_far_away")
+def test_the_same_run_near_and_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(config(tmp_path / "far", log_every=3))
+    monkeypatch.undo()
+    train(config(tmp_path / "near"))
+    far, near = (load_checkpoint(tmp_path / name / "last.ckpt") for name in ("far", "near"))
+    assert_same(far.content["state_dict"], near.content["state_dict"])
+    assert_same(far.history, near.history)
+
+
+class BadGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor) -> Tensor:
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0] * math.nan
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, step: int, what: str) -> list[int]:
+    """Spoils the loss or the gradient of a step; the list grows with every step begun."""
+    forward = supervised.Task.forward
+    begun: list[int] = []
+
+    def spoiled(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+        begun.append(len(begun) + 1)
+        report = forward(self, batch)
+        if len(begun) != step:
+            return report
+        loss = report["loss"]
+        bad = loss * math.nan if what == "loss" else BadGradient.apply(loss)  # type: ignore[no-untyped-call]
+        return report | {"loss": bad}
+
+    monkeypatch.setattr(supervised.Task, "forward", spoiled)
+    return begun
+
+
+@pytest.mark.usefixtures("_far_away")
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("loss", r"`loss` must be finite, got nan at step 5 \(epoch 2 of 3\)"),
+        ("grad", r"`grad` must have a finite norm, got nan at step 5 \(epoch 2 of 3\)"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("options", "noticed"),
+    [
+        # At the next step that is looked at, at the next checkpoint, and at the end of the epoch.
+        ({"log_every": 6}, 6),
+        ({"log_every": 100, "checkpoint_every": 3}, 6),
+        ({"log_every": 100}, 8),
+    ],
+)
+def test_what_is_not_finite_is_told_later_and_never_saved(
+    what: str,
+    message: str,
+    options: dict[str, Any],
+    noticed: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = spoil(monkeypatch, 5, what)
+    with pytest.raises(TrainingError, match=f"{message}; the last good checkpoint is "):
+        train(config(tmp_path, epochs=3, **options))
+    assert begun[-1] == noticed
+    checkpoint = load_checkpoint(tmp_path / "last.ckpt")
+    assert checkpoint.step == 4
+    assert all(tensor.isfinite().all() for tensor in checkpoint.network.values())
+
+
+@pytest.mark.usefixtures("_far_away")
+def test_a_first_loss_that_is_not_finite_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = spoil(monkeypatch, 1, "loss")
+    with pytest.raises(TrainingError, match=r"`loss` must be finite, got nan at step 1 \(epoch 1"):
+        train(config(tmp_path))
+    assert begun == [1]
+
+
+@pytest.mark.usefixtures("_far_away")
+def test_a_logged_loss_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[float] = []
+    forward = supervised.Task.forward
+
+    def recorded(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+        report = forward(self, batch)
+        losses.append(float(report["loss"].detach()))
+        return report
+
+    shown: list[float] = []
+    after = RunModule.optimizer_step
+
+    def step(self: RunModule, *args: Any, **kwargs: Any) -> None:
+        after(self, *args, **kwargs)
+        shown.append(self.loss)
+
+    monkeypatch.setattr(supervised.Task, "forward", recorded)
+    monkeypatch.setattr(RunModule, "optimizer_step", step)
+    train(config(tmp_path, log_every=2))
+    assert shown == [losses[0], losses[1], losses[1], losses[3]]
+
+
+def test_gradients_are_freed_after_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = supervised.Task.forward
+
+    def checked(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+        assert all(p.grad is None for p in self.parameters())
+        return forward(self, batch)
+
+    monkeypatch.setattr(supervised.Task, "forward", checked)
+    assert train(config(tmp_path)).finished
+
+
+def test_the_moving_average_is_that_of_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    averages: list[AveragedModel] = []
+    average = RunModule._average
+
+    def both(self: RunModule, ema: AveragedModel) -> None:
+        average(self, ema)
+        if not averages:
+            function = get_ema_multi_avg_fn(0.75)
+            averages.append(AveragedModel(self.task.model, multi_avg_fn=function, use_buffers=True))
+        averages[0].update_parameters(self.task.model)
+
+    monkeypatch.setattr(RunModule, "_average", both)
+    train(config(tmp_path, ema=0.75))
+    state = load_checkpoint(tmp_path / "last.ckpt").content["state_dict"]
+    (expected,) = averages
+    for name, tensor in expected.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            # It counts here; torch averages it and cuts off the fraction.
+            assert state[f"ema.{name}"] == state[f"task.model.{name.removeprefix('module.')}"]
+        else:
+            assert torch.equal(state[f"ema.{name}"], tensor), name
+
+
+def test_processes_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process has met decides, even where nothing has happened here."""
+    settings = make_config()
+    network = models.create_model("lenet5_bn", operator="adder2d", width=0.25)
+    task = supervised.Task(network, supervised.Config())
+    run = RunModule(task, settings, steps_per_epoch=4, held_out="test", recipe={})
+    monkeypatch.setattr(RunModule, "trainer", SimpleNamespace(world_size=2, global_step=2))
+    theirs = torch.tensor([math.inf, 0.0], dtype=torch.float64)
+
+    def all_reduce(flags: Tensor, how: Any) -> None:
+        assert how == torch.distributed.ReduceOp.MIN
+        flags.copy_(torch.minimum(flags, theirs))
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    run._watch(torch.tensor(0.5))
+    assert (run.loss, run.stopping) == (0.5, False)
+    theirs[1] = -1.0
+    run._watch(torch.tensor(0.25))
+    assert (run.loss, run.stopping) == (0.25, True)
+    theirs[0] = 3.0
+    message = r"`loss` must be finite, but is not in another process at step 3 \(epoch 1 of 2\)"
+    with pytest.raises(TrainingError, match=message):
+        run._watch(torch.tensor(0.5))

@@ -1,0 +1,265 @@
+"""Divided checkpoints, here of a group of one process; `test_distributed` has two."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from tests.training.runs import assert_same, make_config
+from tests.training.test_checkpoint import Hostile
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from mulfree.errors import ArtifactError
+from mulfree.training import load_checkpoint, load_model, shards, train
+from mulfree.training.checkpoint import copy_checkpoint, file_of, save_checkpoint
+from mulfree.training.shards import save_sharded
+
+WHOLE = "must be a whole checkpoint"
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a run of a single process."""
+    directory = tmp_path_factory.mktemp("run")
+    train(make_config(directory, trainer={"epochs": 1}))
+    return directory / "last.ckpt"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint; whether dictionaries are ordered does not matter."""
+    content = load_checkpoint(path).content
+    return {**content, "state_dict": dict(content["state_dict"])}
+
+
+@pytest.fixture
+def content(file: Path, mesh: DeviceMesh) -> dict[str, Any]:
+    """What a run has in its memory when it saves that checkpoint with divided weights."""
+    content = read(file)
+    state = content["state_dict"]
+    for name, tensor in state.items():
+        if tensor.ndim > 0:
+            state[name] = distribute_tensor(tensor, mesh, [Shard(0)])
+    return content
+
+
+@pytest.fixture
+def path(content: dict[str, Any], tmp_path: Path) -> Path:
+    save_sharded(content, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_what_is_read_is_what_was_written(path: Path, file: Path) -> None:
+    assert sorted(p.name for p in path.iterdir()) == ["content.ckpt", "shard-0.safetensors"]
+    assert (path / "content.ckpt").stat().st_size < file.stat().st_size
+    assert_same(read(path), read(file))
+    for name, tensor in load_model(path).state_dict().items():
+        assert torch.equal(tensor, load_model(file).state_dict()[name])
+
+
+def test_parts_of_several_processes_are_joined_in_order(tmp_path: Path) -> None:
+    rows = torch.arange(10.0).view(5, 2)
+    # As FSDP divides five rows among four processes.
+    parts = [rows[:2], rows[2:4], rows[4:], rows[:0]]
+    digests = []
+    for rank, part in enumerate(parts):
+        data = save({"/a/0": part.contiguous()})
+        (tmp_path / f"shard-{rank}.safetensors").write_bytes(data)
+        digests.append(hashlib.sha256(data).hexdigest())
+    content = {"a": [rows.to("meta"), {3: (1, "x", None)}], "b": rows, "shards": digests}
+    joined = shards.join(content, tmp_path)
+    assert_same(joined, {"a": [rows, {3: (1, "x", None)}], "b": rows})
+
+
+def test_a_directory_is_a_checkpoint_or_that_of_a_run(path: Path) -> None:
+    assert file_of(path, "last.ckpt") == path
+    assert file_of(path.parent, "last.ckpt") == path
+
+
+def test_files_and_directories_take_each_others_place(
+    content: dict[str, Any], file: Path, path: Path
+) -> None:
+    plain = read(file)
+    save_checkpoint(plain, path)
+    assert path.is_file()
+    save_sharded(content, path)
+    save_sharded(content, path)
+    assert path.is_dir()
+    for source in (path, file, path):
+        copy_checkpoint(source, path.with_name("best.ckpt"))
+        assert_same(read(path.with_name("best.ckpt")), plain)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+# --- saves that fail or are killed -----------------------------------------------------------
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(
+    content: dict[str, Any], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_checkpoint(path).content
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*last.ckpt"):
+        save_sharded(content, path)
+    assert_same(load_checkpoint(path).content, before)
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+class KilledError(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("call", range(5))
+def test_a_killed_save_leaves_a_whole_checkpoint(
+    content: dict[str, Any], path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each of the two files, each of the two renames, and the removal of the old one."""
+    before = load_checkpoint(path).content
+    content["global_step"] += 1
+    calls = 0
+
+    def killed(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > call:
+                raise KilledError
+            return function(*args, **options)
+
+        return run
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", killed(os.fsync))
+        patch.setattr(Path, "rename", killed(Path.rename))
+        patch.setattr(shutil, "rmtree", killed(shutil.rmtree))
+        with pytest.raises(KilledError):
+            save_sharded(content, path)
+    found = load_checkpoint(path)
+    assert found.path == path
+    expected = before if call < 4 else {**before, "global_step": before["global_step"] + 1}
+    assert_same(found.content, expected)
+
+    shards.remove_leftovers(path)
+    assert_same(load_checkpoint(path).content, expected)
+    save_sharded(content, path)
+    assert load_checkpoint(path).step == content["global_step"]
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+# --- what is not to be trusted -----------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    data = bytearray((path / "shard-0.safetensors").read_bytes())
+    data[-1] ^= 1
+    (path / "shard-0.safetensors").write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    (path / "shard-0.safetensors").write_bytes(b"")
+
+
+def replace_shard(path: Path) -> None:
+    (path / "shard-0.safetensors").write_bytes(save({"/state_dict/x": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (flip, rf"{WHOLE} \(shard-0.safetensors is damaged or of another one\), got .*last.ckpt"),
+        (truncate, rf"{WHOLE} \(shard-0.safetensors is damaged"),
+        (replace_shard, rf"{WHOLE} \(shard-0.safetensors is damaged or of another one"),
+        (
+            lambda path: (path / "shard-0.safetensors").unlink(),
+            rf"{WHOLE} \(shard-0.safetensors: No such file or directory\)",
+        ),
+        (
+            lambda path: (path / "content.ckpt").unlink(),
+            r"must be a readable file \(Is a directory\)",
+        ),
+        (
+            lambda path: torch.save({"x": Hostile()}, path / "content.ckpt"),
+            f"{WHOLE} of tensors and plain values",
+        ),
+    ],
+)
+def test_damaged_parts(
+    path: Path,
+    change: Callable[[Path], None],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    change(path)
+    with pytest.raises(ArtifactError, match=f"load_checkpoint: `path` {message}") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+def claimed(path: Path, part: bytes, **claims: Any) -> None:
+    """A checkpoint whose content claims something, and whose only part has the right digest."""
+    (path / "shard-0.safetensors").write_bytes(part)
+    content = {"shards": [hashlib.sha256(part).hexdigest()], **claims}
+    torch.save(content, path / "content.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("claims", "message"),
+    [
+        ({"shards": []}, "must be a checkpoint of mulfree train"),
+        ({"shards": {"a": 1}}, "must be a checkpoint of mulfree train"),
+        ({"shards": [7]}, rf"{WHOLE} \(shard-0.safetensors is damaged"),
+        ({"shards": ["0"] * 2}, rf"{WHOLE} \(shard-0.safetensors is damaged"),
+        ({"a": torch.empty(2, 10**12, device="meta")}, r"must be a complete checkpoint \(of '/a'"),
+        ({"a": torch.empty(2, device="meta").long()}, r"must be a complete checkpoint \(of '/a'"),
+        ({"b": torch.empty(2, device="meta")}, r"must be a complete checkpoint \(of '/b'"),
+        ({"a": torch.empty(2, device="meta")}, "must be a checkpoint of mulfree train"),
+    ],
+)
+def test_contents_that_claim_what_is_not_there(
+    path: Path, claims: dict[str, Any], message: str
+) -> None:
+    claimed(path, save({"/a": torch.zeros(2)}), **claims)
+    with pytest.raises(ArtifactError, match=message):
+        load_checkpoint(path)
+
+
+def test_a_content_without_end(path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(10**4):
+        deep = [deep]
+    claimed(path, save({"/a": torch.zeros(2)}))
+    content = torch.load(path / "content.ckpt", weights_only=True)
+    with pytest.raises(ArtifactError, match=f"{WHOLE}, got"):
+        shards.join({**content, "deep": deep}, path)
+
+
+def test_a_part_that_is_not_safetensors(path: Path) -> None:
+    claimed(path, b"\xff" * 100, a=torch.empty(2, device="meta"))
+    with pytest.raises(ArtifactError, match=rf"{WHOLE} \(shard-0.safetensors is not safetensors"):
+        load_checkpoint(path)
+
+
+def test_pieces_of_one_tensor_must_fit(path: Path) -> None:
+    part: Tensor = torch.zeros(2, 2)
+    claimed(path, save({"/a": part}), a=torch.empty(4, 2, device="meta"))
+    content = torch.load(path / "content.ckpt", weights_only=True)
+    other = save({"/a": torch.zeros(2, 3)})
+    (path / "shard-1.safetensors").write_bytes(other)
+    content["shards"].append(hashlib.sha256(other).hexdigest())
+    torch.save(content, path / "content.ckpt")
+    with pytest.raises(ArtifactError, match=r"must be a complete checkpoint \(of '/a'"):
+        load_checkpoint(path)
