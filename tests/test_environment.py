@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -59,6 +60,84 @@ def test_kernels_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         "isa": None,
         "reason": "not built",
     }
+
+
+CARD = SimpleNamespace(
+    name="NVIDIA H200",
+    uuid="0-1",
+    major=9,
+    minor=0,
+    multi_processor_count=132,
+    total_memory=139 * 2**30,
+    clock_rate=1_980_000,
+)
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One CUDA device, and no tool of its driver."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: CARD)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91300)
+    monkeypatch.setattr(environment, "_output", lambda *command: None)
+
+
+FACTS = {
+    "name": "NVIDIA H200",
+    "devices": 2,
+    "capability": "9.0",
+    "multiprocessors": 132,
+    "memory_bytes": 139 * 2**30,
+    "driver": None,
+    "cuda": "13.0",
+    "cudnn": 91300,
+    "sm_clock_mhz": 1980,
+    "memory_clock_mhz": None,
+}
+
+
+@pytest.mark.usefixtures("card")
+def test_a_gpu_as_torch_knows_it() -> None:
+    assert environment.gpu() == FACTS
+
+
+@pytest.mark.usefixtures("card")
+def test_a_gpu_as_its_driver_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def output(*command: str) -> str:
+        asked.append(command)
+        return "580.95, 1985, 3201"
+
+    monkeypatch.setattr(environment, "_output", output)
+    told = {"driver": "580.95", "sm_clock_mhz": 1985, "memory_clock_mhz": 3201}
+    assert environment.gpu() == FACTS | told
+    assert asked == [
+        (
+            "nvidia-smi",
+            "--id=GPU-0-1",
+            "--query-gpu=driver_version,clocks.max.sm,clocks.max.memory",
+            "--format=csv,noheader,nounits",
+        )
+    ]
+    monkeypatch.setattr(environment, "_output", lambda *command: "580.95, [N/A], [N/A]")
+    assert environment.gpu() == FACTS | {"driver": "580.95"}
+
+
+def test_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert environment.environment()["gpu"] is None
+
+
+@pytest.mark.gpu
+def test_the_gpu_of_this_machine() -> None:
+    facts = environment.gpu()
+    assert facts is not None
+    assert facts["name"] == torch.cuda.get_device_name()
+    assert facts["sm_clock_mhz"] > 500
+    json.dumps(facts)
 
 
 def test_variables_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What a measurement depends on: versions, processor, kernels, threads, load, commit."""
+"""What a measurement depends on: versions, processor, GPU, kernels, threads, load, commit."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
+        "gpu": gpu(),
         "native": native(),
         "commit": commit(),
     }
@@ -63,6 +64,50 @@ def cpu_model() -> str:
     if sys.platform == "darwin":
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
     return platform.processor() or platform.machine()
+
+
+def gpu() -> dict[str, Any] | None:
+    """The current CUDA device and what drives it; None without one.
+
+    Clocks are the highest the device can run at; None where nothing says.
+    """
+    if not torch.cuda.is_available():
+        return None
+    device = torch.cuda.get_device_properties()
+    told = _nvidia_smi(f"GPU-{device.uuid}")
+    return {
+        "name": device.name,
+        "devices": torch.cuda.device_count(),
+        "capability": f"{device.major}.{device.minor}",
+        "multiprocessors": device.multi_processor_count,
+        "memory_bytes": device.total_memory,
+        "driver": told.get("driver_version"),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "sm_clock_mhz": _megahertz(told.get("clocks.max.sm"), device, "clock_rate"),
+        "memory_clock_mhz": _megahertz(told.get("clocks.max.memory"), device, "memory_clock_rate"),
+    }
+
+
+def _nvidia_smi(device: str) -> dict[str, str]:
+    """What the driver's own tool says about a device; nothing where it is not installed."""
+    fields = ("driver_version", "clocks.max.sm", "clocks.max.memory")
+    line = _output(
+        "nvidia-smi",
+        f"--id={device}",
+        f"--query-gpu={','.join(fields)}",
+        "--format=csv,noheader,nounits",
+    )
+    values = (line or "").split(", ")
+    return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
+
+
+def _megahertz(told: str | None, device: object, attribute: str) -> int | None:
+    """A clock as the driver's tool tells it, or else as torch does, in kHz and not always."""
+    if told is not None and told.isdecimal():
+        return int(told)
+    kilohertz = getattr(device, attribute, None)
+    return kilohertz // 1000 if kilohertz else None
 
 
 def native() -> dict[str, Any]:

@@ -47,6 +47,7 @@ SCHEMA: dict[str, Any] = {
         "threads": int,
         "load_average": (list, type(None)),
         "load_average_after": (list, type(None)),
+        "gpu": (dict, type(None)),
         "native": {"available": bool, "isas": list, "isa": str, "reason": (str, type(None))},
         "commit": (str, type(None)),
     },
@@ -55,6 +56,7 @@ SCHEMA: dict[str, Any] = {
         "baseline": str,
         "suites": list,
         "rounds": int,
+        "device": str,
         "threads": int,
         "isa": (str, type(None)),
         "quick": bool,
@@ -90,7 +92,10 @@ SCHEMA: dict[str, Any] = {
         "model": str,
         "batch": int,
         "input_size": list,
+        "precision": str,
+        "mode": str,
         "timings": {"adder2d": COMPARED, "conv2d": TIMING},
+        "best": {"adder2d": str, "conv2d": str},
         "ratio": NUMBER,
     },
     "memory": {
@@ -153,6 +158,9 @@ def steps_in_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
             "model": settings["model"],
             "batch": settings["batch"],
             "input_size": list(settings["input_size"]),
+            "precision": settings["how"].precision,
+            "mode": settings["how"].mode,
+            "best": {"adder2d": "adder2d", "conv2d": "conv2d"},
             "timings": {"adder2d": compared, "conv2d": timing},
             "ratio": 2.0,
         }
@@ -210,13 +218,62 @@ def test_a_forced_instruction_set_reaches_the_kernels(
     assert "MULFREE_ISA" not in os.environ
 
 
+def test_on_a_gpu_nothing_is_native_and_memory_is_the_allocators(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    devices: dict[str, str] = {}
+
+    def layer(*args: Any, rounds: int, device: torch.device) -> list[dict[str, Any]]:
+        devices["operator"] = device.type
+        return []
+
+    def step(**settings: Any) -> dict[str, Any]:
+        devices["step"] = settings["how"].device.type
+        return {}
+
+    def memory(**settings: Any) -> dict[str, int]:
+        devices["memory"] = settings["how"].device.type
+        return {"before": 0, "peak": 2, "added": 2}
+
+    def missing() -> None:
+        raise AssertionError("the native kernels were asked for")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(bench, "core", missing)
+    monkeypatch.setattr(bench, "environment", lambda: {"load_average": None})
+    monkeypatch.setattr(bench, "bench_layer", layer)
+    monkeypatch.setattr(bench, "bench_step", step)
+    monkeypatch.setattr(bench, "step_memory", memory)
+    seen: list[dict[str, Any]] = []
+
+    def show(result: dict[str, Any]) -> str:
+        seen.append(result)
+        return ""
+
+    monkeypatch.setattr(bench, "report", show)
+    assert main(["bench", "--device", "cuda", "--quick"]) == 0
+    assert devices == {"operator": "cuda", "step": "cuda", "memory": "cuda"}
+    assert seen[0]["settings"]["suites"] == ["operator", "step", "memory"]
+    assert seen[0]["memory"]["ratio"] == 1.0
+
+
+@pytest.mark.parametrize("words", [["isa"], ["operator", "--isa", "scalar"]])
+def test_instruction_sets_are_a_cpus(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert main(["bench", *words, "--device", "cuda"]) == 2
+    line = "bench: `--device` must be cpu for instruction sets, got cuda"
+    assert line in capsys.readouterr().err
+
+
 @pytest.mark.usefixtures("plain")
 def test_quick_is_one_network_and_few_rounds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[str, int, int]] = []
 
-    def spy(operator: Any, layer: Any, *, rounds: int) -> list[dict[str, Any]]:
+    def spy(operator: Any, layer: Any, *, rounds: int, device: Any) -> list[dict[str, Any]]:
         seen.append((layer.model, layer.window.batch, rounds))
         return []
 
@@ -289,6 +346,7 @@ def test_a_process_that_fails_is_one_line(
         (["--output", "/no/where.json"], 1, "No such file or directory: /no/where.json"),
         (["--rounds", "0"], 2, "argument --rounds: must be a whole number >= 1, got '0'"),
         (["--round", "3"], 2, "unknown option --round; did you mean --rounds?"),
+        (["--device", "cuda"], 2, "bench: `--device` must be cpu where torch finds no CUDA GPU"),
         (["operator", "--input-size", "3"], 2, "profiling.count: `input_size` must fit ResidualN"),
     ],
 )

@@ -12,6 +12,7 @@ from torch import Tensor
 from mulfree.functional import adder2d
 from mulfree.operators import Operator, get_operator
 from mulfree.operators.window import Window
+from mulfree.profiling.device import PRECISIONS, Precision, dtype_of
 from mulfree.profiling.gate import BenchmarkError, check
 
 WINDOW = Window(batch=3, in_channels=4, out_channels=6, groups=2, stride=(2, 1))
@@ -32,6 +33,53 @@ def test_the_definition_passes(window: Window) -> None:
 
 def test_the_convolution_passes() -> None:
     run(get_operator("conv2d"))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "tf32"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_definition_passes_in_every_format(
+    precision: Precision, layout: torch.memory_format
+) -> None:
+    operands = [
+        torch.randn(shape).to(dtype_of(precision)).contiguous(memory_format=layout)
+        for shape in (WINDOW.input_shape, WINDOW.weight_shape)
+    ]
+    definition = operator_with(partial(adder2d, backend="reference"))
+    check(definition, WINDOW, operands[0], operands[1], precision=precision)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 1e-4), ("tf32", 0.2), ("bf16", 4.0)])
+def test_a_coarser_format_may_err_more_but_not_too_much(precision: Precision, error: float) -> None:
+    def wrong(*operands: Any) -> Tensor:
+        exact: Tensor = get_operator("adder2d").reference(*operands)
+        return exact + error
+
+    dtype = dtype_of(precision)
+    input, weight = torch.randn(WINDOW.input_shape), torch.randn(WINDOW.weight_shape)
+    with pytest.raises(BenchmarkError, match=rf"in {precision} is not timed: error of its output"):
+        check(operator_with(wrong), WINDOW, input.to(dtype), weight.to(dtype), precision=precision)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Please use the new API settings")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_kernels_of_the_gpu_pass(precision: Precision, layout: torch.memory_format) -> None:
+    window = Window(batch=3, in_channels=16, out_channels=24, size=(9, 11))
+    operands = [
+        torch.randn(shape).to("cuda", dtype_of(precision)).contiguous(memory_format=layout)
+        for shape in (window.input_shape, window.weight_shape)
+    ]
+    check(get_operator("adder2d"), window, operands[0], operands[1], precision=precision)
+
+
+@pytest.mark.gpu
+def test_the_definition_on_the_gpu_is_that_of_the_cpu() -> None:
+    x = torch.randn(WINDOW.input_shape, dtype=torch.float64)
+    w = torch.randn(WINDOW.weight_shape, dtype=torch.float64)
+    reference = get_operator("adder2d").reference
+    on_gpu = reference(x.cuda(), w.cuda(), None, *WINDOW.sliding).cpu()
+    torch.testing.assert_close(on_gpu, reference(x, w, None, *WINDOW.sliding))
 
 
 class Wrong(torch.autograd.Function):

@@ -74,7 +74,7 @@ def test_a_wrong_operator_is_not_timed(adder: Operator) -> None:
     def wrong(*operands: Tensor) -> Tensor:
         return adder.function(*operands) + 0.01
 
-    with pytest.raises(BenchmarkError, match="adder2d on n1c3o4x4x4k3x3p11 is not timed"):
+    with pytest.raises(BenchmarkError, match="adder2d on n1c3o4x4x4k3x3p11 in fp32 is not timed"):
         bench_layer(replace(adder, function=wrong), LAYER, rounds=1)
 
 

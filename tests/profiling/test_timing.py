@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mulfree.profiling.timing import Spread, compare, geometric_mean, interleave
+from mulfree.profiling.timing import Spread, compare, fastest, geometric_mean, interleave
 
 
 class Machine:
@@ -55,3 +55,8 @@ def test_ratios_are_of_medians_and_their_quartiles_of_rounds() -> None:
 
 def test_geometric_mean() -> None:
     assert geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
+
+
+def test_the_fastest_has_the_smallest_median() -> None:
+    samples = {"a": [1.0, 9.0, 9.0], "b": [5.0, 5.0, 5.0], "c": [0.0, 0.0, 0.0]}
+    assert fastest(samples, ["a", "b"]) == "b"

@@ -22,7 +22,7 @@ from mulfree._native import core
 from mulfree.cli.arguments import Parser, positive, sizes
 from mulfree.cli.output import check_writable
 from mulfree.environment import ISA_VARIABLE, environment, variables
-from mulfree.errors import ConfigError, choices_message
+from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
 from mulfree.files import write_atomically
 from mulfree.operators import OPERATORS, get_operator
 from mulfree.profiling.bench_report import report
@@ -35,7 +35,7 @@ from mulfree.profiling.operator_bench import (
     layers_of,
     summarise,
 )
-from mulfree.profiling.step_bench import MIN_BATCH, bench_step, step_memory
+from mulfree.profiling.step_bench import MIN_BATCH, How, bench_step, step_memory
 from mulfree.training import AdaptiveLocalLR
 
 SCHEMA = "mulfree.bench/1"
@@ -56,10 +56,12 @@ operator  forward, and forward with backward, on the layers of ResNet-20 (batch 
           ResNet-18 (batch 8), on inputs as after a rectifier and on signed ones
 isa       the same passes by each instruction set of this processor, layers of ResNet-20
 step      a whole training step of ResNet-20, batch 128, against the convolutional network's
-memory    peak memory of training steps, each network in a process of its own
+memory    peak memory of training steps, on a CPU each network in a process of its own
 
 Every geometry is first checked against the definition in float64; a wrong kernel is not timed.
-Ratios are to the convolution of the same geometry, timed in turns with the operator."""
+Ratios are to the convolution of the same geometry, timed in turns with the operator.
+With --device cuda the convolution is cuDNN's, without TF32, and isa is left out; number formats,
+compiled steps and the device's own limits are measured by benchmarks/gpu.sh."""
 
 
 def main(argv: list[str]) -> int:
@@ -72,6 +74,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--model", metavar="NAME", help="network, instead of those named below")
     parser.add_argument("--batch", type=positive, metavar="N", help="images in a batch")
     parser.add_argument("--input-size", type=sizes, metavar="C,H,W", help="shape of one image")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)"
+    )
     parser.add_argument("--threads", type=positive, metavar="N", help="default: torch's")
     parser.add_argument("--isa", help="force one instruction set, on the convolution too")
     parser.add_argument(
@@ -113,7 +118,11 @@ def _check(options: Namespace) -> None:
         raise ConfigError(choices_message("bench", "--operator", options.operator, operators))
     if options.model is not None and options.model not in models.list_models():
         raise ConfigError(choices_message("bench", "--model", options.model, models.list_models()))
-    isas = core().supported_isas()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailableError("bench: `--device` must be cpu where torch finds no CUDA GPU")
+    if options.device == "cuda" and (options.isa is not None or options.suite == "isa"):
+        raise ConfigError("bench: `--device` must be cpu for instruction sets, got cuda")
+    isas = core().supported_isas() if options.isa is not None else []
     if options.isa is not None and options.isa not in isas:
         raise ConfigError(choices_message("bench", "--isa", options.isa, isas))
     if options.isa is not None and options.suite == "isa":
@@ -143,7 +152,9 @@ def _machine(threads: int | None, isa: str | None) -> Iterator[None]:
 
 def _measure(options: Namespace) -> dict[str, Any]:
     chosen = SUITES if options.suite == "all" else (options.suite,)
-    suites = [suite for suite in chosen if suite != "isa" or options.isa is None]
+    device = torch.device(options.device)
+    with_isas = options.isa is None and device.type == "cpu"
+    suites = [suite for suite in chosen if suite != "isa" or with_isas]
     operator = get_operator(options.operator)
     rounds = options.rounds or (_QUICK_ROUNDS if options.quick else _ROUNDS)
     step_network = options.model or _STEP_NETWORK
@@ -161,6 +172,7 @@ def _measure(options: Namespace) -> dict[str, Any]:
             "baseline": BASELINE,
             "suites": suites,
             "rounds": rounds,
+            "device": device.type,
             "threads": torch.get_num_threads(),
             "isa": options.isa,
             "quick": options.quick,
@@ -171,12 +183,12 @@ def _measure(options: Namespace) -> dict[str, Any]:
     steps = {"operator": len(layers), "isa": len(of_first), "step": 1, "memory": 2}
     with _progress(sum(steps[suite] for suite in suites)) as advance:
         if "memory" in suites:
-            result["memory"] = _compare_memory(step, advance)
+            result["memory"] = _compare_memory(step, device, advance)
         if "operator" in suites:
             entries = []
             for layer in layers:
                 advance(f"{layer.model} {layer.window}")
-                entries += bench_layer(operator, layer, rounds=rounds)
+                entries += bench_layer(operator, layer, rounds=rounds, device=device)
             result["operator"] = {"summary": summarise(entries), "layers": entries}
         if "isa" in suites:
             result["isa"] = []
@@ -187,7 +199,9 @@ def _measure(options: Namespace) -> dict[str, Any]:
                 )
         if "step" in suites:
             advance(f"training step of {step_network}")
-            result["step"] = bench_step(**step, rounds=rounds, make_optimizer=sgd)
+            result["step"] = bench_step(
+                **step, rounds=rounds, make_optimizer=sgd, how=How(device=device)
+            )
     result["environment"]["load_average_after"] = environment()["load_average"]
     return result
 
@@ -216,16 +230,21 @@ def _size(options: Namespace, network: str) -> tuple[int, ...]:
     return options.input_size or (3, side, side)
 
 
-def _compare_memory(step: dict[str, Any], advance: Callable[[str], None]) -> dict[str, Any]:
+def _compare_memory(
+    step: dict[str, Any], device: torch.device, advance: Callable[[str], None]
+) -> dict[str, Any]:
     entry: dict[str, Any] = {"model": step["model"], "batch": step["batch"]}
     for operator in (step["operator"], BASELINE):
         advance(f"memory of {step['model']} {operator}")
-        entry[operator] = _memory_of({**step, "operator": operator})
+        entry[operator] = _memory_of({**step, "operator": operator}, device)
     entry["ratio"] = entry[step["operator"]]["added"] / max(1, entry[BASELINE]["added"])
     return entry
 
 
-def _memory_of(step: dict[str, Any]) -> dict[str, int]:
+def _memory_of(step: dict[str, Any], device: torch.device) -> dict[str, int]:
+    if device.type == "cuda":
+        # Its allocator counts for itself; the operating system only knows of whole processes.
+        return step_memory(**step, make_optimizer=sgd, how=How(device=device))
     program = "import sys; from mulfree.cli import bench; print(bench.measure_memory(sys.argv[1]))"
     settings = json.dumps({**step, "threads": torch.get_num_threads()})
     done = subprocess.run(

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mulfree import data, models
 from mulfree.cli.arguments import Parser
 from mulfree.environment import environment
@@ -39,21 +37,10 @@ def gather() -> dict[str, Any]:
     """Everything the verb shows, as JSON values."""
     return {
         **environment(),
-        "gpu": _gpu(),
         "data": _data(),
         "operators": list(OPERATORS),
         "methods": list(METHODS),
         "models": models.list_models(),
-    }
-
-
-def _gpu() -> dict[str, Any]:
-    available = torch.cuda.is_available()
-    devices = range(torch.cuda.device_count()) if available else ()
-    return {
-        "available": available,
-        "devices": [torch.cuda.get_device_name(index) for index in devices],
-        "cuda": torch.version.cuda,
     }
 
 

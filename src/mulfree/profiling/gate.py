@@ -11,6 +11,10 @@ from torch import Tensor
 from mulfree.errors import MulfreeError
 from mulfree.operators import Operator
 from mulfree.operators.window import Window
+from mulfree.profiling.device import Precision, computing_in
+
+# TF32 keeps 10 bits behind the point: both factors of a product are rounded to that.
+_TF32_EPS = 2.0**-10
 
 
 class BenchmarkError(MulfreeError):
@@ -19,19 +23,28 @@ class BenchmarkError(MulfreeError):
     exit_code = 1
 
 
-def check(operator: Operator, window: Window, input: Tensor, weight: Tensor) -> None:
-    """Hold an operator's float32 output and gradients against its definition in float64.
+def check(
+    operator: Operator,
+    window: Window,
+    input: Tensor,
+    weight: Tensor,
+    *,
+    precision: Precision = "fp32",
+) -> None:
+    """Hold an operator's output and gradients against its definition in float64.
 
     The kernel runs on the whole batch, as when it is timed; output and gradients are compared on
-    the first and the last image, which is where blocks of work begin and end.
-    The bound is twice the error of the definition in float32, plus `sqrt(K) eps max|y|` for a
-    reduction over K terms.
+    the first and the last image, which is where blocks of work begin and end. The definition is
+    evaluated on the same device and from the same, perhaps already rounded, operands.
+    The bound is twice the error of the definition in the operands' dtype, plus `sqrt(K) eps max|y|`
+    for a reduction over K terms.
 
     Args:
         operator: Whose `function` is checked against its `reference`.
         window: The geometry.
-        input: `(N, C_in, H, W)`, float32.
-        weight: `(C_out, C_in / groups, K_h, K_w)`, float32.
+        input: `(N, C_in, H, W)`, in any memory format.
+        weight: `(C_out, C_in / groups, K_h, K_w)`, of the same dtype.
+        precision: Number format; "tf32" allows it where the operator multiplies.
 
     Raises:
         BenchmarkError: An error is above the bound, or not a number.
@@ -41,11 +54,16 @@ def check(operator: Operator, window: Window, input: Tensor, weight: Tensor) -> 
     generator = torch.Generator().manual_seed(0)
     shape = (len(images), *window.output_shape[1:])
     grad[images] = torch.randn(shape, generator=generator)
+    last = input.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    grad = grad.to(input).contiguous(memory_format=layout)
 
-    computed = _run(operator.function, window, input, weight, grad)
+    with computing_in(precision):
+        computed = _run(operator.function, window, input, weight, grad)
     few = (input[images], weight, grad[images])
-    naive = _run(operator.reference, window, *few)
-    exact = _run(operator.reference, window, *(tensor.double() for tensor in few))
+    with computing_in("fp32"):
+        naive = _run(operator.reference, window, *few)
+        exact = _run(operator.reference, window, *(tensor.double() for tensor in few))
 
     _, channels, height, width = window.output_shape
     taps = math.prod(window.weight_shape[1:])
@@ -60,13 +78,17 @@ def check(operator: Operator, window: Window, input: Tensor, weight: Tensor) -> 
         scale = float(truth.abs().max())
         error = float((own - truth).abs().max())
         allowed = 2 * float((naive[name] - truth).abs().max()) + (
-            math.sqrt(terms_summed) * torch.finfo(torch.float32).eps * scale
+            math.sqrt(terms_summed) * _eps(input.dtype, precision) * scale
         )
         if not error <= allowed:
             raise BenchmarkError(
-                f"bench: {operator.name} on {window} is not timed: error of its {name} is "
-                f"{error:.3g}, allowed are {allowed:.3g}"
+                f"bench: {operator.name} on {window} in {precision} is not timed: error of its "
+                f"{name} is {error:.3g}, allowed are {allowed:.3g}"
             )
+
+
+def _eps(dtype: torch.dtype, precision: Precision) -> float:
+    return _TF32_EPS if precision == "tf32" else torch.finfo(dtype).eps
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""Peak memory of a function, as the operating system sees it, whoever allocates."""
+"""Peak memory: of the process as the operating system sees it, of a GPU as its allocator does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -25,6 +27,30 @@ def peak_memory(run: Callable[[], object]) -> dict[str, int]:
     before = _reset()
     run()
     peak = _high_water_mark()
+    return {"before": before, "peak": peak, "added": max(0, peak - before)}
+
+
+def peak_device_memory(
+    make: Callable[[], Callable[[], object]], device: torch.device
+) -> dict[str, int]:
+    """Memory that torch has allocated on a CUDA device, in bytes.
+
+    `make` builds what is measured and its result is called twice: once so that libraries have
+    chosen their algorithms, which may try others with more workspace, and once for the peak.
+
+    Returns:
+        `before` the call of `make`, `peak` of the second call and their difference `added`.
+    """
+    gc.collect()
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    run = make()
+    run()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_allocated(device)
     return {"before": before, "peak": peak, "added": max(0, peak - before)}
 
 

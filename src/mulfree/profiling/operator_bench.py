@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mulfree.environment import ISA_VARIABLE, variables
 from mulfree.models import create_model
 from mulfree.operators import Operator, get_operator
 from mulfree.operators.window import Window
 from mulfree.profiling.counting import BASELINE, count
+from mulfree.profiling.device import clock_of, computing_in, tuned_convolutions
 from mulfree.profiling.gate import check
+from mulfree.profiling.passes import INPUTS, PASSES, make, operands, taps, taps_per_s
 from mulfree.profiling.timing import compare, geometric_mean, interleave
 
-# What a layer sees inside a network, after a rectifier, and what it sees without one.
-INPUTS = ("relu", "signed")
-
-PASSES = ("forward", "forward_backward")
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,10 @@ def layers_of(
     ]
 
 
-def bench_layer(operator: Operator, layer: BenchLayer, *, rounds: int) -> list[dict[str, Any]]:
-    """Check an operator on one geometry, then time it against the convolution.
+def bench_layer(
+    operator: Operator, layer: BenchLayer, *, rounds: int, device: torch.device = _CPU
+) -> list[dict[str, Any]]:
+    """Check an operator on one geometry, then time it in float32 against the convolution.
 
     Returns:
         One entry for every kind of input and every pass, as JSON values.
@@ -73,23 +73,26 @@ def bench_layer(operator: Operator, layer: BenchLayer, *, rounds: int) -> list[d
         BenchmarkError: The operator is wrong on this geometry; nothing was timed.
     """
     window = layer.window
+    clock = clock_of(device)
     entries = []
     for kind in INPUTS:
-        input, weight, grad = _operands(window, kind)
-        check(operator, window, input, weight)
+        tensors = operands(window, kind, device=device)
+        check(operator, window, *tensors[:2])
         for direction in PASSES:
             candidates = {
-                entry.name: _PASSES[direction](entry, window, input, weight, grad)
+                entry.name: make(entry, window, direction, tensors)
                 for entry in (operator, get_operator(BASELINE))
             }
-            timings = compare(interleave(candidates, rounds=rounds), BASELINE)
+            with computing_in("fp32"), tuned_convolutions():
+                samples = interleave(candidates, rounds=rounds, clock=clock)
+            timings = compare(samples, BASELINE)
             entries.append(
                 {
                     "model": layer.model,
                     "geometry": str(window),
                     "window": asdict(window),
                     "occurrences": layer.occurrences,
-                    "taps": _taps(window),
+                    "taps": taps(window),
                     "input": kind,
                     "pass": direction,
                     "timings": timings,
@@ -112,12 +115,12 @@ def bench_isas(
         BenchmarkError: One of them is wrong on this geometry; nothing was timed.
     """
     window = layer.window
-    operands = _operands(window, INPUTS[0])
+    tensors = operands(window, INPUTS[0])
     for isa in isas:
-        _with_isa(isa, lambda: check(operator, window, *operands[:2]))()
+        _with_isa(isa, lambda: check(operator, window, *tensors[:2]))()
     entries = []
     for direction in PASSES:
-        run = _PASSES[direction](operator, window, *operands)
+        run = make(operator, window, direction, tensors)
         candidates = {isa: _with_isa(isa, run) for isa in isas}
         timings = compare(interleave(candidates, rounds=rounds), isas[0])
         entries.append(
@@ -171,15 +174,8 @@ def _window(layer: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Windo
     )
 
 
-def _taps(window: Window) -> int:
-    """Pairs of input and weight that meet in one forward pass."""
-    return math.prod(window.output_shape) * math.prod(window.weight_shape[1:])
-
-
 def _gtaps_per_s(window: Window, direction: str, timing: Mapping[str, float]) -> float:
-    # Two more reductions of the same size are made on the way back.
-    passes = 1 if direction == "forward" else 3
-    return _taps(window) * passes / timing["median_s"] / 1e9
+    return taps_per_s(window, direction, timing["median_s"]) / 1e9
 
 
 def _with_isa(isa: str, run: Callable[[], object]) -> Callable[[], object]:
@@ -190,38 +186,3 @@ def _with_isa(isa: str, run: Callable[[], object]) -> Callable[[], object]:
             run()
 
     return held
-
-
-def _operands(window: Window, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    input = torch.randn(window.input_shape, generator=generator)
-    weight = torch.randn(window.weight_shape, generator=generator)
-    grad = torch.randn(window.output_shape, generator=generator)
-    return (input.relu() if kind == "relu" else input), weight, grad
-
-
-def _forward(
-    operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
-) -> Callable[[], object]:
-    settings = (None, *window.sliding)
-
-    def run() -> None:
-        with torch.no_grad():
-            operator.function(input, weight, *settings)
-
-    return run
-
-
-def _forward_backward(
-    operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
-) -> Callable[[], object]:
-    settings = (None, *window.sliding)
-    operands = [tensor.detach().requires_grad_() for tensor in (input, weight)]
-
-    def run() -> None:
-        torch.autograd.grad(operator.function(*operands, *settings), operands, grad)
-
-    return run
-
-
-_PASSES = dict(zip(PASSES, (_forward, _forward_backward), strict=True))

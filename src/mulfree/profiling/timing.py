@@ -104,6 +104,11 @@ def compare(samples: Mapping[str, list[float]], baseline: str) -> dict[str, dict
     return result
 
 
+def fastest(samples: Mapping[str, list[float]], names: Iterable[str]) -> str:
+    """The name with the smallest median."""
+    return min(names, key=lambda name: Spread.of(samples[name]).median)
+
+
 def geometric_mean(values: Iterable[float]) -> float:
     """The n-th root of the product of n positive numbers."""
     return statistics.geometric_mean(values)
