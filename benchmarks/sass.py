@@ -23,8 +23,8 @@ from mulfree.files import write_atomically
 from mulfree.operators.adder2d import triton
 from mulfree.operators.adder2d.gradient import parse_gradient
 from mulfree.operators.window import Window
-from mulfree.profiling import aot, sass
 from mulfree.profiling.gate import BenchmarkError
+from mulfree.profiling.gpu import aot, sass
 from mulfree.profiling.table import text_table
 
 SCHEMA = "mulfree.sass/1"
