@@ -60,7 +60,8 @@ mapfile -t files < <(grep -rl --include='test_*.py' 'mark\.gpu' tests)
 # Most of their time is the host's, which compiles: side by side where pytest can.
 side_by_side=()
 python3 -c 'import xdist' 2>/dev/null && side_by_side=(-n "$(($(nproc) < 8 ? $(nproc) : 8))")
-timeout -k 5 "$tests" python3 -m pytest -m gpu -q -x -p no:cacheprovider \
+# Other versions of torch may warn of other things.
+timeout -k 5 "$tests" python3 -m pytest -m gpu -q -x -W default -p no:cacheprovider \
   ${side_by_side[@]+"${side_by_side[@]}"} "${files[@]}"
 status=$?
 if ((status == 124 || status == 137)); then
