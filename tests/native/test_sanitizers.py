@@ -1,4 +1,4 @@
-"""The adder2d kernels under AddressSanitizer and UBSan, as a program without Python."""
+"""The native code under AddressSanitizer and UBSan, as programs without Python."""
 
 from __future__ import annotations
 
@@ -13,65 +13,89 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent
-SOURCES = TESTS.parents[1] / "src/mulfree/operators/adder2d/csrc"
+SOURCES = TESTS.parents[1] / "src/mulfree"
+ADDER2D = SOURCES / "operators/adder2d/csrc"
+INT8 = ADDER2D / "int8"
+RUNTIME = SOURCES / "runtime/csrc"
+ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
 FLAGS = [
     "-std=c++17",
     "-O0",
     "-fopenmp",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
-    f"-I{SOURCES}",
+    *(f"-I{folder}" for folder in (ADDER2D, INT8, RUNTIME)),
 ]
 
 
-def kernels() -> list[tuple[str, list[str]]]:
-    """Instruction set and compiler flags of each line of `kernels.inc` for this architecture."""
-    x86 = platform.machine().lower() in ("x86_64", "amd64")
+def kernels(folder: Path, prefix: str) -> list[tuple[Path, list[str]]]:
+    """Source and compiler flags of each line of `kernels.inc` for this architecture."""
+    here = ARCHITECTURES.get(platform.machine().lower())
     lines = re.findall(
         r'^MULFREE_KERNEL\((\w+), (\w+), "(.*)"\)$',
-        (SOURCES / "kernels.inc").read_text(),
+        (folder / "kernels.inc").read_text(),
         re.MULTILINE,
     )
-    return [(isa, flags.split()) for isa, arch, flags in lines if arch == "any" or x86]
+    return [
+        (folder / f"{prefix}_{isa}.cpp", flags.split())
+        for isa, arch, flags in lines
+        if arch in ("any", here)
+    ]
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if compiler is None:
+def compiler(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A compiler that has the sanitizers."""
+    found = shutil.which("g++") or shutil.which("clang++")
+    if found is None:
         pytest.skip("no C++ compiler on this machine")
-    folder = tmp_path_factory.mktemp("sanitizers")
+    folder = tmp_path_factory.mktemp("probe")
     probe = folder / "probe.cpp"
     probe.write_text("int main() { return 0; }\n")
     built = subprocess.run(
-        [compiler, *FLAGS, str(probe), "-o", str(folder / "probe")],
+        [found, *FLAGS, str(probe), "-o", str(folder / "probe")],
         capture_output=True,
         check=False,
     )
     if built.returncode != 0:
-        pytest.skip(f"{compiler} has no OpenMP, AddressSanitizer or UBSan libraries")
-    units = [(SOURCES / f"adder2d_{isa}.cpp", flags) for isa, flags in kernels()]
-    units += [(SOURCES / "dispatch.cpp", []), (TESTS / "sanitize_adder2d.cpp", [])]
+        pytest.skip(f"{found} has no OpenMP, AddressSanitizer or UBSan libraries")
+    return found
 
-    def compile_unit(unit: tuple[Path, list[str]]) -> Path:
-        source, flags = unit
-        target = folder / f"{source.stem}.o"
+
+def output(compiler: str, folder: Path, units: list[tuple[Path, list[str]]]) -> list[int]:
+    """Compiles and links the units, runs the program and returns the numbers that it prints."""
+
+    def compile_unit(number: int) -> Path:
+        source, flags = units[number]
+        target = folder / f"{number}.o"
         command = [compiler, *FLAGS, *flags, "-c", str(source), "-o", str(target)]
         subprocess.run(command, check=True)
         return target
 
     with ThreadPoolExecutor(2) as pool:
-        objects = [str(target) for target in pool.map(compile_unit, units)]
-    target = folder / "sanitize_adder2d"
-    subprocess.run([compiler, *FLAGS, *objects, "-o", str(target)], check=True)
-    return target
-
-
-def test_every_kernel_stays_inside_its_tensors(program: Path) -> None:
+        objects = [str(target) for target in pool.map(compile_unit, range(len(units)))]
+    program = folder / "program"
+    subprocess.run([compiler, *FLAGS, *objects, "-o", str(program)], check=True)
     # Threads that wait must not spin: the machine may have fewer cores than the program threads.
     environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
     done = subprocess.run(
         [str(program)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    assert int(done.stdout) > 1000
+    return [int(number) for number in done.stdout.split()]
+
+
+def test_every_kernel_stays_inside_its_tensors(compiler: str, tmp_path: Path) -> None:
+    units = kernels(ADDER2D, "adder2d")
+    units += [(ADDER2D / "dispatch.cpp", []), (TESTS / "sanitize_adder2d.cpp", [])]
+    (runs,) = output(compiler, tmp_path, units)
+    assert runs > 1000
+
+
+def test_integer_kernels_and_programs_of_random_calls(compiler: str, tmp_path: Path) -> None:
+    units = kernels(INT8, "int8")
+    sources = [INT8 / "dispatch.cpp", INT8 / "layer.cpp"]
+    sources += [RUNTIME / "program.cpp", RUNTIME / "steps.cpp", TESTS / "sanitize_integer.cpp"]
+    values, refused = output(compiler, tmp_path, units + [(source, []) for source in sources])
+    assert values > 100_000
+    assert refused > 300

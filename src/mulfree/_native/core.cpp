@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "../operators/adder2d/csrc/adder2d.h"
+#include "integer.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -102,4 +103,5 @@ NB_MODULE(_core, m) {
   mulfree::define_adder2d<float>(m);
   mulfree::define_adder2d<double>(m);
   m.def("supported_isas", &mulfree::adder2d::supported_isas);
+  mulfree::define_integer(m);
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import deque
 from collections.abc import Generator, Iterable
@@ -12,14 +11,9 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from mulfree.errors import ArtifactError
+from mulfree.runtime.pictures import decode
 
-MAX_PIXELS = 64 * 2**20
-"""Pixels that one image may have."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _CHUNK = 128
 
 Item = TypeVar("Item")
@@ -37,35 +31,7 @@ def decode_rgb(data: bytes, side: int | None, label: str) -> NDArray[np.uint8]:
     Raises:
         ArtifactError: If it is no such image, damaged or too large.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise ArtifactError(
-                    f"data.load: {label} must have at most {MAX_PIXELS} pixels, "
-                    f"got {width} x {height}"
-                )
-            rgb = image.convert("RGB")
-    except ArtifactError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ArtifactError(f"data.load: {label} must have at most {MAX_PIXELS} pixels") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-        raise ArtifactError(
-            f"data.load: {label} must be an intact JPEG, PNG, WebP or BMP image"
-        ) from error
-    if side is not None and rgb.size != (side, side):
-        scale = side / min(rgb.size)
-        # max(): a scale a rounding below its value must not make the shorter side too short.
-        resized = (max(side, int(width * scale)), max(side, int(height * scale)))
-        if resized[0] * resized[1] > MAX_PIXELS:
-            raise ArtifactError(
-                f"data.load: {label} must not be so long and narrow, got {width} x {height}"
-            )
-        rgb = rgb.resize(resized, Image.Resampling.BILINEAR)
-        left, top = round((rgb.width - side) / 2), round((rgb.height - side) / 2)
-        rgb = rgb.crop((left, top, left + side, top + side))
-    return np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))
+    return decode(data, "RGB", side, f"data.load: {label}")
 
 
 def decode_all(

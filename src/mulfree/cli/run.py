@@ -1,0 +1,62 @@
+"""`mulfree run`: what a quantised network sees in pictures. Torch is not loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mulfree.cli.arguments import Parser, positive
+from mulfree.runtime import Graph, Session
+from mulfree.runtime.pictures import read_picture
+
+_BATCH = 32
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb with the words after it."""
+    parser = Parser(
+        "mulfree run", "Classify pictures with a network of `mulfree quantize`, without torch."
+    )
+    parser.add_argument("file", metavar="FILE", help="an artifact of mulfree quantize")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, WebP or BMP files")
+    parser.add_argument(
+        "--top", type=positive, default=1, metavar="K", help="classes to show (default: 1)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
+    parser.add_argument("--threads", type=positive, help="CPU threads (default: all)")
+    options = parser.parse_args(argv)
+
+    session = Session(options.file, threads=options.threads)
+    width = max(map(len, options.images))
+    for path, logits in _classified(session, options.images):
+        found = _best(session.graph, logits, options.top)
+        if options.json:
+            classes = [{"class": name, "probability": chance} for name, chance in found]
+            print(json.dumps({"image": path, "classes": classes}))
+        else:
+            listed = ", ".join(f"{name} {chance:.1%}" for name, chance in found)
+            print(f"{path.ljust(width)}  {listed}")
+    return 0
+
+
+def _classified(session: Session, paths: list[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Each path with its logits; few pictures are in memory at a time."""
+    for start in range(0, len(paths), _BATCH):
+        part = paths[start : start + _BATCH]
+        pictures = np.stack([read_picture(path, session.graph) for path in part])
+        yield from zip(part, session.run(pictures), strict=True)
+
+
+def _best(graph: Graph, logits: NDArray[np.float32], count: int) -> list[tuple[str, float]]:
+    """The most probable classes, best first, by name or else by number."""
+    # Logits that overflow float32 are large, not unknown.
+    finite = np.clip(logits.astype(np.float64), -1e39, 1e39)
+    powers: NDArray[Any] = np.exp(finite - finite.max())
+    probabilities = powers / powers.sum()
+    names = graph.classes or tuple(map(str, range(graph.outputs)))
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return [(names[index], float(probabilities[index])) for index in order]

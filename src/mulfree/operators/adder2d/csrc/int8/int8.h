@@ -1,0 +1,98 @@
+// Interface of the integer window kernels: u8 activations, 32-bit sums, fixed-point epilogue.
+//   adder: acc = -sum |x - w|, w u8;   conv: acc = sum x * w, w s8;   over the K bytes of a window
+//   y = clamp((acc * multiplier + offset + residual_multiplier * residual) >> shift, low, high)
+// Plain data only: this header is read by translation units of every instruction set, so it
+// must not define functions that the linker could take from the wrong one.
+#pragma once
+
+#include <cstdint>
+
+namespace mulfree::int8 {
+
+using i8 = std::int8_t;
+using u8 = std::uint8_t;
+using i32 = std::int32_t;
+using i64 = std::int64_t;
+
+// Kernels may read (and ignore) so many bytes behind the last byte of an image's values.
+constexpr i64 kSlack = 64;
+
+// Filters that one call computes, and their packed weights: for each step of `group` bytes of K
+// one piece of `step_bytes` for each block of `lanes` filters. Tails are padded by weight 0.
+struct Bundle {
+  i64 x;       // first byte of the channels these filters read, from a pixel's first
+  i64 filter;  // the first one, of `filters`
+  i64 filters;
+  i64 blocks;
+  const u8* weights;
+  const i32* bias;  // [blocks * lanes]; -sum w of an adder's filter, sum w of a convolution's
+};
+
+// Memory that will be wanted soon: the weights of a thread's next bundle.
+struct Ahead {
+  const u8* data;
+  i64 bytes;
+};
+
+// The fixed-point step. The rounding term 1 << (shift - 1) is in `offset`.
+struct Epilogue {
+  const i32* multiplier;  // [filters]
+  const i64* offset;      // [filters]
+  i32 residual_multiplier;
+  int shift;
+  int low, high;
+};
+
+// The window of one output pixel is `runs` pieces of `run_bytes` contiguous bytes.
+struct Layer {
+  i64 runs, run_bytes;
+  const i64* run_offsets;  // from the window's first byte
+  i64 x_row, x_pixel;      // from one output pixel's window to that below and to the right
+  i64 wo;
+  i64 filters;
+  Epilogue epilogue;
+};
+
+// One image: where the window of output pixel (0, 0) starts and where that pixel goes.
+struct Image {
+  const u8* x;
+  i32* sums;  // [pixels, filters]: the bare sums; or null and all that follows:
+  u8* y;
+  i64 y_row, y_pixel;
+  const u8* residual;  // or null
+  i64 residual_row, residual_pixel;
+};
+
+// How a kernel wants its weights.
+struct Format {
+  i64 lanes, group, step_bytes;
+  i64 blocks;  // at most so many in a bundle
+  // Puts the weight of byte j of a step's group for one lane.
+  void (*place)(u8* step, i64 lane, i64 j, int weight);
+};
+
+struct Kernel {
+  const char* name;
+  Format format;
+  // Output pixels [begin, end), counted row by row, of one bundle.
+  void (*compute)(const Layer& layer, const Image& image, const Bundle& bundle, const Ahead& ahead,
+                  i64 begin, i64 end);
+};
+
+// One set of kernels. Narrow layers have at most `narrow` filters that share their input.
+// Depthwise: filter t reads channel t alone, so lanes are channels too and K is taps.
+struct Kernels {
+  Kernel adder, adder_narrow, conv, adder_depthwise, conv_depthwise;
+  i64 narrow;
+};
+
+// The depthwise adder's sums are 16 bits wide.
+constexpr i64 kDepthwiseTaps = 65535 / 255;
+
+extern const Kernels kernels_avx512vnni;
+extern const Kernels kernels_avx512;
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_neon;
+extern const Kernels kernels_scalar;
+
+}  // namespace mulfree::int8

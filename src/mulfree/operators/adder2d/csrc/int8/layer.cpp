@@ -1,0 +1,274 @@
+#include "layer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+
+#include "../support.h"
+
+namespace mulfree::int8 {
+
+Memory::Memory(i64 bytes) {
+  constexpr i64 kLine = 64;
+  const auto size = static_cast<std::size_t>(adder2d::round_up(std::max<i64>(bytes, 1), kLine));
+  data_.reset(static_cast<u8*>(std::aligned_alloc(kLine, size)));
+  if (data_ == nullptr) throw std::bad_alloc();
+  std::memset(data_.get(), 0, size);
+}
+
+void fail(const std::string& function, const std::string& argument, const std::string& requirement,
+          const std::string& got) {
+  throw std::invalid_argument(function + ": `" + argument + "` must " + requirement + ", got " +
+                              got);
+}
+
+std::string text(Pair pair) {
+  return "(" + std::to_string(pair.first) + ", " + std::to_string(pair.second) + ")";
+}
+
+std::string text(const std::vector<i64>& shape) {
+  std::string out = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
+  return out + "]";
+}
+
+i64 bounded_product(std::initializer_list<i64> factors) {
+  i64 product = 1;
+  for (const i64 factor : factors) {
+    if (factor == 0) return 0;
+    product = factor >= (kMostBytes + product - 1) / product ? kMostBytes : product * factor;
+  }
+  return product;
+}
+
+i64 window_count(i64 extent, i64 kernel, i64 stride, i64 padding) {
+  const i64 room = extent + 2 * padding - kernel;
+  return room < 0 ? 0 : room / stride + 1;
+}
+
+Geometry make_geometry(const std::string& function, Rule rule, const std::array<i64, 3>& hwc,
+                       const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups) {
+  const std::string weight_text = text(std::vector<i64>(weight.begin(), weight.end()));
+  const std::string image_text = text(std::vector<i64>(hwc.begin(), hwc.end()));
+  if (std::min({stride.first, stride.second}) < 1 ||
+      std::max(stride.first, stride.second) >= kMostBytes) {
+    fail(function, "stride", "be positive and below 2**31", text(stride));
+  }
+  if (std::min(padding.first, padding.second) < 0 ||
+      std::max(padding.first, padding.second) >= kMostBytes) {
+    fail(function, "padding", "be non-negative and below 2**31", text(padding));
+  }
+  if (groups < 1 || hwc[2] % groups != 0 || weight[0] % groups != 0) {
+    fail(function, "groups",
+         "be positive and divide the " + std::to_string(hwc[2]) + " input and " +
+             std::to_string(weight[0]) + " output channels",
+         std::to_string(groups));
+  }
+  if (*std::min_element(weight.begin(), weight.end()) < 1 || weight[3] != hwc[2] / groups ||
+      bounded_product({weight[0], weight[1], weight[2], weight[3]}) >= kMostBytes) {
+    fail(function, "weight",
+         "have shape [O, Kh, Kw, " + std::to_string(hwc[2] / groups) +
+             "] without empty axes, below 2**31 bytes",
+         weight_text);
+  }
+  Geometry geo{hwc[2],
+               hwc[0],
+               hwc[1],
+               weight[0],
+               weight[1],
+               weight[2],
+               stride,
+               padding,
+               groups,
+               window_count(hwc[0], weight[1], stride.first, padding.first),
+               window_count(hwc[1], weight[2], stride.second, padding.second)};
+  if (geo.ho < 1 || geo.wo < 1) {
+    fail(function, "weight",
+         "fit the padded image " + image_text + " with padding " + text(padding), weight_text);
+  }
+  if (bounded_product({geo.h + 2 * padding.first, geo.w + 2 * padding.second, geo.c}) >=
+      kMostBytes) {
+    fail(function, "padding", "leave the padded image " + image_text + " below 2**31 bytes",
+         text(padding));
+  }
+  const i64 term = rule == Rule::adder ? 255 : 255 * 128;
+  if (geo.summands() > std::numeric_limits<i32>::max() / term) {
+    fail(function, "weight",
+         "have at most " + std::to_string(std::numeric_limits<i32>::max() / term) +
+             " values per filter",
+         weight_text);
+  }
+  return geo;
+}
+
+void check_requantisation(const std::string& function, const Requantisation& r, i64 largest) {
+  if (r.shift < 1 || r.shift > 62) {
+    fail(function, "shift", "be in [1, 62]", std::to_string(r.shift));
+  }
+  if (r.low < 0 || r.low > r.high || r.high > 255) {
+    fail(function, "low, high", "be an interval in [0, 255]", text(Pair{r.low, r.high}));
+  }
+  using Wide = __int128;
+  const auto magnitude = [](Wide v) { return v < 0 ? -v : v; };
+  for (std::size_t t = 0; t < r.multiplier.size(); ++t) {
+    const Wide bound = largest * magnitude(r.multiplier[t]) + magnitude(r.offset[t]) +
+                       255 * magnitude(r.residual_multiplier) + (Wide{1} << (r.shift - 1));
+    if (bound >= Wide{1} << 62) {
+      fail(function, "multiplier, offset", "keep every value below 2**62 in magnitude",
+           text(Pair{r.multiplier[t], r.offset[t]}) + " at filter " + std::to_string(t));
+    }
+  }
+}
+
+WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry,
+                         const void* weight, const Requantisation& requantisation)
+    : geometry_(geometry),
+      multiplier_(requantisation.multiplier),
+      offset_(requantisation.offset),
+      layer_{} {
+  const bool adder = rule == Rule::adder;
+  const bool depthwise = geometry.groups == geometry.c && geometry.o == geometry.c &&
+                         geometry.kh * geometry.kw <= kDepthwiseTaps;
+  const i64 sharing = depthwise ? geometry.o : geometry.o / geometry.groups;
+  if (depthwise) {
+    kernel_ = adder ? &kernels.adder_depthwise : &kernels.conv_depthwise;
+  } else if (adder) {
+    kernel_ = sharing <= kernels.narrow ? &kernels.adder_narrow : &kernels.adder;
+  } else {
+    kernel_ = &kernels.conv;
+  }
+  for (i64& offset : offset_) offset += i64{1} << (requantisation.shift - 1);
+  layer_.epilogue = {multiplier_.data(),
+                     offset_.data(),
+                     requantisation.residual_multiplier,
+                     static_cast<int>(requantisation.shift),
+                     static_cast<int>(requantisation.low),
+                     static_cast<int>(requantisation.high)};
+  layer_.wo = geometry.wo;
+  layer_.filters = geometry.o;
+  // Without groups a kernel row is contiguous in the image; else only the channels of a group are.
+  layer_.runs = geometry.groups == 1 && !depthwise ? geometry.kh : geometry.kh * geometry.kw;
+  layer_.run_bytes = geometry.summands() / layer_.runs;
+  const Format& format = kernel_->format;
+  const i64 blocks = adder2d::ceil_div(sharing, format.lanes);
+  const i64 bundles = adder2d::ceil_div(blocks, format.blocks);
+  for (i64 first = 0; first < geometry.o; first += sharing) {
+    for (i64 b = 0; b < bundles; ++b) {
+      // Bundles of nearly the same size.
+      const i64 begin = b * blocks / bundles, end = (b + 1) * blocks / bundles;
+      const i64 filter = first + begin * format.lanes;
+      const i64 group = filter / (geometry.o / geometry.groups);
+      bundles_.push_back({group * (geometry.c / geometry.groups), filter,
+                          std::min(end * format.lanes, sharing) - begin * format.lanes, end - begin,
+                          nullptr, nullptr});
+    }
+  }
+  pack(rule, weight);
+}
+
+i64 WindowLayer::steps() const {
+  return layer_.runs * adder2d::ceil_div(layer_.run_bytes, kernel_->format.group);
+}
+
+void WindowLayer::pack(Rule rule, const void* weight) {
+  const Format& format = kernel_->format;
+  i64 blocks = 0;
+  for (const Bundle& bundle : bundles_) blocks += bundle.blocks;
+  weights_ = Memory(adder2d::size_product(blocks, steps() * format.step_bytes));
+  bias_ = Memory(blocks * format.lanes * static_cast<i64>(sizeof(i32)));
+  u8* step = weights_.data();
+  i32* bias = reinterpret_cast<i32*>(bias_.data());
+  const i64 k = geometry_.summands();
+  for (Bundle& bundle : bundles_) {
+    bundle.weights = step;
+    bundle.bias = bias;
+    for (i64 run = 0; run < layer_.runs; ++run) {
+      for (i64 i = 0; i < layer_.run_bytes; i += format.group) {
+        for (i64 t = 0; t < bundle.filters; ++t) {
+          u8* to = step + t / format.lanes * format.step_bytes;
+          for (i64 j = 0; j < std::min(format.group, layer_.run_bytes - i); ++j) {
+            const i64 at = (bundle.filter + t) * k + run * layer_.run_bytes + i + j;
+            const int w = rule == Rule::adder ? int{static_cast<const u8*>(weight)[at]}
+                                              : int{static_cast<const i8*>(weight)[at]};
+            format.place(to, t % format.lanes, j, w);
+            bias[t] += rule == Rule::adder ? -w : w;
+          }
+        }
+        step += bundle.blocks * format.step_bytes;
+      }
+    }
+    bias += bundle.blocks * format.lanes;
+  }
+}
+
+void WindowLayer::set_row(i64 bytes) {
+  const Geometry& geo = geometry_;
+  layer_.x_row = geo.stride.first * bytes;
+  layer_.x_pixel = geo.stride.second * geo.c;
+  run_offsets_.clear();
+  for (i64 y = 0; y < geo.kh; ++y) {
+    for (i64 x = 0; x < layer_.runs / geo.kh; ++x) {
+      run_offsets_.push_back(y * bytes + x * geo.c);
+    }
+  }
+  layer_.run_offsets = run_offsets_.data();
+}
+
+i64 WindowLayer::tasks(int team) const {
+  const auto bundles = static_cast<i64>(bundles_.size());
+  if (team == 1) return bundles;
+  // Some tasks per thread even out; a task with few pixels wastes registers.
+  constexpr i64 kTasksPerThread = 4, kLeastPixels = 24;
+  const i64 pixels = geometry_.ho * geometry_.wo;
+  return bundles * std::clamp<i64>(adder2d::ceil_div(kTasksPerThread * team, bundles), 1,
+                                   adder2d::ceil_div(pixels, kLeastPixels));
+}
+
+Pair WindowLayer::filters(i64 task) const {
+  const Bundle& bundle = bundles_[static_cast<std::size_t>(task)];
+  return {bundle.filter, bundle.filter + bundle.filters};
+}
+
+Ahead WindowLayer::ahead(std::size_t bundle) const {
+  if (bundle == bundles_.size()) return next_ == nullptr ? Ahead{nullptr, 0} : next_->ahead(0);
+  const Bundle& b = bundles_[bundle];
+  return {b.weights, b.blocks * steps() * kernel_->format.step_bytes};
+}
+
+void WindowLayer::run(const Image& image, i64 task, i64 tasks) const {
+  const i64 pixels = geometry_.ho * geometry_.wo;
+  const i64 chunks = tasks / static_cast<i64>(bundles_.size());
+  const i64 chunk = task % chunks;
+  const auto bundle = static_cast<std::size_t>(task / chunks);
+  kernel_->compute(layer_, image, bundles_[bundle], ahead(bundle + 1), chunk * pixels / chunks,
+                   (chunk + 1) * pixels / chunks);
+}
+
+void window_sums(const Kernels& kernels, Rule rule, const Geometry& geometry, i64 n, const u8* x,
+                 int zero, const void* weight, i32* out, int threads) {
+  const auto filters = static_cast<std::size_t>(geometry.o);
+  WindowLayer layer(kernels, rule, geometry, weight,
+                    {std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
+  const i64 row = (geometry.w + 2 * geometry.padding.second) * geometry.c;
+  const i64 bytes = (geometry.h + 2 * geometry.padding.first) * row;
+  Memory padded(bytes + kSlack);
+  std::memset(padded.data(), zero, static_cast<std::size_t>(bytes + kSlack));
+  layer.set_row(row);
+  u8* const inside =
+      padded.data() + geometry.padding.first * row + geometry.padding.second * geometry.c;
+  const i64 tasks = layer.tasks(threads);
+  for (i64 image = 0; image < n; ++image) {
+    const i64 line = geometry.w * geometry.c;
+    for (i64 y = 0; y < geometry.h; ++y) {
+      std::memcpy(inside + y * row, x + (image * geometry.h + y) * line,
+                  static_cast<std::size_t>(line));
+    }
+    Image target{};
+    target.x = padded.data();
+    target.sums = out + image * geometry.ho * geometry.wo * geometry.o;
+    adder2d::parallel(tasks, threads, [&](int, i64 task) { layer.run(target, task, tasks); });
+  }
+}
+
+}  // namespace mulfree::int8

@@ -1,0 +1,128 @@
+// Window layers over u8 images: argument checks, packed weights, and the choice of kernels.
+// For baseline translation units; errors are std::invalid_argument with a one-line message.
+#pragma once
+
+#include <array>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "int8.h"
+
+namespace mulfree::int8 {
+
+using Pair = std::pair<i64, i64>;
+
+// Extents and sizes in bytes of single tensors stay below this.
+constexpr i64 kMostBytes = i64{1} << 31;
+
+// Zeros, aligned to a cache line (and to a zmm register).
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(i64 bytes);
+  u8* data() { return data_.get(); }
+  const u8* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(u8* data) const { std::free(data); }
+  };
+  std::unique_ptr<u8, Free> data_;
+};
+
+// "{function}: `{argument}` must {requirement}, got {got}".
+[[noreturn]] void fail(const std::string& function, const std::string& argument,
+                       const std::string& requirement, const std::string& got);
+
+std::string text(Pair pair);
+std::string text(const std::vector<i64>& shape);
+
+// The product of non-negative numbers, or kMostBytes where it is not below that.
+i64 bounded_product(std::initializer_list<i64> factors);
+
+enum class Rule { adder, conv };
+
+// An image [h, w, c], o filters [kh, kw, c / groups], their output [ho, wo, o].
+struct Geometry {
+  i64 c, h, w;
+  i64 o, kh, kw;
+  Pair stride, padding;
+  i64 groups;
+  i64 ho, wo;
+
+  i64 summands() const { return kh * kw * (c / groups); }
+};
+
+// How many windows fit along one axis, 0 where none.
+i64 window_count(i64 extent, i64 kernel, i64 stride, i64 padding);
+
+// Checks the arguments of `function`, and that 32 bits hold every sum.
+Geometry make_geometry(const std::string& function, Rule rule, const std::array<i64, 3>& hwc,
+                       const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups);
+
+// Values of the fixed-point step as users give them, without the rounding term in `offset`.
+struct Requantisation {
+  std::vector<i32> multiplier;
+  std::vector<i64> offset;
+  i64 shift, low, high;
+  i32 residual_multiplier;
+};
+
+// Checks the ranges, and that 64 bits hold every intermediate, for sums of up to `largest`.
+void check_requantisation(const std::string& function, const Requantisation& r, i64 largest);
+
+// One layer: weights packed for one set of kernels.
+class WindowLayer {
+ public:
+  // `weight` is u8 (adder) or s8 (conv) [o, kh, kw, c / groups].
+  WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry, const void* weight,
+              const Requantisation& requantisation);
+
+  // Bytes from one row of the image to the next; before the first `run`.
+  void set_row(i64 bytes);
+  // The layer that is run after this one: its first weights are fetched ahead.
+  void set_next(const WindowLayer* layer) { next_ = layer; }
+
+  const char* name() const { return kernel_->name; }
+  const Geometry& geometry() const { return geometry_; }
+  // Tasks of one image, enough for `team` threads. Results do not depend on their number.
+  i64 tasks(int team) const;
+  // The filters [first, last) of one of `tasks(1)` tasks.
+  Pair filters(i64 task) const;
+  // `image.x` is the first byte of the padded image's first window.
+  void run(const Image& image, i64 task, i64 tasks) const;
+
+ private:
+  void pack(Rule rule, const void* weight);
+  i64 steps() const;
+  // The weights of a bundle; behind the last one comes the first of the next layer.
+  Ahead ahead(std::size_t bundle) const;
+
+  Geometry geometry_;
+  const Kernel* kernel_;
+  const WindowLayer* next_ = nullptr;
+  std::vector<i32> multiplier_;
+  std::vector<i64> offset_;
+  std::vector<i64> run_offsets_;
+  std::vector<Bundle> bundles_;
+  Memory weights_;
+  Memory bias_;
+  Layer layer_;
+};
+
+// Instruction sets with integer kernels that this machine runs, best first.
+std::vector<std::string> supported_isas();
+
+// Kernels of instruction set `isa`; "" means MULFREE_ISA when set, else the best one. MULFREE_ISA
+// may name a set of the float kernels, avx512, whose integer kernels are those with VNNI if any.
+const Kernels& select_kernels(const std::string& function, const std::string& isa);
+
+// out i32 [n, ho, wo, o]: the bare sums of x [n, h, w, c] with a border of `zero`.
+void window_sums(const Kernels& kernels, Rule rule, const Geometry& geometry, i64 n, const u8* x,
+                 int zero, const void* weight, i32* out, int threads);
+
+}  // namespace mulfree::int8

@@ -1,0 +1,260 @@
+// The loops of the integer window kernels, for the traits of one instruction set.
+//
+// Lanes are filters: a few bytes of one pixel are broadcast to all lanes and meet as many weights
+// of each filter, so sums need no horizontal step. A tile holds kPixels x kBlocks vectors of sums
+// in registers for the whole window; K is walked in contiguous runs (a kernel row times the
+// channels), which a border around the image makes valid everywhere.
+//
+// Traits `Tap` of a rule: kLanes, kGroup, kStepBytes as in Format; kBlocks, kSums (vectors of sums
+// that fit the registers); kMasksTail (the bytes of K behind a run's end must read as 0; else
+// their weights, which are 0, make them harmless); Sum, X, W and zero, broadcast, broadcast_first,
+// load, tap, place; Extra and extras (one of each pixel's window), which `store` gets.
+#pragma once
+
+#include "../support.h"
+#include "int8.h"
+
+namespace mulfree::int8 {
+namespace {
+
+using adder2d::ceil_div;
+using adder2d::least;
+using adder2d::most;
+
+// More pixels than this want more pointers than there are registers.
+constexpr i64 kMostPixels = 8;
+
+inline int requantise_one(const Epilogue& e, i64 filter, i32 sum, int residual) {
+  const i64 v =
+      i64{sum} * e.multiplier[filter] + e.offset[filter] + i64{e.residual_multiplier} * residual;
+  return static_cast<int>(most(e.low, least(e.high, v >> e.shift)));
+}
+
+// For sums that need nothing more.
+struct NoExtras {
+  struct Extra {};
+  template <int kPixels>
+  static void extras(const Layer&, const u8* const*, Extra*) {}
+};
+
+// A step of K fetches one cache line of what is wanted next, or less where it reads less itself.
+template <class Tap, int kBlocks>
+constexpr i64 kAheadBytes = kBlocks * Tap::kStepBytes < 64 ? kBlocks * Tap::kStepBytes : 64;
+
+// Sums of kPixels x kBlocks vectors, to sums[pixel][kBlocks * kLanes].
+template <class Tap, int kBlocks, int kPixels>
+[[gnu::noinline]] void tile(const Layer& layer, const Bundle& bundle, const u8* const* windows,
+                            const u8* ahead, i32* sums) {
+  typename Tap::Sum acc[kPixels][kBlocks];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b) acc[p][b] = Tap::zero();
+  }
+  const u8* weights = bundle.weights;
+  const i64 bytes = layer.run_bytes;
+  const i64 whole = Tap::kMasksTail ? bytes - bytes % Tap::kGroup : bytes;
+  for (i64 run = 0; run < layer.runs; ++run) {
+    const i64 offset = layer.run_offsets[run];
+    const u8* x[kPixels];
+#pragma GCC unroll 8
+    for (int p = 0; p < kPixels; ++p) x[p] = windows[p] + offset;
+    for (i64 i = 0; i < whole; i += Tap::kGroup) {
+      typename Tap::W w[kBlocks];
+#pragma GCC unroll 4
+      for (int b = 0; b < kBlocks; ++b) w[b] = Tap::load(weights + b * Tap::kStepBytes);
+      weights += kBlocks * Tap::kStepBytes;
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += kAheadBytes<Tap, kBlocks>;
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) {
+        const typename Tap::X v = Tap::broadcast(x[p] + i);
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) acc[p][b] = Tap::tap(acc[p][b], v, w[b]);
+      }
+    }
+    if (Tap::kMasksTail && whole < bytes) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kPixels; ++p) {
+        const typename Tap::X v = Tap::broadcast_first(x[p] + whole, bytes - whole);
+#pragma GCC unroll 4
+        for (int b = 0; b < kBlocks; ++b) {
+          acc[p][b] = Tap::tap(acc[p][b], v, Tap::load(weights + b * Tap::kStepBytes));
+        }
+      }
+      weights += kBlocks * Tap::kStepBytes;
+    }
+  }
+  typename Tap::Extra extra[kPixels];
+  Tap::template extras<kPixels>(layer, windows, extra);
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 4
+    for (int b = 0; b < kBlocks; ++b) {
+      const i64 lane = b * Tap::kLanes;
+      Tap::store(sums + p * kBlocks * Tap::kLanes + lane, acc[p][b], extra[p], bundle.bias + lane);
+    }
+  }
+}
+
+// Where an output pixel is.
+struct Place {
+  i64 row, column;
+};
+
+inline void next(Place& place, i64 wo) {
+  if (++place.column == wo) ++place.row, place.column = 0;
+}
+
+// Results of some pixels: sums[pixel * pitch + filter], written bare or through the epilogue.
+struct Results {
+  i64 pixels;
+  const i32* sums;
+  i64 pitch;
+  u8* y[kMostPixels];
+  const u8* residual[kMostPixels];  // if any
+};
+
+template <class Isa>
+void write(const Layer& layer, const Image& image, const Bundle& bundle, const Place* places,
+           i64 pixels, const i32* sums, i64 pitch) {
+  if (image.y == nullptr) {
+    for (i64 p = 0; p < pixels; ++p) {
+      const i64 pixel = places[p].row * layer.wo + places[p].column;
+      i32* const out = image.sums + pixel * layer.filters + bundle.filter;
+      for (i64 t = 0; t < bundle.filters; ++t) out[t] = sums[p * pitch + t];
+    }
+    return;
+  }
+  Results results;
+  results.pixels = pixels;
+  results.sums = sums;
+  results.pitch = pitch;
+  const bool residual = image.residual != nullptr;
+  for (i64 p = 0; p < pixels; ++p) {
+    const auto [row, column] = places[p];
+    results.y[p] = image.y + row * image.y_row + column * image.y_pixel + bundle.filter;
+    if (residual) {
+      results.residual[p] =
+          image.residual + row * image.residual_row + column * image.residual_pixel + bundle.filter;
+    }
+  }
+  const Epilogue& e = layer.epilogue;
+  const i64 done = residual
+                       ? Isa::template requantise<true>(e, bundle.filter, bundle.filters, results)
+                       : Isa::template requantise<false>(e, bundle.filter, bundle.filters, results);
+  for (i64 p = 0; p < pixels; ++p) {
+    for (i64 t = done; t < bundle.filters; ++t) {
+      results.y[p][t] = static_cast<u8>(requantise_one(e, bundle.filter + t, sums[p * pitch + t],
+                                                       residual ? results.residual[p][t] : 0));
+    }
+  }
+}
+
+template <class Tap, int kBlocks, int kPixels>
+void tile_of(i64 pixels, const Layer& layer, const Bundle& bundle, const u8* const* windows,
+             const u8* ahead, i32* sums) {
+  if constexpr (kPixels > 1) {
+    if (pixels < kPixels) {
+      return tile_of<Tap, kBlocks, kPixels - 1>(pixels, layer, bundle, windows, ahead, sums);
+    }
+  }
+  tile<Tap, kBlocks, kPixels>(layer, bundle, windows, ahead, sums);
+}
+
+template <class Isa, class Tap, int kBlocks>
+void compute(const Layer& layer, const Image& image, const Bundle& bundle, const Ahead& ahead,
+             i64 begin, i64 end) {
+  if constexpr (kBlocks > 1) {
+    if (bundle.blocks < kBlocks) {
+      return compute<Isa, Tap, kBlocks - 1>(layer, image, bundle, ahead, begin, end);
+    }
+  }
+  constexpr i64 kPixels = Tap::kSums / kBlocks < kMostPixels ? Tap::kSums / kBlocks : kMostPixels;
+  alignas(64) i32 sums[kPixels * kBlocks * Tap::kLanes];
+  Place place{begin / layer.wo, begin % layer.wo};
+  const i64 reach = layer.runs * ceil_div(layer.run_bytes, Tap::kGroup) * kAheadBytes<Tap, kBlocks>;
+  i64 fetched = 0;
+  // Tiles of nearly the same size: a small last one would wait for its own sums.
+  for (i64 tiles = ceil_div(end - begin, kPixels); tiles > 0; --tiles) {
+    const i64 pixels = ceil_div(end - begin, tiles);
+    begin += pixels;
+    const u8* windows[kPixels];
+    Place places[kPixels];
+    for (i64 p = 0; p < pixels; ++p, next(place, layer.wo)) {
+      places[p] = place;
+      windows[p] = image.x + bundle.x + place.row * layer.x_row + place.column * layer.x_pixel;
+    }
+    // What does not lie ahead as a whole is not fetched; the weights in use are at hand anyway.
+    const bool fetches = fetched + reach <= ahead.bytes;
+    tile_of<Tap, kBlocks, kPixels>(pixels, layer, bundle, windows,
+                                   fetches ? ahead.data + fetched : bundle.weights, sums);
+    if (fetches) fetched += reach;
+    write<Isa>(layer, image, bundle, places, pixels, sums, kBlocks * Tap::kLanes);
+  }
+}
+
+template <class Isa, class Tap>
+constexpr Kernel window_kernel(const char* name) {
+  return {name,
+          {Tap::kLanes, Tap::kGroup, Tap::kStepBytes, Tap::kBlocks, Tap::place},
+          compute<Isa, Tap, Tap::kBlocks>};
+}
+
+// Depthwise: plain loops over channels, which the compiler vectorises.
+struct DepthwiseAdder {
+  static constexpr i64 kLanes = 64;
+  using Sum = std::uint16_t;
+  static Sum tap(Sum sum, u8 x, u8 w) {
+    return static_cast<Sum>(sum + static_cast<u8>((x > w ? x : w) - (x > w ? w : x)));
+  }
+  static i32 result(Sum sum) { return -i32{sum}; }
+};
+
+struct DepthwiseConv {
+  static constexpr i64 kLanes = 64;
+  using Sum = i32;
+  static Sum tap(Sum sum, u8 x, u8 w) { return sum + i32{x} * static_cast<i8>(w); }
+  static i32 result(Sum sum) { return sum; }
+};
+
+template <class Isa, class Tap>
+void compute_depthwise(const Layer& layer, const Image& image, const Bundle& bundle, const Ahead&,
+                       i64 begin, i64 end) {
+  constexpr i64 kLanes = Tap::kLanes;
+  Place place{begin / layer.wo, begin % layer.wo};
+  for (; begin < end; ++begin, next(place, layer.wo)) {
+    const u8* window = image.x + bundle.x + place.row * layer.x_row + place.column * layer.x_pixel;
+    typename Tap::Sum acc[kLanes] = {};
+    for (i64 run = 0; run < layer.runs; ++run) {
+      const u8* x = window + layer.run_offsets[run];
+      const u8* w = bundle.weights + run * kLanes;
+      for (i64 c = 0; c < kLanes; ++c) acc[c] = Tap::tap(acc[c], x[c], w[c]);
+    }
+    i32 sums[kLanes];
+    for (i64 c = 0; c < kLanes; ++c) sums[c] = Tap::result(acc[c]);
+    write<Isa>(layer, image, bundle, &place, 1, sums, kLanes);
+  }
+}
+
+inline void place_byte(u8* step, i64 lane, i64, int weight) {
+  step[lane] = static_cast<u8>(weight);
+}
+
+template <class Isa, class Tap>
+constexpr Kernel depthwise_kernel(const char* name) {
+  return {name, {Tap::kLanes, 1, Tap::kLanes, 1, place_byte}, compute_depthwise<Isa, Tap>};
+}
+
+template <class Isa>
+constexpr Kernels make_kernels() {
+  return {window_kernel<Isa, typename Isa::Adder>(Isa::Adder::kName),
+          window_kernel<Isa, typename Isa::NarrowAdder>(Isa::NarrowAdder::kName),
+          window_kernel<Isa, typename Isa::Conv>(Isa::Conv::kName),
+          depthwise_kernel<Isa, DepthwiseAdder>("depthwise"),
+          depthwise_kernel<Isa, DepthwiseConv>("depthwise"),
+          Isa::kNarrow};
+}
+
+}  // namespace
+}  // namespace mulfree::int8

@@ -1,0 +1,9 @@
+"""Runs quantised networks; needs numpy and the native kernels, never torch."""
+
+from __future__ import annotations
+
+from mulfree.runtime.artifact import load as load
+from mulfree.runtime.artifact import save as save
+from mulfree.runtime.graph import Graph as Graph
+from mulfree.runtime.session import NodeProfile as NodeProfile
+from mulfree.runtime.session import Session as Session

@@ -1,0 +1,488 @@
+#include "program.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <thread>
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace mulfree::runtime {
+namespace {
+
+using int8::bounded_product;
+using int8::fail;
+using int8::kMostBytes;
+using int8::text;
+
+// To wake a thread takes as long as so many taps.
+constexpr double kGrain = 1 << 20;
+
+std::string shape_text(const Value& v) { return text(std::vector<i64>{v.c, v.h, v.w}); }
+
+i32 to_i32(const char* function, const char* argument, i64 v) {
+  if (v < std::numeric_limits<i32>::min() || v > std::numeric_limits<i32>::max()) {
+    fail(function, argument, "fit 32 bits", std::to_string(v));
+  }
+  return static_cast<i32>(v);
+}
+
+void check_window(const char* function, Pair kernel, Pair stride) {
+  for (const auto& [name, pair] : {std::pair{"kernel", kernel}, {"stride", stride}}) {
+    if (std::min(pair.first, pair.second) < 1 || std::max(pair.first, pair.second) >= kMostBytes) {
+      fail(function, name, "be positive and below 2**31", text(pair));
+    }
+  }
+}
+
+Scalars scalars(const char* function, i64 multiplier, i64 multiplier_b, i64 offset, i64 shift,
+                i64 low, i64 high, i64 largest) {
+  const int8::Requantisation r{
+      {to_i32(function, "multiplier", multiplier)}, {offset}, shift, low, high,
+      to_i32(function, "multiplier", multiplier_b)};
+  int8::check_requantisation(function, r, largest);
+  return {r.multiplier[0],         r.residual_multiplier, offset + (i64{1} << (shift - 1)),
+          static_cast<int>(shift), static_cast<int>(low), static_cast<int>(high)};
+}
+
+// body(worker, team) on each thread of a team of at most `wanted`.
+template <class Body>
+void on_team(int wanted, const Body& body) {
+  if (wanted == 1) return body(0, 1);
+#ifdef _OPENMP
+#pragma omp parallel num_threads(wanted)
+  body(omp_get_thread_num(), omp_get_num_threads());
+#else
+  body(0, 1);
+#endif
+}
+
+// One turn of waiting for another thread: to give up the processor may cost a whole time slice.
+void relax(int turn) {
+  constexpr int kSpins = 1 << 15;
+  if (turn >= kSpins) return std::this_thread::yield();
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
+
+}  // namespace
+
+Program::Program(const std::string& isa) : kernels_(&int8::select_kernels("Program", isa)) {}
+
+void Program::check_open(const char* function) const {
+  if (compiled_ || outputs_ > 0) {
+    fail(function, "program", "have no linear layer yet, which ends it",
+         compiled_ ? "a compiled program" : "one with a linear layer");
+  }
+}
+
+void Program::check_compiled(const char* function) const {
+  if (!compiled_) fail(function, "program", "be compiled", "one that is not");
+}
+
+Value& Program::written(const char* function, const char* argument, i64 id) {
+  if (id < 0 || id >= static_cast<i64>(values_.size()) || !written_[static_cast<std::size_t>(id)]) {
+    fail(function, argument, "be a value that an earlier node has written", std::to_string(id));
+  }
+  return values_[static_cast<std::size_t>(id)];
+}
+
+Value& Program::unwritten(const char* function, const char* argument, i64 id) {
+  if (id < 0 || id >= static_cast<i64>(values_.size()) || written_[static_cast<std::size_t>(id)]) {
+    fail(function, argument, "be a value that no node has written", std::to_string(id));
+  }
+  return values_[static_cast<std::size_t>(id)];
+}
+
+void Program::check_shape(const char* function, const Value& y, i64 c, i64 h, i64 w) const {
+  if (y.c != c || y.h != h || y.w != w) {
+    fail(function, "y", "have shape " + text(std::vector<i64>{c, h, w}), shape_text(y));
+  }
+}
+
+void Program::append(StepPointer step, i64 y) {
+  steps_.push_back(std::move(step));
+  written_[static_cast<std::size_t>(y)] = true;
+}
+
+i64 Program::value(i64 channels, i64 height, i64 width, i64 zero) {
+  check_open("value");
+  const std::string shape = text(std::vector<i64>{channels, height, width});
+  if (std::min({channels, height, width}) < 1 ||
+      bounded_product({channels, height, width}) >= kMostBytes) {
+    fail("value", "channels, height, width", "be positive with a product below 2**31", shape);
+  }
+  if (zero < 0 || zero > 255) fail("value", "zero", "be in [0, 255]", std::to_string(zero));
+  values_.push_back({channels, height, width, static_cast<int>(zero)});
+  written_.push_back(false);
+  return static_cast<i64>(values_.size()) - 1;
+}
+
+void Program::set_input(const char* function, i64 y) {
+  check_open(function);
+  if (input_.has_value() ? *input_ != y : !steps_.empty()) {
+    fail(function, "y", "be the program's one input, given before all nodes", std::to_string(y));
+  }
+  if (!input_.has_value()) {
+    unwritten(function, "y", y);
+    written_[static_cast<std::size_t>(y)] = true;
+    input_ = y;
+  }
+}
+
+void Program::input_quantised(i64 y) { set_input("input_quantised", y); }
+
+void Program::input_pixels(i64 y, const u8* table, Pair shape) {
+  set_input("input_pixels", y);
+  const i64 channels = values_[static_cast<std::size_t>(y)].c;
+  if (shape != Pair{channels, 256}) {
+    fail("input_pixels", "table", "have shape " + text(Pair{channels, 256}), text(shape));
+  }
+  table_.assign(table, table + channels * 256);
+}
+
+void Program::window(int8::Rule rule, const WindowArguments& a) {
+  const char* const function = rule == int8::Rule::adder ? "adder2d" : "conv2d";
+  check_open(function);
+  Value& x = written(function, "x", a.x);
+  Value& y = unwritten(function, "y", a.y);
+  const int8::Geometry geo =
+      int8::make_geometry(function, rule, {x.h, x.w, x.c}, a.shape, a.stride, a.padding, a.groups);
+  check_shape(function, y, geo.o, geo.ho, geo.wo);
+  const auto filters = static_cast<std::size_t>(geo.o);
+  if (a.requantisation.multiplier.size() != filters || a.requantisation.offset.size() != filters) {
+    fail(function, "multiplier, offset", "have " + std::to_string(filters) + " values each",
+         text(Pair{static_cast<i64>(a.requantisation.multiplier.size()),
+                   static_cast<i64>(a.requantisation.offset.size())}));
+  }
+  int8::check_requantisation(function, a.requantisation,
+                             geo.summands() * (rule == int8::Rule::adder ? 255 : 255 * 128));
+  const Value* residual = nullptr;
+  if (a.residual != -1) {
+    residual = &written(function, "residual", a.residual);
+    if (residual->c != y.c || residual->h != y.h || residual->w != y.w) {
+      fail(function, "residual", "have shape " + shape_text(y), shape_text(*residual));
+    }
+  }
+  append(make_window(
+             function, &x, &y, residual,
+             std::make_unique<int8::WindowLayer>(*kernels_, rule, geo, a.weight, a.requantisation)),
+         a.y);
+  x.border_h = std::max(x.border_h, a.padding.first);
+  x.border_w = std::max(x.border_w, a.padding.second);
+  work_ += static_cast<double>(geo.o) * static_cast<double>(geo.ho * geo.wo) *
+           static_cast<double>(geo.summands());
+}
+
+void Program::max_pool(i64 x_id, i64 y_id, Pair kernel, Pair stride, Pair padding,
+                       const u8* minimum, i64 size) {
+  check_open("max_pool");
+  const Value& x = written("max_pool", "x", x_id);
+  const Value& y = unwritten("max_pool", "y", y_id);
+  check_window("max_pool", kernel, stride);
+  if (std::min(padding.first, padding.second) < 0 || padding.first > kernel.first / 2 ||
+      padding.second > kernel.second / 2) {
+    fail("max_pool", "padding", "be non-negative and at most half of kernel " + text(kernel),
+         text(padding));
+  }
+  check_shape("max_pool", y, x.c,
+              int8::window_count(x.h, kernel.first, stride.first, padding.first),
+              int8::window_count(x.w, kernel.second, stride.second, padding.second));
+  if (size != x.c) {
+    fail("max_pool", "minimum", "have " + std::to_string(x.c) + " values", std::to_string(size));
+  }
+  if (x.zero != y.zero) {
+    fail("max_pool", "y", "have the zero of x, " + std::to_string(x.zero), std::to_string(y.zero));
+  }
+  append(make_max_pool(&x, &y, kernel, stride, padding, {minimum, minimum + size}), y_id);
+}
+
+void Program::mean(i64 x_id, i64 y_id, Pair kernel, Pair stride, i64 multiplier, i64 offset,
+                   i64 shift, i64 low, i64 high) {
+  check_open("mean");
+  const Value& x = written("mean", "x", x_id);
+  const Value& y = unwritten("mean", "y", y_id);
+  check_window("mean", kernel, stride);
+  check_shape("mean", y, x.c, int8::window_count(x.h, kernel.first, stride.first, 0),
+              int8::window_count(x.w, kernel.second, stride.second, 0));
+  const i64 largest = bounded_product({kernel.first, kernel.second, 255});
+  if (largest >= kMostBytes) {
+    fail("mean", "kernel", "have sums below 2**31", text(kernel));
+  }
+  append(make_mean(&x, &y, kernel, stride,
+                   scalars("mean", multiplier, 0, offset, shift, low, high, largest)),
+         y_id);
+}
+
+void Program::add(i64 a_id, i64 b_id, i64 y_id, i64 multiplier_a, i64 multiplier_b, i64 offset,
+                  i64 shift, i64 low, i64 high) {
+  check_open("add");
+  const Value& a = written("add", "a", a_id);
+  const Value& b = written("add", "b", b_id);
+  const Value& y = unwritten("add", "y", y_id);
+  if (a.c != b.c || a.h != b.h || a.w != b.w) {
+    fail("add", "b", "have shape " + shape_text(a), shape_text(b));
+  }
+  check_shape("add", y, a.c, a.h, a.w);
+  append(make_add(&a, &b, &y,
+                  scalars("add", multiplier_a, multiplier_b, offset, shift, low, high, 255)),
+         y_id);
+}
+
+void Program::lut(i64 x_id, i64 y_id, const u8* table, Pair shape) {
+  check_open("lut");
+  const Value& x = written("lut", "x", x_id);
+  const Value& y = unwritten("lut", "y", y_id);
+  check_shape("lut", y, x.c, x.h, x.w);
+  if (shape != Pair{x.c, 256}) {
+    fail("lut", "table", "have shape " + text(Pair{x.c, 256}), text(shape));
+  }
+  append(make_lut(&x, &y, {table, table + x.c * 256}), y_id);
+}
+
+void Program::pad(i64 x_id, i64 y_id, i64 left, i64 right, i64 top, i64 bottom) {
+  check_open("pad");
+  const Value& x = written("pad", "x", x_id);
+  const Value& y = unwritten("pad", "y", y_id);
+  if (std::min({left, right, top, bottom}) < 0 ||
+      std::max({left, right, top, bottom}) >= kMostBytes) {
+    fail("pad", "left, right, top, bottom", "be non-negative and below 2**31",
+         text(std::vector<i64>{left, right, top, bottom}));
+  }
+  check_shape("pad", y, x.c, x.h + top + bottom, x.w + left + right);
+  if (x.zero != y.zero) {
+    fail("pad", "y", "have the zero of x, " + std::to_string(x.zero), std::to_string(y.zero));
+  }
+  append(make_pad(&x, &y, left, top), y_id);
+}
+
+void Program::repeat(i64 x_id, i64 y_id, i64 factor) {
+  check_open("repeat");
+  const Value& x = written("repeat", "x", x_id);
+  const Value& y = unwritten("repeat", "y", y_id);
+  if (factor < 1 || factor >= kMostBytes) {
+    fail("repeat", "factor", "be positive and below 2**31", std::to_string(factor));
+  }
+  check_shape("repeat", y, x.c, x.h * factor, x.w * factor);
+  if (x.zero != y.zero) {
+    fail("repeat", "y", "have the zero of x, " + std::to_string(x.zero), std::to_string(y.zero));
+  }
+  append(make_repeat(&x, &y, factor), y_id);
+}
+
+void Program::linear(i64 x_id, const i8* weight, Pair shape, const float* scale, i64 scales,
+                     const float* bias, i64 biases) {
+  check_open("linear");
+  const Value& x = written("linear", "x", x_id);
+  const i64 inputs = x.c * x.h * x.w;
+  if (shape.first < 1 || shape.second != inputs) {
+    fail("linear", "weight", "have shape [O, " + std::to_string(inputs) + "]", text(shape));
+  }
+  if (scales != shape.first || biases != shape.first) {
+    fail("linear", "scale, bias", "have " + std::to_string(shape.first) + " values each",
+         text(Pair{scales, biases}));
+  }
+  const auto geo = int8::make_geometry("linear", int8::Rule::conv, {x.h, x.w, x.c},
+                                       {shape.first, x.h, x.w, x.c}, {1, 1}, {0, 0}, 1);
+  const auto filters = static_cast<std::size_t>(shape.first);
+  auto layer = std::make_unique<int8::WindowLayer>(
+      *kernels_, int8::Rule::conv, geo, weight,
+      int8::Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
+  values_.push_back({static_cast<i64>(sizeof(i32)) * shape.first, 1, 1, 0});
+  written_.push_back(false);
+  append(make_linear(&x, &values_.back(), std::move(layer), {scale, scale + scales},
+                     {bias, bias + biases}),
+         static_cast<i64>(values_.size()) - 1);
+  outputs_ = shape.first;
+  work_ += static_cast<double>(shape.first) * static_cast<double>(inputs);
+}
+
+void Program::compile() {
+  if (compiled_) fail("compile", "program", "be compiled once", "one that is");
+  if (!input_.has_value() || outputs_ == 0) {
+    fail("compile", "program", "have an input and end with a linear layer",
+         input_.has_value() ? "no linear layer" : "no input");
+  }
+  for (const Value& v : values_) {
+    if (bounded_product({v.h + 2 * v.border_h, v.w + 2 * v.border_w, v.c}) >= kMostBytes) {
+      fail("compile", "padding", "leave every value with its border below 2**31 bytes",
+           shape_text(v));
+    }
+  }
+  steps_.insert(steps_.begin(), make_input(&values_[static_cast<std::size_t>(*input_)], table_));
+  int8::WindowLayer* last = nullptr;
+  for (const StepPointer& step : steps_) {
+    step->prepare();
+    if (step->layer() == nullptr) continue;
+    if (last != nullptr) last->set_next(step->layer());
+    last = step->layer();
+  }
+  plan();
+  compiled_ = true;
+}
+
+// Greedy: the largest value first, each at the lowest place that is free while it lives.
+void Program::plan() {
+  constexpr i64 kLine = 64;
+  struct Block {
+    Value* value;
+    std::size_t first, last;
+    i64 size;
+  };
+  std::vector<Block> blocks;
+  for (Value& value : values_) {
+    Block block{&value, steps_.size(), 0,
+                (value.bytes() + int8::kSlack + kLine - 1) / kLine * kLine};
+    for (std::size_t i = 0; i < steps_.size(); ++i) {
+      const auto& reads = steps_[i]->reads();
+      const bool writes = steps_[i]->writes() == &value;
+      if (!writes && std::find(reads.begin(), reads.end(), &value) == reads.end()) continue;
+      block.first = std::min(block.first, i);
+      block.last = i;
+    }
+    if (block.first < steps_.size()) blocks.push_back(block);
+  }
+  std::stable_sort(blocks.begin(), blocks.end(),
+                   [](const Block& a, const Block& b) { return a.size > b.size; });
+  std::vector<Block> placed;  // by offset
+  for (const Block& block : blocks) {
+    i64 offset = 0;
+    for (const Block& other : placed) {
+      if (other.last < block.first || block.last < other.first) continue;
+      if (offset + block.size <= other.value->offset) break;
+      offset = std::max(offset, other.value->offset + other.size);
+    }
+    block.value->offset = offset;
+    arena_size_ = std::max(arena_size_, offset + block.size);
+    const auto after = std::find_if(placed.begin(), placed.end(), [&](const Block& other) {
+      return other.value->offset > offset;
+    });
+    placed.insert(after, block);
+  }
+}
+
+int Program::prepare(const std::array<i64, 4>& input_shape, Pair output_shape, bool quantised,
+                     int threads, const char* function) {
+  check_compiled(function);
+  const Value& x = values_[static_cast<std::size_t>(*input_)];
+  if (input_shape[1] != x.c || input_shape[2] != x.h || input_shape[3] != x.w) {
+    fail(function, "input",
+         "have shape [N, " + std::to_string(x.c) + ", " + std::to_string(x.h) + ", " +
+             std::to_string(x.w) + "]",
+         text(std::vector<i64>(input_shape.begin(), input_shape.end())));
+  }
+  if (output_shape != Pair{input_shape[0], outputs_}) {
+    fail(function, "output", "have shape " + text(Pair{input_shape[0], outputs_}),
+         text(output_shape));
+  }
+  if (!quantised && table_.empty()) {
+    fail(function, "quantised", "be true for a program without a table of pixels", "false");
+  }
+  if (threads < 1) fail(function, "threads", "be positive", std::to_string(threads));
+  const double taps = work_ * static_cast<double>(input_shape[0]);
+  const int team = taps / kGrain < threads ? 1 + static_cast<int>(taps / kGrain) : threads;
+  while (arenas_.size() < static_cast<std::size_t>(team) + 1) arenas_.emplace_back(arena_size_);
+  return team;
+}
+
+Frame Program::frame(const Batch& batch, i64 image, u8* arena) const {
+  const Value& x = values_[static_cast<std::size_t>(*input_)];
+  return {arena, batch.input + image * x.c * x.h * x.w, batch.quantised,
+          batch.output + image * outputs_};
+}
+
+void Program::run_alone(const Frame& frame) const {
+  for (const StepPointer& step : steps_) {
+    const i64 tasks = step->tasks(1);
+    for (i64 task = 0; task < tasks; ++task) step->run(frame, task, tasks);
+  }
+}
+
+// Called by all threads of a team. A thread does its own range of a step's tasks, where it finds
+// in its caches what it wrote itself, then what others have left. The next step starts when all
+// tasks are done, not when all threads are there: one that the system keeps waiting holds nobody
+// up.
+void Program::run_shared(const Frame& frame, Progress* progress, int worker, int team,
+                         double* seconds) const {
+  using Clock = std::chrono::steady_clock;
+  for (std::size_t i = 0; i < steps_.size(); ++i, progress += team) {
+    const auto start = Clock::now();
+    const i64 tasks = steps_[i]->tasks(team);
+    i64 done = 0;
+    for (int k = 0; k < team; ++k) {
+      const int owner = (worker + k) % team;
+      const i64 begin = owner * tasks / team, end = (owner + 1) * tasks / team;
+      if (progress[owner].taken >= end - begin) continue;
+      for (i64 task; (task = begin + progress[owner].taken++) < end; ++done) {
+        steps_[i]->run(frame, task, tasks);
+      }
+    }
+    if (done > 0) progress->done += done;
+    for (int turn = 0; progress->done < tasks; ++turn) relax(turn);
+    if (seconds != nullptr) {
+      seconds[i] += std::chrono::duration<double>(Clock::now() - start).count();
+    }
+  }
+}
+
+void Program::clear_progress(i64 images, int team) {
+  const std::size_t count = static_cast<std::size_t>(images * team) * steps_.size();
+  if (progress_.size() < count) progress_ = std::vector<Progress>(count);
+  for (Progress& progress : progress_) progress.taken = progress.done = 0;
+}
+
+// Whole images go to single threads, which need not wait for each other; the threads share the
+// images that are left over.
+void Program::run(const u8* input, const std::array<i64, 4>& input_shape, float* output,
+                  Pair output_shape, bool quantised, int threads) {
+  const std::lock_guard lock(running_);
+  const int wanted = prepare(input_shape, output_shape, quantised, threads, "run");
+  const Batch batch{input, input_shape[0], output, quantised};
+  next_image_ = 0;
+  clear_progress(wanted - 1, wanted);
+  on_team(wanted, [&](int worker, int team) {
+    u8* const own = arenas_[static_cast<std::size_t>(worker) + 1].data();
+    const i64 alone = batch.images - batch.images % team;
+    for (i64 image; (image = next_image_++) < alone;) run_alone(frame(batch, image, own));
+    Progress* progress = progress_.data();
+    for (i64 image = alone; image < batch.images; ++image) {
+      run_shared(frame(batch, image, arenas_[0].data()), progress, worker, team, nullptr);
+      progress += static_cast<std::size_t>(team) * steps_.size();
+    }
+  });
+}
+
+std::vector<double> Program::profile(const u8* input, const std::array<i64, 4>& input_shape,
+                                     float* output, Pair output_shape, bool quantised,
+                                     int threads) {
+  const std::lock_guard lock(running_);
+  const int wanted = prepare(input_shape, output_shape, quantised, threads, "profile");
+  const Batch batch{input, input_shape[0], output, quantised};
+  std::vector<double> seconds(steps_.size());
+  for (i64 image = 0; image < batch.images; ++image) {
+    clear_progress(1, wanted);
+    on_team(wanted, [&](int worker, int team) {
+      run_shared(frame(batch, image, arenas_[0].data()), progress_.data(), worker, team,
+                 worker == 0 ? seconds.data() : nullptr);
+    });
+  }
+  return seconds;
+}
+
+i64 Program::arena_bytes(i64 batch) const {
+  check_compiled("arena_bytes");
+  if (batch < 0) fail("arena_bytes", "batch", "be non-negative", std::to_string(batch));
+  return batch == 0 ? 0 : arena_size_;
+}
+
+std::vector<std::string> Program::describe() const {
+  check_compiled("describe");
+  std::vector<std::string> names;
+  for (const StepPointer& step : steps_) names.push_back(step->describe());
+  return names;
+}
+
+}  // namespace mulfree::runtime

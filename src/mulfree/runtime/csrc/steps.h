@@ -1,0 +1,93 @@
+// The steps of an integer network: each writes one value, or the output, of one image.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../../operators/adder2d/csrc/int8/layer.h"
+
+namespace mulfree::runtime {
+
+using int8::i32;
+using int8::i64;
+using int8::i8;
+using int8::Pair;
+using int8::u8;
+
+// A value u8 [h, w, c] in the arena, inside a border of `zero` as wide as its readers' padding.
+struct Value {
+  i64 c, h, w;
+  int zero;
+  i64 border_h = 0, border_w = 0;
+  i64 offset = 0;  // in the arena
+
+  i64 row() const { return (w + 2 * border_w) * c; }
+  i64 bytes() const { return (h + 2 * border_h) * row(); }
+  // The first byte of pixel (0, 0).
+  u8* origin(u8* arena) const { return arena + offset + border_h * row() + border_w * c; }
+};
+
+// What a step of one image works on.
+struct Frame {
+  u8* arena;
+  const u8* input;  // [c, h, w]
+  bool quantised;
+  float* output;
+};
+
+class Step {
+ public:
+  Step(std::vector<const Value*> reads, const Value* writes)
+      : reads_(std::move(reads)), writes_(writes) {}
+  Step(const Step&) = delete;
+  Step& operator=(const Step&) = delete;
+  virtual ~Step() = default;
+
+  const std::vector<const Value*>& reads() const { return reads_; }
+  const Value* writes() const { return writes_; }
+
+  virtual std::string describe() const = 0;
+  // Called once, when the borders of all values are known.
+  virtual void prepare() {}
+  // The step's weights, if any.
+  virtual int8::WindowLayer* layer() const { return nullptr; }
+  // Independent tasks, enough for `team` threads; results do not depend on their number.
+  virtual i64 tasks(int team) const;
+  void run(const Frame& frame, i64 task, i64 tasks) const;
+
+ protected:
+  // The share of one task; rows [begin, end) of `writes` unless `tasks` is overridden.
+  virtual void work(const Frame& frame, i64 task, i64 tasks) const;
+  virtual void rows(const Frame&, i64, i64) const {}
+
+ private:
+  std::vector<const Value*> reads_;
+  const Value* writes_;
+};
+
+using StepPointer = std::unique_ptr<Step>;
+
+// Scalars of the fixed-point step of `mean` and `add`, with the rounding term in `offset`.
+struct Scalars {
+  i32 multiplier, multiplier_b;
+  i64 offset;
+  int shift, low, high;
+};
+
+// Arguments are checked by Program. `table` may be empty: then frames must be quantised.
+StepPointer make_input(const Value* y, std::vector<u8> table);
+StepPointer make_window(const char* rule, const Value* x, const Value* y, const Value* residual,
+                        std::unique_ptr<int8::WindowLayer> layer);
+StepPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
+                          std::vector<u8> minimum);
+StepPointer make_mean(const Value* x, const Value* y, Pair kernel, Pair stride, Scalars scalars);
+StepPointer make_add(const Value* a, const Value* b, const Value* y, Scalars scalars);
+StepPointer make_lut(const Value* x, const Value* y, std::vector<u8> table);
+StepPointer make_pad(const Value* x, const Value* y, i64 left, i64 top);
+StepPointer make_repeat(const Value* x, const Value* y, i64 factor);
+// `sums` holds the i32 sums of the outputs, as bytes.
+StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
+                        std::vector<float> scale, std::vector<float> bias);
+
+}  // namespace mulfree::runtime

@@ -1,0 +1,327 @@
+"""Runs a graph: native kernels behind one call, planned once, nothing allocated per run."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mulfree._native import core
+from mulfree.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    DTypeError,
+    ShapeError,
+    choices_message,
+)
+from mulfree.runtime import artifact, reference
+from mulfree.runtime.graph import (
+    Add,
+    Adder2d,
+    Conv2d,
+    Count,
+    Graph,
+    Linear,
+    Lut,
+    MaxPool,
+    Mean,
+    Node,
+    Pad,
+    Repeat,
+)
+
+if TYPE_CHECKING:
+    from mulfree._native._core import Program
+
+Backend = Literal["native", "reference"]
+
+_BACKENDS = ("native", "reference")
+_MAX_THREADS = 1024
+_THREADS_VARIABLE = "OMP_NUM_THREADS"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeProfile:
+    """One step of a run.
+
+    Attributes:
+        name: Name of the node, "input" for what makes the first value.
+        op: Kind of the node.
+        kernel: What computed it.
+        seconds: Time taken for the whole batch, median over the runs.
+        share: Part of the time of all steps, 0..1.
+        mul: Multiplications for one image, leaving out those by a power of two.
+        add: Additions and subtractions for one image.
+    """
+
+    name: str
+    op: str
+    kernel: str
+    seconds: float
+    share: float
+    mul: int
+    add: int
+
+
+class Session:
+    """A quantised network that is ready to run.
+
+    Results are the integers that `reference` defines, whatever the processor and the number of
+    threads. A session may be used from several Python threads; their runs take turns.
+
+    Args:
+        source: File of `runtime.save`, or a graph.
+        threads: Threads of the native kernels; by default as many as processors may be used, at
+            most the number in `OMP_NUM_THREADS`.
+        backend: "native", or "reference" for the definition in numpy, slow.
+
+    Attributes:
+        graph: The network.
+        threads: Threads in use.
+
+    Raises:
+        ArtifactError: The file is damaged or not what it claims.
+        BackendUnavailableError: The native kernels were not built, or `MULFREE_ISA` names an
+            instruction set that does not run here.
+        ConfigError: `threads` or `backend` is not possible.
+    """
+
+    def __init__(
+        self,
+        source: str | os.PathLike[str] | Graph,
+        *,
+        threads: int | None = None,
+        backend: Backend = "native",
+    ) -> None:
+        if backend not in _BACKENDS:
+            raise ConfigError(choices_message("Session", "backend", backend, _BACKENDS))
+        self.threads = default_threads() if threads is None else threads
+        if type(self.threads) is not int or not 1 <= self.threads <= _MAX_THREADS:
+            raise ConfigError(
+                f"Session: `threads` must be an int in 1..{_MAX_THREADS}, got {threads!r}"
+            )
+        self.graph = source if isinstance(source, Graph) else artifact.load(Path(source))
+        self._program = _compiled(self.graph) if backend == "native" else None
+        self._lock = threading.Lock()
+        # Of the last batch of floats, kept for the next.
+        self._quantised: NDArray[np.uint8] | None = None
+        self._steps: NDArray[np.float32] | None = None
+
+    def run(
+        self, array: NDArray[Any], *, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Logits of pictures.
+
+        Args:
+            array: `[N, C, H, W]`, or `[C, H, W]` for one: uint8 pixels, or float32 normalised as
+                the graph's `Input` says. N may be 0.
+            out: Where to write the logits, `[N, O]`; a new array by default.
+
+        Returns:
+            `[N, O]`, float32: `out` if given.
+
+        Raises:
+            ShapeError: `array` is not of the graph's input shape, or `out` not of the output's or
+                not contiguous.
+            DTypeError: `array` is neither uint8 nor float32, or `out` not writable float32.
+        """
+        array = reference.checked_input(self.graph, array)
+        out = self._checked_output(out, len(array))
+        if len(array) == 0:
+            return out
+        if self._program is None:
+            out[:] = reference.run(self.graph, array)
+            return out
+        with self._lock:
+            self._program.run(*self._integers(array, out), self.threads)
+        return out
+
+    def profile(self, array: NDArray[Any], *, runs: int = 10) -> list[NodeProfile]:
+        """Where the time of a run goes, and what arithmetic is done.
+
+        Args:
+            array: As in `run`, at least one picture.
+            runs: How often to run; medians are reported. The reference runs once.
+
+        Returns:
+            One entry for the input step and one for each node, in order.
+
+        Raises:
+            ShapeError: As in `run`, or no picture.
+            DTypeError: As in `run`.
+            ConfigError: `runs` is below 1.
+        """
+        array = reference.checked_input(self.graph, array)
+        if len(array) == 0:
+            raise ShapeError(
+                f"Session.profile: `array` must hold a picture, got {list(array.shape)}"
+            )
+        if runs < 1:
+            raise ConfigError(f"Session.profile: `runs` must be at least 1, got {runs}")
+        if self._program is None:
+            kernels = ["reference"] * (1 + len(self.graph.nodes))
+            seconds = _reference_seconds(self.graph, array)
+        else:
+            kernels = self._program.describe()
+            out = np.empty((len(array), self.graph.outputs), np.float32)
+            with self._lock:
+                arguments = (*self._integers(array, out), self.threads)
+                measured = [self._program.profile(*arguments) for _ in range(runs)]
+            seconds = np.median(measured, axis=0).tolist()
+        total = sum(seconds)
+        steps = [("input", "input", Count())]
+        counts = self.graph.counts()
+        steps += [(n.name, n.op, count) for n, count in zip(self.graph.nodes, counts, strict=True)]
+        return [
+            NodeProfile(
+                name=name,
+                op=op,
+                kernel=kernel,
+                seconds=taken,
+                share=taken / total if total else 0.0,
+                mul=count.mul,
+                add=count.add,
+            )
+            for (name, op, count), kernel, taken in zip(steps, kernels, seconds, strict=True)
+        ]
+
+    def _checked_output(self, out: NDArray[np.float32] | None, images: int) -> NDArray[np.float32]:
+        shape = (images, self.graph.outputs)
+        if out is None:
+            return np.empty(shape, np.float32)
+        dtype = getattr(out, "dtype", type(out).__name__)
+        if not isinstance(out, np.ndarray) or dtype != np.float32 or not out.flags.writeable:
+            raise DTypeError(f"Session.run: `out` must be a writable float32 array, got {dtype}")
+        if out.shape != shape or not out.flags.c_contiguous:
+            raise ShapeError(
+                f"Session.run: `out` must be contiguous of shape {list(shape)}, "
+                f"got {list(out.shape)}"
+            )
+        return out
+
+    def _integers(
+        self, array: NDArray[Any], out: NDArray[np.float32]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32], bool]:
+        """What the native kernels read, where they write, and whether it is quantised already."""
+        if array.dtype == np.uint8:
+            return np.ascontiguousarray(array), out, False
+        if self._quantised is None or self._quantised.shape != array.shape:
+            self._quantised = np.empty(array.shape, np.uint8)
+            self._steps = np.empty(array.shape, np.float32)
+        value = self.graph.input_value
+        reference.quantise(array, value, steps=self._steps, out=self._quantised)
+        return self._quantised, out, True
+
+
+def default_threads() -> int:
+    """Processors that this process may use, at most the first number in `OMP_NUM_THREADS`."""
+    if hasattr(os, "sched_getaffinity"):
+        available = len(os.sched_getaffinity(0))
+    else:
+        available = os.cpu_count() or 1
+    wanted = os.environ.get(_THREADS_VARIABLE, "").partition(",")[0].strip()
+    if wanted.isdecimal() and int(wanted) >= 1:
+        available = min(available, int(wanted))
+    return min(available, _MAX_THREADS)
+
+
+def _compiled(graph: Graph) -> Program:
+    """The graph as a native program, in the same order."""
+    try:
+        program: Program = core().Program()
+    except ValueError as error:
+        # A MULFREE_ISA that is not here.
+        raise BackendUnavailableError(str(error)) from error
+    ids = {value.name: program.value(*value.shape, value.zero) for value in graph.values}
+    program.input_pixels(ids[graph.input.value], graph.input.table)
+    program.input_quantised(ids[graph.input.value])
+    for node in graph.nodes:
+        _append(program, node, ids)
+    program.compile()
+    return program
+
+
+def _append(program: Program, node: Node, ids: dict[str, int]) -> None:
+    x = ids[node.input]
+    if isinstance(node, Linear):
+        program.linear(x, node.weight, node.scale, node.bias)
+        return
+    assert node.output is not None
+    y = ids[node.output]
+    match node:
+        case Adder2d() | Conv2d():
+            append: Callable[..., None] = (
+                program.adder2d if isinstance(node, Adder2d) else program.conv2d
+            )
+            append(
+                x,
+                y,
+                node.weight,
+                node.stride,
+                node.padding,
+                node.groups,
+                node.multiplier,
+                node.offset,
+                node.shift,
+                node.low,
+                node.high,
+                -1 if node.residual is None else ids[node.residual],
+                node.residual_multiplier,
+            )
+        case MaxPool():
+            program.max_pool(x, y, node.kernel, node.stride, node.padding, node.minimum)
+        case Mean():
+            program.mean(
+                x,
+                y,
+                node.kernel,
+                node.stride,
+                node.multiplier,
+                node.offset,
+                node.shift,
+                node.low,
+                node.high,
+            )
+        case Add():
+            program.add(
+                x,
+                ids[node.other],
+                y,
+                node.multiplier,
+                node.other_multiplier,
+                node.offset,
+                node.shift,
+                node.low,
+                node.high,
+            )
+        case Lut():
+            program.lut(x, y, node.table)
+        case Pad():
+            program.pad(x, y, node.left, node.right, node.top, node.bottom)
+        case Repeat():
+            program.repeat(x, y, node.factor)
+        case _:
+            raise TypeError(f"no kernel for {type(node).__name__}")
+
+
+def _reference_seconds(graph: Graph, array: NDArray[Any]) -> list[float]:
+    """Time of the input step and of each node, in the order of the graph."""
+    begin = time.perf_counter()
+    made = {graph.input.value: reference.quantised_input(graph, array)}
+    seconds = [time.perf_counter() - begin]
+    for node in graph.nodes:
+        begin = time.perf_counter()
+        if isinstance(node, Linear):
+            reference.linear(made[node.input], node)
+        else:
+            assert node.output is not None
+            made[node.output] = reference.evaluate(node, graph.by_name[node.input], made)
+        seconds.append(time.perf_counter() - begin)
+    return seconds

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tests.runtime.graphs import tiny, tiny_parts
+
+from mulfree.cli.main import main
+from mulfree.runtime import Graph, save
+
+# What 0..8 as pixels give, by hand in tests/runtime: logits 33 and -89.
+PIXELS = np.arange(9, dtype=np.uint8).reshape(3, 3)
+
+
+@pytest.fixture
+def network(tmp_path: Path) -> str:
+    save(tiny(), tmp_path / "tiny.mulfree")
+    return str(tmp_path / "tiny.mulfree")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    Image.fromarray(PIXELS).save(tmp_path / "0to8.png")
+    return str(tmp_path / "0to8.png")
+
+
+def test_class_and_probability(
+    network: str, picture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", network, picture]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == (f"{picture}  cat 100.0%\n", "")
+
+
+def test_several_pictures_and_classes(
+    network: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = tmp_path / "x.png"
+    Image.fromarray(np.full((5, 4), 255, np.uint8)).save(short)
+    assert main(["run", network, picture, *[str(short)] * 40, "--top=2", "--threads=1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{picture}  cat 100.0%, dog 0.0%"
+    # (100 - 4 * 254 + 1) >> 1 < 0 and (3 * (1020 - 12) + 1) >> 1 > 255: 0 and 255 in all places;
+    # logits 255 and -1.
+    assert len(lines) == 41
+    assert set(lines[1:]) == {f"{str(short).ljust(len(picture))}  cat 100.0%, dog 0.0%"}
+
+
+def test_probabilities_are_those_of_the_logits(
+    picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = tiny_parts()
+    *nodes, fc = parts["nodes"]
+    fc = replace(
+        fc, scale=np.zeros(2, np.float32), bias=np.log(np.array([1, 3])).astype(np.float32)
+    )
+    parts |= {"nodes": (*nodes, fc), "classes": None}
+    save(Graph(**parts), tmp_path / "even")
+    assert main(["run", str(tmp_path / "even"), picture, "--top=9", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["image"] == picture
+    assert [entry["class"] for entry in found["classes"]] == ["1", "0"]
+    chances = [entry["probability"] for entry in found["classes"]]
+    assert chances == pytest.approx([0.75, 0.25])
+
+
+def test_infinite_logits(picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = tiny_parts()
+    *nodes, fc = parts["nodes"]
+    fc = replace(fc, scale=np.full(2, 3e38, np.float32))
+    save(Graph(**parts | {"nodes": (*nodes, fc)}), tmp_path / "large")
+    assert main(["run", str(tmp_path / "large"), picture, "--top=2"]) == 0
+    assert capsys.readouterr().out.endswith("  cat 100.0%, dog 0.0%\n")
+
+
+def failure(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["run", *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("mulfree run: error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def test_mistakes_are_one_line(
+    network: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = str(tmp_path / "missing")
+    assert "`path` must be a file with content, got" in failure([missing, picture], capsys)
+    assert "must be a readable file, got" in failure([network, missing], capsys)
+    assert "must be an intact JPEG" in failure([network, network], capsys)
+    assert "have a header of at most" in failure([picture, picture], capsys)
+    assert "the following arguments are required: IMAGE" in failure([network], capsys)
+    assert "did you mean --threads" in failure([network, picture, "--thread=1"], capsys)
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(Path(network).read_bytes()[:-1])
+    assert "must have aligned data_offsets within 307 bytes" in failure(
+        [str(damaged), picture], capsys
+    )
+
+
+def test_torch_is_not_loaded(network: str, picture: str) -> None:
+    code = (
+        "import sys; from mulfree.cli.main import main\n"
+        f"status = main(['run', {network!r}, {picture!r}])\n"
+        "heavy = {'torch', 'lightning', 'safetensors', 'rich', 'kornia'}\n"
+        "print(sorted(heavy & set(sys.modules)), status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{picture}  cat 100.0%\n[] 0\n"

@@ -1,0 +1,268 @@
+// Runs the integer kernels over random geometries in heap blocks of exactly the size of each
+// tensor, and programs of random calls, sensible or not, on every instruction set, which must
+// agree. Built with AddressSanitizer and UBSan: a read or write outside a tensor, or an undefined
+// operation, ends the program. Prints how many values were computed and how many calls refused.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+
+#include "program.h"
+
+namespace {
+
+using mulfree::int8::Geometry;
+using mulfree::int8::Rule;
+using mulfree::runtime::i32;
+using mulfree::runtime::i64;
+using mulfree::runtime::i8;
+using mulfree::runtime::Pair;
+using mulfree::runtime::Program;
+using mulfree::runtime::u8;
+
+struct Random {
+  std::uint64_t state;
+
+  // In [low, high].
+  i64 in(i64 low, i64 high) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return low + static_cast<i64>((state >> 33) % static_cast<std::uint64_t>(high - low + 1));
+  }
+  bool chance(int percent) { return in(0, 99) < percent; }
+  // Seldom a number that no argument is meant to be.
+  i64 wild(i64 sensible) {
+    static const i64 kWild[] = {0,
+                                -1,
+                                3,
+                                255,
+                                256,
+                                i64{1} << 31,
+                                (i64{1} << 31) - 1,
+                                i64{1} << 62,
+                                std::numeric_limits<i64>::min(),
+                                std::numeric_limits<i64>::max()};
+    return chance(1) ? kWild[in(0, 9)] : sensible;
+  }
+  Pair pair(i64 low, i64 high) { return {wild(in(low, high)), wild(in(low, high))}; }
+  template <class T>
+  std::vector<T> values(i64 count) {
+    std::vector<T> out(static_cast<std::size_t>(count));
+    for (T& value : out) value = static_cast<T>(chance(10) ? 255 * in(0, 1) : in(0, 255));
+    return out;
+  }
+};
+
+std::vector<i32> run_window(Random& random, const std::string& isa) {
+  const auto& kernels = mulfree::int8::select_kernels("sanitize", isa);
+  const Rule rule = random.chance(50) ? Rule::adder : Rule::conv;
+  i64 groups = random.in(1, 2), c = groups * random.in(1, 20), o = groups * random.in(1, 80);
+  if (random.chance(20)) groups = o = c;
+  const i64 kh = random.in(1, 4), kw = random.in(1, 4);
+  const Pair padding = {random.in(0, 2), random.in(0, 2)};
+  const Pair stride = {random.in(1, 3), random.in(1, 3)};
+  const i64 h = kh + random.in(0, 5), w = kw + random.in(0, 5), n = random.in(0, 2);
+  const Geometry geo = mulfree::int8::make_geometry(
+      "sanitize", rule, {h, w, c}, {o, kh, kw, c / groups}, stride, padding, groups);
+  const auto x = random.values<u8>(n * h * w * c);
+  const auto weight = random.values<u8>(o * geo.summands());
+  std::vector<i32> out(static_cast<std::size_t>(n * geo.ho * geo.wo * o));
+  mulfree::int8::window_sums(kernels, rule, geo, n, x.data(), 255, weight.data(), out.data(),
+                             static_cast<int>(random.in(1, 2)));
+  return out;
+}
+
+struct Shape {
+  i64 c, h, w;
+};
+
+// Random calls; those that are refused are counted and forgotten.
+class RandomProgram {
+ public:
+  RandomProgram(Random& random, const std::string& isa) : random_(random), program_(isa) {}
+
+  // The outputs of all runs.
+  std::vector<float> run() {
+    std::vector<float> outputs;
+    const Shape input = {random_.in(1, 20), random_.in(1, 9), random_.in(1, 9)};
+    const i64 x = value(input);
+    const auto table = random_.values<u8>(input.c * 256);
+    attempt([&] { program_.input_pixels(random_.wild(x), table.data(), {input.c, 256}); });
+    attempt([&] { program_.input_quantised(random_.wild(x)); });
+    for (i64 nodes = random_.in(0, 6); nodes > 0; --nodes) node();
+    const i64 last = random_.chance(90) ? static_cast<i64>(shapes_.size()) - 1 : any();
+    const Shape s = shapes_[static_cast<std::size_t>(last)];
+    const i64 classes = random_.in(1, 70), inputs = s.c * s.h * s.w;
+    const auto weight = random_.values<i8>(classes * inputs);
+    const std::vector<float> scale(static_cast<std::size_t>(classes), 0.5f);
+    attempt([&] {
+      program_.linear(random_.wild(last), weight.data(), {classes, inputs}, scale.data(), classes,
+                      scale.data(), classes);
+    });
+    if (!attempt([&] { program_.compile(); })) return outputs;
+    const i64 n = random_.in(0, 3);
+    const auto images = random_.values<u8>(n * input.c * input.h * input.w);
+    std::vector<float> output(static_cast<std::size_t>(n * classes));
+    for (const bool quantised : {false, true}) {
+      attempt([&] {
+        const std::array<i64, 4> shape = {n, input.c, input.h, input.w};
+        const int threads = static_cast<int>(random_.in(1, 3));
+        program_.run(images.data(), shape, output.data(), {n, classes}, quantised, threads);
+        outputs.insert(outputs.end(), output.begin(), output.end());
+        program_.profile(images.data(), shape, output.data(), {n, classes}, quantised, threads);
+        outputs.insert(outputs.end(), output.begin(), output.end());
+      });
+    }
+    return outputs;
+  }
+
+  int refused() const { return refused_; }
+
+ private:
+  template <class Call>
+  bool attempt(const Call& call) {
+    try {
+      call();
+      return true;
+    } catch (const std::invalid_argument&) {
+      ++refused_;
+      return false;
+    }
+  }
+
+  i64 value(const Shape& shape) {
+    attempt([&] {
+      // A program refuses a wild shape; the sensible one that replaces it is always accepted.
+      program_.value(random_.wild(shape.c), random_.wild(shape.h), random_.wild(-1), 0);
+    });
+    shapes_.push_back(shape);
+    return program_.value(shape.c, shape.h, shape.w, zero_);
+  }
+
+  i64 any() { return random_.in(0, static_cast<i64>(shapes_.size()) - 1); }
+
+  void node() {
+    const i64 x = any();
+    const Shape s = shapes_[static_cast<std::size_t>(x)];
+    const Pair kernel = {random_.in(1, std::min<i64>(s.h, 4)),
+                         random_.in(1, std::min<i64>(s.w, 4))};
+    const Pair stride = random_.pair(1, 2);
+    const i64 shift = random_.wild(random_.in(1, 40));
+    const i64 low = random_.wild(0), high = random_.wild(255);
+    const i64 factor = random_.wild(random_.in(-(1 << 20), 1 << 20));
+    const auto pooled = [&](i64 c, Pair padding) {
+      Shape y = {c, 1, 1};
+      const bool forward = std::min(stride.first, stride.second) > 0;
+      if (forward && std::min(padding.first, padding.second) >= 0 &&
+          std::max(padding.first, padding.second) < 100) {
+        y.h = mulfree::int8::window_count(s.h, kernel.first, stride.first, padding.first);
+        y.w = mulfree::int8::window_count(s.w, kernel.second, stride.second, padding.second);
+      }
+      return Shape{y.c, std::clamp<i64>(y.h, 1, 99), std::clamp<i64>(y.w, 1, 99)};
+    };
+    switch (random_.in(0, 6)) {
+      case 0: {
+        const i64 groups = s.c % 2 == 0 ? 2 : 1;
+        const i64 o = random_.chance(30) ? s.c : groups * random_.in(1, 40);
+        const i64 g = random_.chance(20) ? s.c : groups;
+        if (o % g != 0) return;
+        const Pair padding = random_.pair(0, 2);
+        const i64 y = value(pooled(o, padding));
+        const auto weight = random_.values<u8>(o * kernel.first * kernel.second * (s.c / g));
+        std::vector<i32> multiplier(static_cast<std::size_t>(o));
+        std::vector<i64> offset(multiplier.size());
+        for (i32& m : multiplier) m = static_cast<i32>(random_.wild(random_.in(-4000, 4000)));
+        for (i64& b : offset) b = random_.wild(random_.in(-1000000, 1000000));
+        attempt([&] {
+          program_.window(random_.chance(50) ? Rule::adder : Rule::conv,
+                          {x,
+                           random_.wild(y),
+                           weight.data(),
+                           {o, kernel.first, kernel.second, s.c / g},
+                           stride,
+                           padding,
+                           random_.wild(g),
+                           {multiplier, offset, shift, low, high, static_cast<i32>(factor)},
+                           random_.chance(50) ? any() : -1});
+        });
+        return;
+      }
+      case 1: {
+        const Pair padding = {random_.in(0, kernel.first / 2), random_.in(0, kernel.second / 2)};
+        const i64 y = value(pooled(s.c, padding));
+        const auto minimum = random_.values<u8>(s.c);
+        attempt([&] {
+          program_.max_pool(x, y, kernel, stride, padding, minimum.data(), random_.wild(s.c));
+        });
+        return;
+      }
+      case 2: {
+        const i64 y = value(pooled(s.c, {0, 0}));
+        attempt([&] {
+          program_.mean(x, y, kernel, stride, factor, random_.wild(9), shift, low, high);
+        });
+        return;
+      }
+      case 3: {
+        const i64 y = value(s);
+        attempt(
+            [&] { program_.add(x, any(), y, factor, factor, random_.wild(9), shift, low, high); });
+        return;
+      }
+      case 4: {
+        const i64 y = value(s);
+        const auto table = random_.values<u8>(s.c * 256);
+        attempt([&] { program_.lut(x, y, table.data(), {random_.wild(s.c), 256}); });
+        return;
+      }
+      case 5: {
+        const i64 l = random_.in(0, 2), r = random_.in(0, 2), t = random_.in(0, 2);
+        const i64 y = value({s.c, s.h + t, s.w + l + r});
+        attempt([&] { program_.pad(x, y, random_.wild(l), r, random_.wild(t), random_.wild(0)); });
+        return;
+      }
+      default: {
+        const i64 by = s.h * s.w < 50 ? random_.in(1, 2) : 1;
+        const i64 y = value({s.c, s.h * by, s.w * by});
+        attempt([&] { program_.repeat(x, y, random_.wild(by)); });
+        return;
+      }
+    }
+  }
+
+  Random& random_;
+  Program program_;
+  std::vector<Shape> shapes_;
+  i64 zero_ = 7;
+  int refused_ = 0;
+};
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int rounds = count > 1 ? std::atoi(arguments[1]) : 150;
+  std::size_t values = 0;
+  int refused = 0;
+  for (int i = 0; i < rounds; ++i) {
+    std::vector<i32> sums;
+    std::vector<float> outputs;
+    bool first = true;
+    for (const std::string& isa : mulfree::int8::supported_isas()) {
+      // The same calls for each instruction set.
+      Random random{static_cast<std::uint64_t>(i) + 1};
+      const std::vector<i32> own_sums = run_window(random, isa);
+      RandomProgram program(random, isa);
+      const std::vector<float> own_outputs = program.run();
+      if (first) sums = own_sums, outputs = own_outputs;
+      first = false;
+      if (own_sums != sums || own_outputs != outputs) {
+        std::fprintf(stderr, "%s differs in round %d\n", isa.c_str(), i);
+        return 1;
+      }
+      values += own_sums.size() + own_outputs.size();
+      refused += program.refused();
+    }
+  }
+  std::printf("%zu %d\n", values, refused);
+  return 0;
+}

@@ -1,0 +1,202 @@
+"""The integer window kernels of every instruction set against numpy, bit for bit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.native.integer_reference import Array, Pair, Rule, Sample, sums
+
+from mulfree._native import core
+
+ISAS = core().int8_isas()
+KERNELS = Path(__file__).parents[2] / "src/mulfree/operators/adder2d/csrc/int8/kernels.inc"
+RULES: list[Rule] = ["adder2d", "conv2d"]
+
+
+@dataclass
+class Case:
+    """One random geometry with its arrays; x holds two images."""
+
+    rule: Rule
+    x: Array
+    w: Array
+    stride: Pair
+    padding: Pair
+    zero: int
+    groups: int
+
+    @property
+    def expected(self) -> Array:
+        """Sums `[N, Ho, Wo, O]`."""
+        window = (self.stride, self.padding, self.zero, self.groups)
+        return np.stack([sums(self.rule, image, self.w, *window) for image in self.x])
+
+    def run(self, isa: str, out: Array, threads: int = 1) -> None:
+        """Calls the kernel."""
+        function = core().adder2d_u8 if self.rule == "adder2d" else core().conv2d_s8
+        window = (self.stride, self.padding, self.zero, self.groups)
+        function(self.x, self.w, out, *window, threads, isa)
+
+
+def geometry(sample: Sample, rule: Rule) -> Case:
+    """Windows of all kinds: overlapping or apart, with border, of groups and depthwise."""
+    rng = sample.rng
+    groups = int(rng.choice([1, 1, 1, 2, 3]))
+    channels = groups * int(rng.integers(1, 30))
+    filters = groups * int(rng.choice([1, int(rng.integers(1, 90))]))
+    if rng.random() < 0.15:
+        groups = filters = channels = int(rng.integers(1, 140))
+    kernel = [int(k) for k in rng.choice([1, 2, 3, 5, 7], 2, p=[0.3, 0.1, 0.4, 0.1, 0.1])]
+    padding = [int(rng.integers(0, k // 2 + 2)) for k in kernel]
+    size = [
+        max(1, k - 2 * p) + int(rng.integers(0, 9)) for k, p in zip(kernel, padding, strict=True)
+    ]
+    weights = sample.u8 if rule == "adder2d" else sample.i8
+    return Case(
+        rule,
+        sample.u8(2, *size, channels),
+        weights(filters, *kernel, channels // groups),
+        (int(rng.integers(1, 4)), int(rng.integers(1, 4))),
+        (padding[0], padding[1]),
+        int(rng.integers(0, 256)),
+        groups,
+    )
+
+
+def test_int8_isas_are_listed_kernels_with_the_portable_one_last() -> None:
+    listed = re.findall(r"^MULFREE_KERNEL\((\w+),", KERNELS.read_text(), re.MULTILINE)
+    assert [isa for isa in listed if isa in ISAS] == ISAS
+    assert ISAS[-1] == "scalar"
+    assert set(core().supported_isas()) <= set(ISAS)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_random_geometries_on_every_instruction_set(rule: Rule) -> None:
+    sample = Sample()
+    for number in range(300):
+        case = geometry(sample, rule)
+        expected = case.expected
+        for isa in ISAS:
+            out = np.full(expected.shape, 7, np.int32)
+            case.run(isa, out, threads=1 + number % 3)
+            assert np.array_equal(out, expected), (isa, case)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rule", RULES)
+def test_extremes_of_values_and_of_length(isa: str, rule: Rule) -> None:
+    weights = (0, 255) if rule == "adder2d" else (-128, 127)
+    for length in (1, 63, 257, 25_000):
+        for x in (0, 255):
+            for w in weights:
+                dtype = np.uint8 if rule == "adder2d" else np.int8
+                shape = (1, 1, 1, length)
+                case = Case(
+                    rule,
+                    np.full(shape, x, np.uint8),
+                    np.full((17, 1, 1, length), w, dtype),
+                    (1, 1),
+                    (0, 0),
+                    0,
+                    1,
+                )
+                out = np.zeros((1, 1, 1, 17), np.int32)
+                case.run(isa, out)
+                one = -abs(x - w) if rule == "adder2d" else x * w
+                assert (out == length * one).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_depthwise_sums_beyond_16_bits(isa: str) -> None:
+    # 17 x 17 taps of 255 exceed a 16-bit sum, 16 x 16 do not.
+    for taps in (16, 17):
+        x = np.full((1, taps, taps, 5), 255, np.uint8)
+        w = np.zeros((5, taps, taps, 1), np.uint8)
+        out = np.zeros((1, 1, 1, 5), np.int32)
+        core().adder2d_u8(x, w, out, (1, 1), (0, 0), 0, 5, 1, isa)
+        assert (out == -255 * taps * taps).all()
+
+
+def call(**changes: object) -> None:
+    arguments: dict[str, object] = {
+        "x": np.zeros((1, 4, 4, 4), np.uint8),
+        "w": np.zeros((6, 3, 3, 2), np.uint8),
+        "out": np.zeros((1, 2, 2, 6), np.int32),
+        "stride": (1, 1),
+        "padding": (0, 0),
+        "zero": 0,
+        "groups": 2,
+        "threads": 1,
+        "isa": "",
+    }
+    core().adder2d_u8(**(arguments | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": np.zeros((1, 4, 0, 4), np.uint8)}, "`x` must have no empty axis but the first"),
+        ({"stride": (0, 1)}, r"`stride` must be positive and below 2\*\*31, got \(0, 1\)"),
+        ({"stride": (1, 2**31)}, r"`stride` must be positive and below 2\*\*31"),
+        ({"padding": (-1, 0)}, r"`padding` must be non-negative and below 2\*\*31, got \(-1, 0\)"),
+        ({"padding": (2**30, 2**30)}, r"`padding` must leave the padded image \[4, 4, 4\] below"),
+        ({"groups": 3}, "`groups` must be positive and divide the 4 input and 6 output channels"),
+        ({"groups": 0}, "`groups` must be positive"),
+        ({"groups": 1}, r"`weight` must have shape \[O, Kh, Kw, 4\] .* got \[6, 3, 3, 2\]"),
+        ({"w": np.zeros((0, 3, 3, 2), np.uint8)}, r"`weight` must have shape"),
+        (
+            {"w": np.zeros((6, 5, 3, 2), np.uint8)},
+            r"`weight` must fit the padded image \[4, 4, 4\]",
+        ),
+        ({"out": np.zeros((1, 2, 2, 5), np.int32)}, r"`out` must have shape \[1, 2, 2, 6\]"),
+        ({"zero": 256}, r"`zero` must be in \[0, 255\], got 256"),
+        ({"threads": 0}, "`threads` must be positive, got 0"),
+        ({"isa": "sse9"}, "`isa` must be one of .*scalar on this machine, got 'sse9'"),
+    ],
+)
+def test_wrong_arguments(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^adder2d_u8: {message}"):
+        call(**changes)
+    call()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"x": np.zeros((1, 4, 4, 4), np.int8)},
+        {"w": np.zeros((6, 3, 3, 2), np.int8)},
+        {"out": np.zeros((1, 2, 2, 6), np.float32)},
+        {"x": np.zeros((4, 4, 4), np.uint8)},
+        {"x": np.zeros((1, 4, 4, 8), np.uint8)[..., ::2]},
+    ],
+)
+def test_wrong_kinds_of_arrays(changes: dict[str, object]) -> None:
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        call(**changes)
+
+
+def test_sums_beyond_32_bits_are_refused() -> None:
+    length = (2**31 - 1) // (255 * 128) + 1
+    x = np.zeros((1, 1, 1, length), np.uint8)
+    w = np.zeros((1, 1, 1, length), np.int8)
+    out = np.zeros((1, 1, 1, 1), np.int32)
+    with pytest.raises(ValueError, match="`weight` must have at most 65793 values per filter"):
+        core().conv2d_s8(x, w, out, (1, 1), (0, 0), 0, 1, 1, "")
+
+
+def test_the_environment_chooses_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    for isa in core().supported_isas():
+        monkeypatch.setenv("MULFREE_ISA", isa)
+        call()
+    monkeypatch.setenv("MULFREE_ISA", "sse9")
+    with pytest.raises(ValueError, match="adder2d_u8: `MULFREE_ISA` must be one of"):
+        call()
+    call(isa="scalar")
+
+
+def test_no_image_is_no_work() -> None:
+    call(x=np.zeros((0, 4, 4, 4), np.uint8), out=np.zeros((0, 2, 2, 6), np.int32))

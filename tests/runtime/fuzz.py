@@ -1,0 +1,280 @@
+"""Damages artifacts at random: each is refused with an ArtifactError or is a graph that runs.
+
+A graph that is accepted runs in numpy and in the native kernels, which have to agree. A few
+thousand mutations are part of the tests; more, from the root, with
+
+    python -m tests.runtime.fuzz --mutations 100000
+
+and under AddressSanitizer and UBSan, with an extension that was built for it, with
+
+    sanitize="-fsanitize=address,undefined -fno-sanitize-recover=all"
+    cmake -S . -B build/asan -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS="$sanitize"
+    cmake --build build/asan
+    LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libubsan.so)" \
+    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+        python -m tests.runtime.fuzz --native build/asan/_core*.so
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import faulthandler
+import importlib.util
+import json
+import struct
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tests.runtime.graphs import pictures, random_graph, tiny
+
+from mulfree.errors import ArtifactError
+from mulfree.runtime import Graph, Session, artifact, load
+
+# A graph that would take longer than this is checked but not run.
+_MAX_OPERATIONS = 2_000_000
+_MAX_ELEMENTS = 200_000
+_HANG_SECONDS = 60
+_MAX_LINE = 1500
+
+_HOSTILE: tuple[Any, ...] = (
+    *(0, 1, -1, 2, 3, 7, 8, 127, 128, 255, 256, 2**15, 2**15 + 1, 2**16, 2**31 - 1, 2**31),
+    *(2**32, 2**53, 2**61, 2**62, 2**63 - 1, 2**63, 2**64, -(2**31), -(2**63), 10**300),
+    *(True, False, None, 0.5, -0.0, 1e-31, 1e-30, 1e300, "", "x", "adder2d", "linear", "U8"),
+    *([], {}, [0], [0, 0], [1, 1], [1, 1, 1], [-1, 2**62], [[0]], {"a": 0}, "\ud800", "\x00", "é"),
+)
+
+Random = np.random.Generator
+
+
+def chosen(rng: Random, items: Any) -> Any:
+    """One of `items`."""
+    return items[int(rng.integers(len(items)))]
+
+
+def truncated(rng: Random, content: bytes) -> bytes:
+    return content[: int(rng.integers(len(content)))]
+
+
+def extended(rng: Random, content: bytes) -> bytes:
+    return content + rng.bytes(int(rng.integers(1, 64)))
+
+
+def flipped(rng: Random, content: bytes) -> bytes:
+    """1 to 8 bits anywhere."""
+    data = bytearray(content)
+    for position in rng.integers(8 * len(data), size=int(rng.integers(1, 9))):
+        data[position // 8] ^= 1 << (position % 8)
+    return bytes(data)
+
+
+def overwritten(rng: Random, content: bytes) -> bytes:
+    """A stretch of other bytes: noise, all 0, all 255, or one from elsewhere in the file."""
+    data = bytearray(content)
+    size = int(rng.integers(1, 65))
+    start, other = rng.integers(len(data), size=2)
+    moved = bytes(data[other : other + size])
+    data[start : start + size] = chosen(rng, [rng.bytes(size), bytes(size), b"\xff" * size, moved])
+    return bytes(data)
+
+
+def reweighted(rng: Random, content: bytes) -> bytes:
+    """Other numbers: bytes of the tensors, up to all of them."""
+    (length,) = struct.unpack("<Q", content[:8])
+    data = np.frombuffer(content[8 + length :], np.uint8).copy()
+    hit = rng.random(data.size) < 10.0 ** -rng.uniform(0, 4)
+    data[hit] = rng.integers(0, 256, int(hit.sum()))
+    return content[: 8 + length] + data.tobytes()
+
+
+def relabelled(rng: Random, content: bytes) -> bytes:
+    """Another length of the header."""
+    length = int(chosen(rng, [0, 1, 8, 2**16, 2**32, 2**63, 2**64 - 8, 2**64 - 1, len(content)]))
+    if rng.integers(2):
+        length = max(0, struct.unpack("<Q", content[:8])[0] + int(rng.integers(-16, 17)))
+    return struct.pack("<Q", length) + content[8:]
+
+
+def spliced(rng: Random, content: bytes) -> bytes:
+    """The head of one file and the tail of another."""
+    other = chosen(rng, BASES)
+    tail: bytes = other[int(rng.integers(len(other))) :]
+    return content[: int(rng.integers(len(content)))] + tail
+
+
+def rewritten(rng: Random, content: bytes) -> bytes:
+    """The header, or the graph in it, as JSON with other values, keys, order or depth."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    inner = bool(rng.integers(4))
+    if inner:
+        graph = json.loads(header["__metadata__"]["mulfree"])
+        text = _disturbed(rng, graph)
+        header["__metadata__"]["mulfree"] = text
+        text = json.dumps(header)
+    else:
+        text = _disturbed(rng, header)
+    encoded = text.encode(errors="replace")
+    encoded += b" " * (-len(encoded) % 8)
+    return struct.pack("<Q", len(encoded)) + encoded + content[8 + length :]
+
+
+def _disturbed(rng: Random, tree: Any) -> str:
+    """The text of a JSON tree after 1 to 3 changes."""
+    for _ in range(int(rng.integers(1, 4))):
+        containers = list(_containers(tree))
+        place = chosen(rng, containers)
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            continue
+        key, other = chosen(rng, keys), chosen(rng, keys)
+        match int(rng.integers(6)):
+            case 0:
+                place[key] = copy.deepcopy(chosen(rng, _HOSTILE))
+            case 1:
+                del place[key]
+            case 2:
+                place[key], place[other] = place[other], place[key]
+            case 3:
+                # A value from elsewhere: names of other values make cycles and gaps.
+                source = chosen(rng, containers)
+                found = list(source.values()) if isinstance(source, dict) else source
+                place[key] = copy.deepcopy(chosen(rng, found)) if found else None
+            case 4 if isinstance(place[key], int):
+                place[key] += int(rng.integers(-2, 3))
+            case _ if isinstance(place, dict):
+                place[f"{key}{chosen(rng, ['', 'x'])}"] = copy.deepcopy(place[key])
+    text = json.dumps(tree)
+    match int(rng.integers(12)):
+        case 0:
+            depth = int(rng.integers(1, 20_000))
+            return text.replace("1", "[" * depth + "]" * int(rng.choice([0, depth])), 1)
+        case 1:
+            return text.replace("1", "1" * int(rng.integers(1, 10_000)), 1)
+        case 2:
+            position = text.find('"', int(rng.integers(len(text))))
+            end = text.find(",", position)
+            return text[: end + 1] + text[position : end + 1] + text[end + 1 :]
+        case 3:
+            return text.replace(
+                "0", chosen(rng, ["NaN", "Infinity", "1e999", "-0", "00", "0x1"]), 1
+            )
+    return text
+
+
+def _containers(tree: Any) -> Any:
+    if isinstance(tree, dict | list):
+        yield tree
+        for item in tree.values() if isinstance(tree, dict) else tree:
+            yield from _containers(item)
+
+
+_BYTES: tuple[Callable[[Random, bytes], bytes], ...] = (
+    truncated,
+    extended,
+    flipped,
+    overwritten,
+    relabelled,
+    spliced,
+    reweighted,
+    reweighted,
+    reweighted,
+)
+
+
+def mutated(rng: Random) -> bytes:
+    """A valid file after a change of its JSON, of its bytes, or both."""
+    content: bytes = chosen(rng, BASES)
+    kind = int(rng.integers(8))
+    if kind < 5:
+        content = rewritten(rng, content)
+    if kind > 3:
+        content = chosen(rng, _BYTES)(rng, content)
+    return content
+
+
+def _bases() -> list[bytes]:
+    """Small files that have every kind of node between them."""
+    rng = np.random.default_rng(30)
+    graphs = [tiny(), *(random_graph(rng, nodes) for nodes in (2, 3, 4, 5, 6, 8))]
+    return [artifact.to_bytes(graph) for graph in graphs]
+
+
+BASES = _bases()
+
+
+def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
+    """How many mutations were refused, accepted and run; anything else is an exception."""
+    rng = np.random.default_rng(seed)
+    path = folder / "mutation"
+    outcomes: Counter[str] = Counter()
+    for number in range(mutations):
+        if number % 100 == 0:
+            faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True)
+        content = mutated(rng)
+        try:
+            if number % 8 == 0:
+                path.write_bytes(content)
+                graph = load(path)
+            else:
+                graph = artifact.from_bytes(content)
+        except ArtifactError as error:
+            outcomes["refused"] += 1
+            if "\n" in str(error) or len(str(error)) > _MAX_LINE:
+                raise AssertionError(f"no single line: {error}") from error
+            continue
+        outcomes["accepted"] += 1
+        outcomes["run"] += _runs(rng, graph)
+    faulthandler.cancel_dump_traceback_later()
+    return outcomes
+
+
+def _runs(rng: Random, graph: Graph) -> bool:
+    """Whether the graph is small enough to run, and then does so as the reference."""
+    assert artifact.to_bytes(artifact.from_bytes(artifact.to_bytes(graph))) == artifact.to_bytes(
+        graph
+    )
+    counts = graph.counts()
+    if sum(count.mul + count.add for count in counts) > _MAX_OPERATIONS:
+        return False
+    if sum(value.elements for value in graph.values) > _MAX_ELEMENTS:
+        return False
+    given = pictures(rng, graph, 2)
+    expected = Session(graph, backend="reference").run(given)
+    got = Session(graph, threads=1 + int(rng.integers(2))).run(given)
+    np.testing.assert_array_equal(got, expected)
+    return True
+
+
+def _use(extension: Path) -> None:
+    """Takes the native kernels from another file."""
+    name = "mulfree._native._core"
+    spec = importlib.util.spec_from_file_location(name, extension)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Damage artifacts at random.")
+    parser.add_argument("--mutations", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--native", type=Path, metavar="FILE", help="another build of the kernels")
+    options = parser.parse_args()
+    if options.native is not None:
+        _use(options.native)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = fuzz(options.mutations, options.seed, Path(folder))
+    print(dict(outcomes), f"{time.perf_counter() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

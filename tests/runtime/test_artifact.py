@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tests.runtime.graphs import random_graph, tiny
+
+from mulfree.errors import ArtifactError
+from mulfree.runtime import artifact, load, reference, save
+from mulfree.runtime.graph import Graph
+
+CONTENT = artifact.to_bytes(tiny())
+
+
+def opened(content: bytes = CONTENT) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Header, graph and data of a file."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    return header, json.loads(header["__metadata__"]["mulfree"]), content[8 + length :]
+
+
+def closed(header: dict[str, Any] | str, data: bytes, graph: Any = None) -> bytes:
+    """The file of such a header; with a graph, that instead of the one in the header."""
+    if graph is not None and isinstance(header, dict):
+        text = graph if isinstance(graph, str) else json.dumps(graph)
+        header = header | {"__metadata__": {"mulfree": text}}
+    text = header if isinstance(header, str) else json.dumps(header)
+    text += " " * (-len(text.encode()) % 8)
+    return struct.pack("<Q", len(text.encode())) + text.encode() + data
+
+
+def with_graph(change: Callable[[dict[str, Any]], None]) -> bytes:
+    header, graph, data = opened()
+    change(graph)
+    return closed(header, data, graph)
+
+
+def with_header(change: Callable[[dict[str, Any]], None]) -> bytes:
+    header, _, data = opened()
+    change(header)
+    return closed(header, data)
+
+
+def refused(content: bytes, message: str) -> None:
+    with pytest.raises(ArtifactError, match=message) as caught:
+        artifact.from_bytes(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.mulfree"
+    save(tiny(), path)
+    graph = load(path)
+    assert (graph.name, graph.classes) == ("tiny", ("cat", "dog"))
+    assert graph.values == tiny().values
+    assert graph.input.mean == (0.5,)
+    assert path.read_bytes() == artifact.to_bytes(graph) == CONTENT
+    picture = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
+    np.testing.assert_array_equal(reference.run(graph, picture), reference.run(tiny(), picture))
+
+
+def test_random_graphs_round_trip() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        content = artifact.to_bytes(random_graph(rng))
+        assert artifact.to_bytes(artifact.from_bytes(content)) == content
+
+
+def test_tensors_are_mapped_and_read_only(tmp_path: Path) -> None:
+    save(tiny(), tmp_path / "tiny")
+    weight = load(tmp_path / "tiny").input.table
+    base = weight
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert isinstance(base, np.memmap)
+    assert not weight.flags.writeable
+
+
+def test_other_readers_of_the_layout_read_it(tmp_path: Path) -> None:
+    save(tiny(), tmp_path / "tiny")
+    tensors = load_file(tmp_path / "tiny")
+    assert sorted(tensors) == [
+        "adder.multiplier",
+        "adder.offset",
+        "adder.weight",
+        "fc.bias",
+        "fc.scale",
+        "fc.weight",
+        "input_table",
+    ]
+    assert tensors["adder.multiplier"].tolist() == [1, -3]
+    assert tensors["fc.bias"].dtype == np.float32
+
+
+def test_a_failed_save_leaves_what_was_there(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file or directory"):
+        save(tiny(), tmp_path / "missing" / "tiny")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_not_a_file(tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.touch()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (empty, pipe, tmp_path, tmp_path / "missing"):
+        with pytest.raises(
+            ArtifactError,
+            match=f"^runtime.load: `path` must be a file with content, got {re.escape(str(path))}$",
+        ):
+            load(path)
+
+
+def test_an_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tiny(), tmp_path / "tiny")
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(np, "memmap", fail)
+    with pytest.raises(ArtifactError, match=r"must be a readable file .*Permission denied"):
+        load(tmp_path / "tiny")
+
+
+def test_the_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "wrong"
+    path.write_bytes(with_graph(lambda graph: graph["nodes"][0].update(shift=0)))
+    with pytest.raises(
+        ArtifactError,
+        match=r"^runtime.load: `path` must hold a valid graph, got .*/wrong \(Graph: `nodes",
+    ):
+        load(path)
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(ArtifactError, match=r"^runtime.load: `path` must .*, got .*/wrong$"):
+        load(path)
+
+
+@pytest.mark.parametrize("length", [*range(8), 8, 9, 100, 1000, len(CONTENT) - 1])
+def test_truncated(length: int) -> None:
+    refused(CONTENT[:length], r"^runtime.from_bytes: `content` must .*, got \d+ bytes$")
+
+
+@pytest.mark.parametrize("length", [2**64 - 1, 2**63, 2**40, 8 * 2**20 + 8, len(CONTENT), 0])
+def test_wrong_length(length: int) -> None:
+    refused(struct.pack("<Q", length) + CONTENT[8:], "must have")
+
+
+def test_trailing_bytes() -> None:
+    refused(CONTENT + b"x", "must end with its last tensor, after 308 bytes of data")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "valid JSON"),
+        ("[1]", "an object as header"),
+        ("[" * 100_000, "valid JSON"),
+        ('{"a":' * 100_000, "valid JSON"),
+        ('{"a":1,"a":2}', "a key occurs twice"),
+        ('{"a":NaN}', "NaN is no number"),
+        ('{"a":-Infinity}', "-Infinity is no number"),
+        ('{"a":' + "9" * 5000 + "}", "valid JSON"),
+        ("{} {}", "valid JSON"),
+        ("{}", "an object as __metadata__"),
+        ('{"__metadata__":[]}', "an object as __metadata__"),
+        ('{"__metadata__":{}}', "be an artifact of mulfree"),
+        ('{"__metadata__":{"mulfree":{}}}', "be an artifact of mulfree"),
+        ('{"__metadata__":{"mulfree":"[]"}}', "an object as mulfree"),
+        ('{"__metadata__":{"mulfree":"\\ud800"}}', "valid JSON"),
+        ('{"__metadata__":{"mulfree":"{}"}}', "have version 1, not None"),
+    ],
+)
+def test_a_header_of_something_else(text: str, message: str) -> None:
+    refused(closed(text, b""), message)
+
+
+def test_a_header_that_is_no_text() -> None:
+    refused(struct.pack("<Q", 8) + b"\xff" * 8, "valid JSON")
+    refused(struct.pack("<Q", 5) + b"{}   ", "must have a header that ends at a multiple of 8")
+
+
+@pytest.mark.parametrize("version", [0, 2, 1.0, True, "1", None, 10**400])
+def test_another_version(version: Any) -> None:
+    refused(with_graph(lambda graph: graph.update(version=version)), "must have version 1, not ")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dtype": "F16"}, "have a dtype of F32, I32, I64, I8, U8 in tensor 'fc.bias'"),
+        ({"dtype": ["F32"]}, "have a dtype of"),
+        ({"dtype": "I32"}, r"finite float32 array of rank 1, got int32\[2\]"),
+        ({"shape": []}, "have 1 to 4 positive sizes as shape in tensor 'fc.bias'"),
+        ({"shape": [1] * 5}, "have 1 to 4 positive sizes"),
+        ({"shape": [0, 10**400]}, "have 1 to 4 positive sizes"),
+        ({"shape": [2.0]}, "have 1 to 4 positive sizes"),
+        ({"shape": 2}, "have 1 to 4 positive sizes"),
+        ({"shape": [10**400, 10**400]}, "data_offsets within 308 bytes that fit the shape"),
+        ({"shape": [1]}, "data_offsets within 308 bytes that fit the shape"),
+        ({"shape": [2, 1]}, "finite float32 array of rank 1"),
+        ({"data_offsets": [0]}, "have two data_offsets"),
+        ({"data_offsets": [-8, 0]}, "have two data_offsets"),
+        ({"data_offsets": [True, 9]}, "have two data_offsets"),
+        ({"data_offsets": [400, 408]}, "data_offsets within 308 bytes that fit the shape"),
+        ({"data_offsets": [32, 24]}, "data_offsets within 308 bytes that fit the shape"),
+        ({"data_offsets": [26, 34]}, "aligned data_offsets"),
+        ({"data_offsets": [0, 8]}, "side by side, without gap or overlap"),
+        ({"more": 1}, "not have 'more' in tensor 'fc.bias'"),
+    ],
+)
+def test_a_tensor_that_does_not_fit(entry: dict[str, Any], message: str) -> None:
+    refused(with_header(lambda header: header["fc.bias"].update(entry)), message)
+
+
+@pytest.mark.parametrize("name", ["dtype", "shape", "data_offsets"])
+def test_a_tensor_without(name: str) -> None:
+    refused(
+        with_header(lambda header: header["fc.bias"].pop(name)), f"must have '{name}' in tensor"
+    )
+
+
+def test_a_tensor_too_few_and_one_too_many() -> None:
+    header, _, data = opened()
+    refused(with_header(lambda header: header.pop("fc.bias")), "without gap or overlap")
+    header["other"] = header.pop("fc.bias")
+    refused(closed(header, data), "must have the tensor 'fc.bias'")
+    header["fc.bias"] = header.pop("other")
+    more = {"dtype": "U8", "shape": [2], "data_offsets": [len(data), len(data) + 2]}
+    refused(closed(header | {"x": more}, data + b"ab"), "no tensors but the graph's, as 'x'")
+
+
+def test_names_that_make_one_tensor_of_two() -> None:
+    header, graph, data = opened()
+    graph["nodes"][2]["name"] = "adder"
+    refused(closed(header, data, graph), "must have the tensor 'adder.weight'")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda graph: graph.update(more=1), "must not have 'more' in the graph"),
+        (lambda graph: graph.pop("name"), "must have 'name' in the graph"),
+        (lambda graph: graph.update(values=3), "must have a list of values"),
+        (lambda graph: graph.update(nodes={}), "must have a list of nodes"),
+        (lambda graph: graph.update(classes="cd"), "`graph.classes` must be a tuple"),
+        (lambda graph: graph.update(classes=["c", []]), "`graph.classes` must be a tuple"),
+        (lambda graph: graph.update(name="\ud800"), "`graph.name` must be a printable text"),
+        (lambda graph: graph.update(input=[]), "must have an object as input"),
+        (lambda graph: graph["input"].pop("mean"), "must have 'mean' in input"),
+        (lambda graph: graph["input"].update(table=1), "must not have 'table' in input"),
+        (lambda graph: graph["input"].update(mean=[1]), "`input.mean` must be a tuple of finite"),
+        (lambda graph: graph["values"].append(1), r"must have an object as values\[3\]"),
+        (lambda graph: graph["values"][0].update(scale=1), r"`values\[0\].scale` must be a float"),
+        (lambda graph: graph["values"][0].update(scale=1e999), "Infinity is no number|JSON"),
+        (lambda graph: graph["nodes"].append(None), r"must have an object as nodes\[3\]"),
+        (
+            lambda graph: graph["nodes"][0].update(op="adder"),
+            r"`nodes\[0\].op` must be one of .*; did you mean 'adder2d'\?",
+        ),
+        (lambda graph: graph["nodes"][0].update(op=[]), r"`nodes\[0\].op` must be one of"),
+        (lambda graph: graph["nodes"][0].pop("op"), r"`nodes\[0\].op` must be one of"),
+        (lambda graph: graph["nodes"][0].update(op="conv2d"), "contiguous, aligned, finite int8"),
+        (
+            lambda graph: graph["nodes"][2].update(output="w"),
+            r"must not have 'output' in nodes\[2\]",
+        ),
+        (lambda graph: graph["nodes"][0].update(name=[]), r"must have the tensor '\(\).weight'"),
+        (lambda graph: graph["nodes"][1].update(name={}), r"`nodes\[1\].name` must be a printable"),
+        (lambda graph: graph["nodes"][1].update(input=[[]]), r"`nodes\[1\].input` must be a print"),
+        (lambda graph: graph["nodes"][0].update(input="y"), "made by an earlier node, got 'y'"),
+        (lambda graph: graph["nodes"].reverse(), "must be made by an earlier node"),
+    ],
+)
+def test_a_description_that_does_not_hold(change: Any, message: str) -> None:
+    refused(with_graph(change), message)
+
+
+def test_doubled_keys_inside_the_graph() -> None:
+    header, graph, data = opened()
+    text = json.dumps(graph).replace('"shift": 1', '"shift": 1, "shift": 2', 1)
+    refused(closed(header, data, text), "a key occurs twice")
+
+
+def test_infinite_weights() -> None:
+    position = CONTENT.index(np.array([1, -1], "<f4").tobytes())
+    damaged = CONTENT[:position] + np.array([1, np.inf], "<f4").tobytes() + CONTENT[position + 8 :]
+    refused(damaged, r"`nodes\[2\].bias` must be a contiguous, aligned, finite float32")
+
+
+def test_what_bits_do_not_decide() -> None:
+    """Weights that are other weights are a valid graph with another result."""
+    graph: Graph = artifact.from_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    assert graph.input.table[0, 255] == 254

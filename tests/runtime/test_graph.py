@@ -1,0 +1,461 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.runtime.graphs import array, random_graph, tiny, tiny_parts
+
+from mulfree.errors import ArtifactError
+from mulfree.runtime.graph import (
+    MAX_ELEMENTS,
+    MAX_NODES,
+    NODES,
+    Add,
+    Adder2d,
+    Conv2d,
+    Count,
+    Graph,
+    Input,
+    Linear,
+    Lut,
+    MaxPool,
+    Mean,
+    Node,
+    Pad,
+    Repeat,
+    Value,
+)
+from mulfree.runtime.rules import rules
+
+
+def changed(**changes: Mapping[str, Any]) -> Graph:
+    """The tiny graph with fields of its parts replaced: `adder={"shift": 3}`."""
+    parts = tiny_parts()
+
+    def edited(part: Any, name: str) -> Any:
+        return replace(part, **changes.get(name, {}))
+
+    return Graph(
+        name="tiny",
+        input=edited(parts["input"], "input"),
+        values=tuple(edited(value, value.name) for value in parts["values"]),
+        nodes=tuple(edited(node, node.name) for node in parts["nodes"]),
+        classes=("cat", "dog"),
+    )
+
+
+def one_node(shape: tuple[int, int, int], made: tuple[int, int, int], **fields: Any) -> Graph:
+    """Input, one node that maps `shape` to `made`, and a classifier."""
+    channels = shape[0]
+    node = NODES[fields.pop("op")](name="node", input="x", **({"output": "y"} | fields))
+    return Graph(
+        name="one",
+        input=Input(
+            value="x",
+            table=np.zeros((channels, 256), np.uint8),
+            mean=(0.5,) * channels,
+            std=(0.5,) * channels,
+            resize=max(shape[1:]),
+        ),
+        values=(
+            Value(name="x", shape=shape, scale=0.5, zero=7),
+            Value(name="y", shape=made, scale=0.5, zero=7),
+        ),
+        nodes=(node, classifier(int(np.prod(made)))),
+    )
+
+
+def classifier(taps: int) -> Linear:
+    return Linear(
+        name="fc",
+        input="y",
+        weight=np.ones((2, taps), np.int8),
+        scale=np.ones(2, np.float32),
+        bias=np.zeros(2, np.float32),
+    )
+
+
+def test_a_graph_knows_its_ends() -> None:
+    graph = tiny()
+    assert graph.outputs == 2
+    assert graph.input_value.name == "x"
+    assert graph.by_name["y"].elements == 8
+    assert [node.inputs for node in graph.nodes] == [("x",), ("y",), ("z",)]
+    assert [node.output for node in graph.nodes] == ["y", "z", None]
+
+
+def test_every_field_has_a_rule() -> None:
+    for kind in (Graph, Input, Value, *NODES.values()):
+        without = {item.name for item in fields(kind)} - set(rules(kind))
+        allowed: set[str] = {"output"} if kind is Linear else set()
+        assert without == (allowed if kind is not Graph else {"input", "values", "nodes"})
+
+
+SMALL = array([5], "int32")
+NUMBERS = {
+    "multiplier": array([1, 1], "int32"),
+    "offset": array([0, 0], "int64"),
+    "shift": 1,
+    "low": 0,
+    "high": 255,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": {"name": ""}}, r"`values\[0\].name` must be a printable text of 1..200 .*got ''"),
+        ({"x": {"name": "a\nb"}}, r"must be a printable text of 1..200 characters, got 'a\\nb'"),
+        ({"x": {"name": "a" * 201}}, r"must be a printable text of 1..200 characters"),
+        ({"x": {"shape": [1, 3, 3]}}, r"`values\[0\].shape` must be a tuple of 3 ints in 1..32768"),
+        ({"x": {"shape": (1, 3)}}, r"must be a tuple of 3 ints in 1..32768, got \(1, 3\)"),
+        ({"x": {"shape": (1, 0, 3)}}, r"must be a tuple of 3 ints in 1..32768, got \(1, 0, 3\)"),
+        ({"x": {"shape": (1, 3, 2**14), "scale": 1}}, r"`values\[0\].scale` must be a float in"),
+        ({"x": {"scale": 0.0}}, r"must be a float in 1e-30..1e30, got 0.0"),
+        ({"x": {"scale": float("nan")}}, r"must be a float in 1e-30..1e30, got nan"),
+        ({"x": {"zero": 256}}, r"`values\[0\].zero` must be an int in 0..255, got 256"),
+        ({"x": {"zero": True}}, r"must be an int in 0..255, got True"),
+        ({"x": {"zero": np.int64(3)}}, r"must be an int in 0..255, got np.int64\(3\)"),
+        ({"y": {"name": "x"}}, r"`values` must have names of their own, got 'x'"),
+        ({"y": {"name": "w"}}, r"`values` must be made by a node, got 'w'"),
+        ({"y": {"shape": (2, 2, 1)}}, r"`y.shape` must be \(2, 2, 2\) as adder makes"),
+        ({"input": {"value": "q"}}, r"`adder.input` must be made by an earlier node, got 'x'"),
+        ({"input": {"table": array([[1]], "uint8")}}, r"`input.table` must be \[1, 256\], got uin"),
+        ({"input": {"table": array([[1]], "int8")}}, r"`input.table` must be a contiguous, aligne"),
+        ({"input": {"mean": (0.5, 0.5)}}, r"`input.mean` must have 1 elements, got \(0.5, 0.5\)"),
+        ({"input": {"mean": 0.5}}, r"`input.mean` must be a tuple of finite floats, got 0.5"),
+        ({"input": {"std": (float("inf"),)}}, r"must be a tuple of finite floats, got \(inf,\)"),
+        ({"input": {"std": (0.0,)}}, r"`input.std` must be positive, got \(0.0,\)"),
+        ({"input": {"resize": 2}}, r"`input.resize` must be at least the input's side 3, got 2"),
+        ({"adder": {"name": "fc"}}, r"`nodes` must have names of their own, got 'fc'"),
+        ({"adder": {"input": "z"}}, r"`adder.input` must be made by an earlier node, got 'z'"),
+        ({"adder": {"input": "y"}}, r"`adder.input` must be made by an earlier node, got 'y'"),
+        ({"adder": {"output": "x"}}, r"`adder.output` must be made only once, got 'x'"),
+        ({"adder": {"output": None}}, r"`nodes\[0\].output` must be a printable text"),
+        ({"mean": {"output": "w"}, "fc": {"input": "w"}}, r"must be a declared value, got 'w'"),
+        ({"mean": {"input": "x"}}, r"`values` must be read by a node, got 'y'"),
+        ({"adder": {"shift": 0}}, r"`nodes\[0\].shift` must be an int in 1..62, got 0"),
+        ({"adder": {"shift": 63}}, r"`nodes\[0\].shift` must be an int in 1..62, got 63"),
+        ({"adder": {"low": 9, "high": 8}}, r"`adder.high` must be at least low \(9\), got 8"),
+        ({"adder": {"stride": (0, 1)}}, r"stride` must be a tuple of 2 ints in 1..32768"),
+        ({"adder": {"padding": (0, 2)}}, r"`adder.padding` must be below the kernel's \[2, 2\]"),
+        ({"adder": {"groups": 2}}, r"`adder.groups` must divide the 1 channels and 2 filters"),
+        (
+            {"adder": {"multiplier": SMALL}},
+            r"`adder.multiplier` must have 2 elements, got int32\[1",
+        ),
+        ({"adder": {"offset": SMALL}}, r"offset` must be a contiguous, aligned, finite int64"),
+        ({"adder": {"offset": array([5], "int64")}}, r"`adder.offset` must have 2 elements"),
+        ({"adder": {"offset": [5, 5]}}, r"offset` must be a contiguous, aligned, finite int64"),
+        ({"adder": {"offset": array([0, -(2**63)], "int64")}}, r"must keep the sum below 2\*\*62"),
+        ({"adder": {"shift": 62, "offset": array([0, 2**61], "int64")}}, r"sum below 2\*\*62"),
+        ({"adder": {"residual": ""}}, r"residual` must be a printable .* or None, got ''"),
+        ({"adder": {"residual": "q"}}, r"`adder.input` must be made by an earlier node, got 'q'"),
+        ({"adder": {"residual": "x"}}, r"`adder.residual` must have the output's shape \[2, 2, 2"),
+        (
+            {"adder": {"residual_multiplier": 1}},
+            r"residual_multiplier` must be 0 without a residual",
+        ),
+        (
+            {"adder": {"weight": np.zeros((2, 2, 2, 2), np.uint8)}},
+            r"`adder.weight` must have 1 channels \(last axis\) in each of 1 groups",
+        ),
+        (
+            {"adder": {"weight": np.zeros((2, 0, 2, 1), np.uint8)}},
+            r"`adder.weight` must not be emp",
+        ),
+        ({"adder": {"weight": np.zeros((2, 2, 2, 1), np.int8)}}, r"finite uint8 array of rank 4"),
+        (
+            {"adder": {"weight": np.zeros((1, 1, 2, 2), np.uint8).transpose(3, 2, 1, 0)}},
+            r"must be a contiguous, aligned, finite uint8 array of rank 4",
+        ),
+        (
+            {"adder": {"weight": np.zeros((2, 4, 2, 1), np.uint8)}},
+            r"`adder.input` must be as large as the window \[4, 2\], got \[3, 3\]",
+        ),
+        (
+            {"adder": {"weight": np.zeros((2, 1, 2**15 + 1, 1), np.uint8)}},
+            r"`adder.weight` must have sides <= 32768",
+        ),
+        (
+            {"mean": {"kernel": (3, 2)}},
+            r"`mean.input` must be as large as the window \[3, 2\], got",
+        ),
+        ({"mean": {"low": 9, "high": 8}}, r"`mean.high` must be at least low"),
+        ({"mean": {"multiplier": 2**31}}, r"`nodes\[1\].multiplier` must be an int in -2147483648"),
+        ({"mean": {"offset": 2**62}}, r"`mean.multiplier` must keep the sum below 2\*\*62, got"),
+        ({"mean": {"offset": 2**63}}, r"`nodes\[1\].offset` must be an int in -92"),
+        ({"mean": {"kernel": (2**15, 2**15)}}, r"`mean.kernel` must have fewer than 2\*\*31 / 255"),
+        ({"fc": {"weight": np.zeros((2, 3), np.int8)}}, r"weight` must have shape \[1..32768, 2\]"),
+        ({"fc": {"weight": np.zeros((0, 2), np.int8)}}, r"`fc.weight` must have shape"),
+        ({"fc": {"scale": np.ones(1, np.float32)}}, r"`fc.scale` must have 2 elements"),
+        ({"fc": {"bias": np.ones(1, np.float32)}}, r"`fc.bias` must have 2 elements"),
+        ({"fc": {"bias": array([0, np.nan], "float32")}}, r"finite float32 array of rank 1"),
+        (
+            {"fc": {"weight": np.zeros((3, 2), np.int8), "scale": np.ones(3, np.float32)}},
+            r"fc.bias",
+        ),
+    ],
+)
+def test_a_field_that_does_not_fit(changes: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match="^Graph: .*" + message):
+        changed(**changes)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"name": 3}, r"`graph.name` must be a printable text of 1..200 characters, got 3"),
+        ({"classes": ("cat",)}, r"`classes` must have 2 names, got 1"),
+        ({"classes": ["cat", "dog"]}, r"`graph.classes` must be a tuple of printable texts"),
+        ({"classes": ("cat", "")}, r"`graph.classes` must be a tuple of printable texts"),
+        ({"input": None}, r"`input` must be an Input, got None"),
+        ({"values": ()}, r"`values` must be 1 to 4096, got 0"),
+        ({"values": [1]}, r"`values` must be a tuple of values, got \[1\]"),
+        ({"nodes": (3,)}, r"`nodes` must be a tuple of nodes, got \(3,\)"),
+        ({"nodes": tiny_parts()["nodes"][:2]}, r"`nodes` must have one Linear, at the end, got '0"),
+        (
+            {"nodes": tiny_parts()["nodes"][2:] * MAX_NODES * 2},
+            r"`nodes` must be 1 to 4096, got 81",
+        ),
+        ({"nodes": tiny_parts()["nodes"][::-1]}, r"`fc.input` must be made by an earlier node"),
+    ],
+)
+def test_a_graph_that_does_not_hold_together(parts: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match="^Graph: " + message):
+        Graph(**(tiny_parts() | parts))
+
+
+POOL = {"op": "max_pool", "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
+ADD = {"op": "add", "multiplier": 1, "other_multiplier": 1, "offset": 0, "shift": 1, "low": 0}
+NO_BORDER = {"left": 0, "right": 0, "top": 0, "bottom": 0}
+
+
+@pytest.mark.parametrize(
+    ("shape", "made", "node", "message"),
+    [
+        (
+            (1, 4, 4),
+            (1, 3, 3),
+            {**POOL, "minimum": array([2], "uint8")},
+            r"`node.minimum` must hav",
+        ),
+        (
+            (2, 4, 4),
+            (2, 3, 3),
+            {**POOL, "minimum": array([1], "uint8")},
+            r"`node.minimum` must hav",
+        ),
+        (
+            (1, 4, 4),
+            (1, 3, 3),
+            {**POOL, "minimum": array([0], "uint8"), "kernel": (3, 3), "padding": (2, 0)},
+            r"`node.padding` must be at most half of the kernel \[3, 3\], got \(2, 0\)",
+        ),
+        (
+            (1, 4, 4),
+            (1, 5, 5),
+            {
+                **POOL,
+                "minimum": array([0], "uint8"),
+                "kernel": (2**15,) * 2,
+                "padding": (2**14,) * 2,
+            },
+            rf"`x.shape` must have at most {MAX_ELEMENTS} elements with its borders",
+        ),
+        (
+            (1, 4, 4),
+            (1, 4, 4),
+            {**ADD, "other": "x", "high": -1},
+            r"`nodes\[0\].high` must be an in",
+        ),
+        (
+            (1, 4, 4),
+            (1, 4, 4),
+            {**ADD, "other": "x", "low": 9, "high": 8},
+            r"`node.high` must be at",
+        ),
+        (
+            (1, 4, 4),
+            (1, 4, 4),
+            {**ADD, "other": "x", "high": 8, "offset": 2**62},
+            r"`node.multiplier` must keep the sum below 2\*\*62",
+        ),
+        (
+            (2, 4, 4),
+            (2, 4, 4),
+            {"op": "lut", "table": np.zeros((1, 256), np.uint8)},
+            r"`node.table`",
+        ),
+        (
+            (1, 4, 4),
+            (1, 8, 9),
+            {"op": "repeat", "factor": 2},
+            r"`y.shape` must be \(1, 8, 8\) as nod",
+        ),
+        (
+            (1, 4, 4),
+            (1, 4, 4),
+            {"op": "repeat", "factor": 0},
+            r"factor` must be an int in 1..32768",
+        ),
+        (
+            (1, 4, 4),
+            (1, 4, 4),
+            {"op": "pad", **NO_BORDER, "top": -1},
+            r"top` must be an int in 0..327",
+        ),
+        (
+            (70000 // 256, 16, 16),
+            (2, 1, 1),
+            {
+                "op": "conv2d",
+                "weight": np.zeros((2, 16, 16, 70000 // 256), np.int8),
+                "multiplier": NUMBERS["multiplier"],
+                "offset": NUMBERS["offset"],
+                "shift": 1,
+                "low": 0,
+                "high": 255,
+            },
+            r"`node.weight` must have so few taps that 32640 times their number is below 2\*\*31",
+        ),
+        (
+            (1, 258, 256),
+            (1, 258, 256),
+            {"op": "lut", "table": np.zeros((1, 256), np.uint8)},
+            r"`fc.weight` must have fewer than 2\*\*31 / 32640 taps",
+        ),
+    ],
+)
+def test_a_node_that_does_not_fit(shape: Any, made: Any, node: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match="^Graph: .*" + message):
+        one_node(shape, made, **node)
+
+
+def test_the_operands_of_a_sum_have_one_shape() -> None:
+    parts = tiny_parts()
+    adder, mean, fc = parts["nodes"]
+    total = Add(
+        name="sum",
+        input="z",
+        other="y",
+        output="w",
+        multiplier=1,
+        other_multiplier=1,
+        offset=0,
+        shift=1,
+        low=0,
+        high=255,
+    )
+    parts["values"] += (replace(parts["values"][2], name="w"),)
+    parts["nodes"] = (adder, mean, total, replace(fc, input="w"))
+    with pytest.raises(ArtifactError, match=r"`sum.other` must have the shape \[2, 1, 1\], got"):
+        Graph(**parts)
+
+
+@pytest.mark.parametrize("other", [{"scale": 0.25}, {"zero": 8}])
+def test_copied_integers_keep_their_meaning(other: Any) -> None:
+    graph = one_node((1, 4, 4), (1, 8, 8), op="repeat", factor=2)
+    x, y = graph.values
+    with pytest.raises(ArtifactError, match=r"`y` must have scale and zero of x, got \("):
+        Graph(name="one", input=graph.input, values=(x, replace(y, **other)), nodes=graph.nodes)
+
+
+def test_largest_sums_that_are_allowed() -> None:
+    """255 * 4 taps * 3 + offset + 2**61 reaches 2**62 with the last offset."""
+    room = 2**62 - 2**61 - 255 * 4 * 3
+    changed(adder={"shift": 62, "offset": array([0, room - 1], "int64")})
+    changed(adder={"shift": 62, "offset": array([0, 1 - room], "int64")})
+    with pytest.raises(ArtifactError, match=rf"must keep the sum below 2\*\*62, got {2**62}"):
+        changed(adder={"shift": 62, "offset": array([0, room], "int64")})
+
+
+def test_a_node_alone_is_incomplete() -> None:
+    with pytest.raises(TypeError, match="missing 4 required"):
+        Pad(name="pad", input="x", output="y")  # type: ignore[call-arg]
+    node = Node(name="n", input="x", output="y")
+    with pytest.raises(NotImplementedError):
+        node.output_shape({})
+    with pytest.raises(NotImplementedError):
+        node.count({})
+
+
+def test_counts_by_hand() -> None:
+    adder, mean, linear = tiny().counts()
+    # 8 outputs of 4 taps: a difference and an accumulation each, an offset each; -3 multiplies.
+    assert adder == Count(mul=4, add=8 * 4 * 2 + 8)
+    # 2 outputs of 4 taps; the factor 1 does not multiply.
+    assert mean == Count(mul=0, add=2 * 4 + 2)
+    assert linear == Count(mul=2 * 2 + 2, add=2 * 2 + 2)
+    assert adder + linear == Count(mul=10, add=78)
+
+
+def test_counts_of_the_other_nodes() -> None:
+    weight = np.zeros((2, 3, 3, 1), np.int8)
+    residual = {"residual": "x", "residual_multiplier": 5, "padding": (1, 1), "groups": 2}
+    conv = one_node((2, 4, 4), (2, 4, 4), op="conv2d", weight=weight, **NUMBERS, **residual)
+    taps = 2 * 16 * 9
+    assert conv.counts()[0] == Count(mul=taps + 2 * 16, add=taps + 2 * 2 * 16)
+    add = one_node((1, 4, 4), (1, 4, 4), **ADD | {"other_multiplier": 6}, other="x", high=255)
+    assert add.counts()[0] == Count(mul=16, add=32)
+    for fields_ in (
+        {"op": "lut", "table": np.zeros((1, 256), np.uint8)},
+        {"op": "pad", **NO_BORDER},
+        {"op": "repeat", "factor": 1},
+        {**POOL, "kernel": (1, 1), "minimum": array([0], "uint8")},
+    ):
+        assert one_node((1, 4, 4), (1, 4, 4), **fields_).counts()[0] == Count()
+
+
+def test_powers_of_two_are_shifts() -> None:
+    for factor, mul in ((0, 0), (-1, 0), (1024, 0), (-(2**31), 0), (3, 8), (-12, 8)):
+        graph = changed(adder={"multiplier": array([factor, factor], "int32")})
+        assert graph.counts()[0].mul == mul
+
+
+def test_random_graphs_are_valid() -> None:
+    rng = np.random.default_rng(1)
+    seen = {type(node) for _ in range(50) for node in random_graph(rng).nodes}
+    assert seen == {Adder2d, Conv2d, MaxPool, Mean, Add, Lut, Pad, Repeat, Linear}
+
+
+def test_borders_of_all_readers_count_together() -> None:
+    """One reader asks for many rows around the value, another for many columns."""
+    side = 2**14
+    layer: dict[str, Any] = {
+        "input": "x",
+        "multiplier": array([1], "int32"),
+        "offset": array([0], "int64"),
+        "shift": 1,
+        "low": 0,
+        "high": 255,
+    }
+    total: dict[str, Any] = {"multiplier": 1, "other_multiplier": 1, "offset": 0, "shift": 1}
+    shapes = {"x": (1, 1, 1), "a": (1, 2, 1), "b": (1, 1, 2), "wide": (1, 2, 2), "high": (1, 2, 2)}
+    tall = np.zeros((1, 2 * side, 1, 1), np.uint8)
+    with pytest.raises(ArtifactError, match=rf"`x.shape` must have at most {MAX_ELEMENTS} elemen"):
+        Graph(
+            name="cross",
+            input=tiny_parts()["input"],
+            values=tuple(
+                Value(name=name, shape=shape, scale=1.0, zero=0)
+                for name, shape in (shapes | {"y": (1, 2, 2)}).items()
+            ),
+            nodes=(
+                Adder2d(name="1", output="a", weight=tall, padding=(side, 0), **layer),
+                Adder2d(
+                    name="2",
+                    output="b",
+                    weight=tall.transpose(0, 2, 1, 3).copy(),
+                    padding=(0, side),
+                    **layer,
+                ),
+                Pad(name="3", input="a", output="wide", **NO_BORDER | {"right": 1}),
+                Pad(name="4", input="b", output="high", **NO_BORDER | {"bottom": 1}),
+                Add(name="5", input="wide", other="high", output="y", low=0, high=255, **total),
+                classifier(4),
+            ),
+        )

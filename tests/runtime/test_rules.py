@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mulfree.runtime.rules import (
+    Floats,
+    Integer,
+    Integers,
+    Rule,
+    Scale,
+    Tensor,
+    Text,
+    Texts,
+    refusal,
+    rules,
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad"),
+    [
+        (Text(), ["x", "é", "a" * 200], ["", "a" * 201, "\n", "\ud800", None, 1, b"x"]),
+        (Text(optional=True), ["x", None], ["", 0, False]),
+        (Texts(), [None, (), ("a", "b")], [["a"], ("a", ""), "ab", (1,)]),
+        (Integer(-1, 3), [-1, 0, 3], [-2, 4, 1.0, True, None, "1", np.int64(1)]),
+        (Integers(2, 1, 5), [(1, 5)], [(1,), (1, 2, 3), (0, 1), [1, 2], (True, 2), 1, "12"]),
+        (Scale(), [1e-30, 0.5, 1e30], [0.0, -1.0, 1e-31, 1e31, 1, np.float64(1), float("nan")]),
+        (Floats(), [(), (0.0, -1.5)], [(1,), [1.0], (float("inf"),), 1.0]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Rule) else "",
+)
+def test_what_holds(rule: Rule, good: list[object], bad: list[object]) -> None:
+    assert [value for value in good if not rule.holds(value)] == []
+    assert [value for value in bad if rule.holds(value)] == []
+
+
+def test_what_holds_of_arrays() -> None:
+    rule = Tensor("int64", 1)
+    assert rule.holds(np.zeros(3, np.int64))
+    assert rule.holds(np.zeros(0, np.int64))
+    unaligned = np.zeros(25, np.uint8)[1:].view(np.int64)
+    others = (np.zeros(3, np.int32), np.zeros((1, 3), np.int64), [0, 0], unaligned)
+    for value in (*others, np.zeros(6, np.int64)[::2], np.zeros(3, ">i8")):
+        assert not rule.holds(value)
+    assert Tensor("float32", 1).holds(np.ones(2, np.float32))
+    assert not Tensor("float32", 1).holds(np.array([1, np.nan], np.float32))
+
+
+def test_a_rule_has_to_decide() -> None:
+    with pytest.raises(NotImplementedError):
+        Rule("be anything").holds(0)
+
+
+def test_fields_without_a_rule_are_left_out() -> None:
+    from mulfree.runtime.graph import Linear, Pad
+
+    assert list(rules(Pad)) == ["name", "input", "output", "left", "right", "top", "bottom"]
+    assert list(rules(Linear)) == ["name", "input", "weight", "scale", "bias"]
+
+
+def test_refusals_stay_short() -> None:
+    assert str(refusal("a.b", "be small", 10**4000)).startswith("Graph: `a.b` must be small, got 1")
+    assert len(str(refusal("a.b", "be small", 10**4000))) < 100
+    assert str(refusal("a", "fit", np.zeros((2, 3), np.int8))).endswith("got int8[2, 3]")
