@@ -1,0 +1,171 @@
+"""`mulfree quantize`: the network of a checkpoint in integers, and what that costs in accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mulfree.cli.arguments import Parser, positive
+from mulfree.cli.network import Trained, check_fit, read, shown
+from mulfree.cli.output import check_writable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mulfree.data import BatchLoader, DataSplits
+    from mulfree.runtime import Graph
+
+_BITS = (8, 6, 5, 4)
+_OBSERVERS = ("auto", "minmax", "percentile")
+
+_EPILOG = """\
+Ranges of values are measured on training images, accuracies on the test images: first of the
+network as it is, then of the integers, which are run as `mulfree run` runs them. The file holds the
+network of the first number of bits. A network trained with method qat keeps the ranges of its
+training, which are in its checkpoints, and is made as it was trained."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb with the words after it."""
+    arguments = _parser().parse_args(argv)
+    output = Path(arguments.output)
+    check_writable(output)
+
+    # Torch takes a second to import, which `mulfree -h` has no need of.
+    import torch
+
+    from mulfree import data, models, runtime, training
+    from mulfree.quantization import Pictures, quantize
+    from mulfree.training.progress import decoding
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    trained = read("quantize", arguments.checkpoint, arguments.data_name)
+    given = {
+        "root": arguments.data_root,
+        "cache": arguments.data_cache,
+        "eval_batch_size": arguments.data_eval_batch_size,
+    }
+    config = replace(trained.data, **{k: v for k, v in given.items() if v is not None})
+    with decoding(show=True) as report:
+        splits = data.load(config, report)
+    # Also of a network that was trained in double precision.
+    model = trained.model.float()
+    check_fit("quantize", model, splits, config.name)
+    images = _calibration(splits, arguments.images)
+    bits, options = _options(arguments, trained, images[0])
+    pictures = Pictures(
+        mean=splits.mean, std=splits.std, resize=splits.image_size, classes=splits.classes
+    )
+    recipe = models.config_of(model)
+    name = f"{recipe.name} {recipe.arguments['operator']}"
+    test = data.BatchLoader(
+        splits.test, config.eval_batch_size, train=False, transform=splits.test_transform
+    )
+
+    before = training.evaluate(model, shown(test, "as it is")).accuracy
+    print(f"float   {before:7.2%}  ({len(splits.test)} test images)", flush=True)
+    for number in bits:
+        graph = quantize(model, images, number, pictures=pictures, name=name, **options)
+        if number == bits[0]:
+            runtime.save(graph, output)
+        accuracy = _accuracy(graph, test, f"{number} bits", arguments.threads)
+        points = 100 * (accuracy - before)
+        print(f"{number} bits  {accuracy:7.2%}  ({points:+.2f} points)", flush=True)
+    print(f"{output}: {output.stat().st_size / 1000:,.0f} kB, {bits[0]} bits")
+    return 0
+
+
+def _options(
+    arguments: Any, trained: Trained, images: Tensor
+) -> tuple[Sequence[int], dict[str, Any]]:
+    """Numbers of bits to try, and the other options of `quantize`.
+
+    A network that was trained with the rounding is made as it was trained.
+    """
+    from mulfree.training.methods import qat
+
+    options = {"observer": arguments.observer, "shift_only": arguments.shift_only}
+    checkpoint = trained.checkpoint
+    if checkpoint is None or not isinstance(checkpoint.config.method, qat.Config):
+        return arguments.bits or _BITS, options
+    method = checkpoint.config.method
+    _, channels, height, width = images.shape
+    options["ranges"] = qat.trained_ranges(checkpoint, trained.model, (channels, height, width))
+    options["shift_only"] |= method.shift_only
+    return arguments.bits or [method.bits], options
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "mulfree quantize",
+        "Turn the network of a checkpoint into integers, which run without PyTorch.",
+        _EPILOG,
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a .ckpt or .safetensors file, or a run's directory",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="file to write")
+    parser.add_argument(
+        "--bits",
+        nargs="+",
+        type=int,
+        choices=_BITS,
+        help="bits of values and weights, tried one after the other (default: 8 6 5 4, or those "
+        "that the network was trained for)",
+    )
+    parser.add_argument(
+        "--observer", choices=_OBSERVERS, default="auto", help="how ranges are found"
+    )
+    parser.add_argument(
+        "--shift-only",
+        action="store_true",
+        help="factors that are powers of two, at a loss of accuracy",
+    )
+    parser.add_argument(
+        "--images",
+        type=positive,
+        default=1024,
+        metavar="N",
+        help="training images that ranges are measured on (default: 1024)",
+    )
+    parser.add_argument("--threads", type=positive, help="CPU threads")
+    parser.add_argument("--data.name", dest="data_name", metavar="NAME", help="another data set")
+    parser.add_argument("--data.root", dest="data_root", metavar="PATH", help="where the data is")
+    parser.add_argument("--data.cache", dest="data_cache", metavar="PATH", help="decoded images")
+    parser.add_argument(
+        "--data.eval_batch_size",
+        dest="data_eval_batch_size",
+        metavar="N",
+        type=positive,
+        help="images at a time",
+    )
+    return parser
+
+
+def _calibration(splits: DataSplits, count: int) -> list[Tensor]:
+    """Training images in an order of chance, as the network takes test images."""
+    from mulfree import data
+
+    size = min(128, count, len(splits.train))
+    loader = data.BatchLoader(
+        splits.train, size, train=True, drop_last=False, transform=splits.test_transform
+    )
+    return [images for images, _ in islice(loader, -(-count // size))]
+
+
+def _accuracy(graph: Graph, test: BatchLoader, what: str, threads: int | None) -> float:
+    """Share of the test images that the integer network recognises."""
+    from mulfree import runtime
+
+    session = runtime.Session(graph, threads=threads)
+    right = 0
+    for images, labels in shown(test, what):
+        classes = session.run(images.numpy()).argmax(axis=1)
+        right += int((classes == labels.numpy()).sum())
+    return right / len(test.image_set)

@@ -1,0 +1,143 @@
+"""What is learned from images without labels: the ranges of values, and their statistics anew."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mulfree.errors import ConfigError
+from mulfree.quantization.fake import FakeQuantise
+from mulfree.quantization.grid import Grid, Layout
+from mulfree.quantization.observers import Range, observe
+from mulfree.quantization.plan import Hooks, execute
+from mulfree.quantization.steps import NORMS, Layer
+
+Ranges = Mapping[str, tuple[float, float]]
+"""Least and greatest number of every grid of a layout, by its name."""
+
+
+class _Watch(Hooks):
+    """Remembers the hull of the ranges of all batches."""
+
+    def __init__(self, layout: Layout, observer: str) -> None:
+        self._layout = layout
+        self._observer = observer
+        self.ranges: dict[str, Range] = {}
+
+    def value(self, name: str, x: Tensor) -> Tensor:
+        # Of pixels all count: their range is known, and nothing is gained by cutting it.
+        observer = "minmax" if name == self._layout.plan.input else self._observer
+        low, high = observe(observer, self._layout.grids[name], x)
+        old_low, old_high = self.ranges.get(name, (low, high))
+        self.ranges[name] = torch.minimum(low, old_low), torch.maximum(high, old_high)
+        return x
+
+    def operand(self, layer: Layer, x: Tensor) -> Tensor:
+        name = self._layout.operand(layer)
+        return x if name in self._layout.roots else self.value(name, x)
+
+
+@torch.no_grad()
+def find_ranges(
+    layout: Layout, model: nn.Module, images: Sequence[Tensor], observer: str
+) -> Ranges:
+    """The range of every grid over batches of images.
+
+    Args:
+        layout: The grids.
+        model: The network, in evaluation mode.
+        images: Batches `[N, C, H, W]`.
+        observer: One of `OBSERVERS`.
+    """
+    watch = _Watch(layout, observer)
+    for batch in images:
+        execute(layout.plan, model, batch, watch)
+    return {name: (float(low), float(high)) for name, (low, high) in watch.ranges.items()}
+
+
+def make_grids(layout: Layout, ranges: Ranges, *, shift_only: bool = False) -> dict[str, Grid]:
+    """The grids over ranges.
+
+    Args:
+        layout: Bits of the grids.
+        ranges: What they reach over; a copy without a range has its value's.
+        shift_only: Choose scales that are powers of two times `layout.units`.
+
+    Raises:
+        ConfigError: A value has no range.
+    """
+    grids: dict[str, Grid] = {}
+    for name, bits in layout.grids.items():
+        known = next((n for n in (name, layout.original(name)) if n in ranges), None)
+        if known is None:
+            raise ConfigError(
+                f"quantize: `ranges` must hold a range of every value, got none of {name}"
+            )
+        unit = layout.units[name] if shift_only else None
+        grids[name] = Grid.over(*ranges[known], bits, power_of_two=unit)
+    return grids
+
+
+@torch.no_grad()
+def correct_norms(
+    layout: Layout,
+    model: nn.Module,
+    images: Sequence[Tensor],
+    grids: Mapping[str, Grid],
+    *,
+    shift_only: bool = False,
+) -> None:
+    """Corrects the statistics of every batch normalisation for what rounding does to its input.
+
+    Rounding moves the distances that an adder layer sums up, all in one direction, and with them
+    the mean and variance of its results. Both are measured on the same images with and without
+    rounding; the difference of the means is added to the running mean, and the running variance is
+    multiplied by the ratio of the variances. The statistics that were measured are not used
+    themselves, as those of training belong to more and augmented images.
+
+    Args:
+        layout: The grids' places.
+        model: The network in evaluation mode, changed in place.
+        images: Batches `[N, C, H, W]`.
+        grids: The grids.
+        shift_only: Whether factors become powers of two.
+    """
+    lattices = {
+        name: (torch.tensor(grid.scale), torch.tensor(grid.zero, dtype=torch.int32))
+        for name, grid in grids.items()
+    }
+    rounding = FakeQuantise(layout, lambda name, _: lattices[name], shift_only=shift_only)
+    before = _statistics(layout, model, images, Hooks())
+    after = _statistics(layout, model, images, rounding)
+    for path, (mean, variance) in before.items():
+        norm = model.get_submodule(path)
+        assert isinstance(norm, NORMS)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        new_mean, new_variance = after[path]
+        norm.running_mean += new_mean - mean
+        # A filter whose result never changes has no variance to correct.
+        norm.running_var *= torch.where(variance > 0, new_variance / variance, 1.0)
+
+
+def _statistics(
+    layout: Layout, model: nn.Module, images: Sequence[Tensor], hooks: Hooks
+) -> dict[str, Range]:
+    """Mean and variance over all images of what every batch normalisation gets, by its path."""
+    measured = copy.deepcopy(model)
+    norms = {path: m for path, m in measured.named_modules() if isinstance(m, NORMS)}
+    for norm in norms.values():
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    for batch in images:
+        execute(layout.plan, measured, batch, hooks)
+    found = {}
+    for path, norm in norms.items():
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        found[path] = norm.running_mean, norm.running_var
+    return found

@@ -1,0 +1,77 @@
+"""Real factors as integers with a common shift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mulfree.errors import ConfigError
+
+Reals = NDArray[np.float64]
+
+_LARGEST_SHIFT = 62
+_LARGEST_FACTOR = 2**31 - 1
+_SUM_LIMIT = 2**62
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FixedPoint:
+    """`(sum_i x_i * factors[i] + offset) >> shift`.
+
+    Attributes:
+        factors: 32 bits each.
+        offset: 64 bits.
+        shift: 1..62.
+    """
+
+    factors: tuple[NDArray[np.int32], ...]
+    offset: NDArray[np.int64]
+    shift: int
+
+
+def fixed_point(
+    factors: Sequence[Reals | float], largest: Sequence[int], offset: Reals | float, path: str
+) -> FixedPoint:
+    """The most precise integers for `sum_i factors[i] * x_i + offset`.
+
+    Each is rounded to the nearest multiple of `2^-shift`, with the largest shift for which factors
+    have 32 bits and no sum, of x_i up to `largest[i]`, leaves 62.
+
+    Args:
+        factors: One number or array per summand.
+        largest: Magnitudes of the x_i.
+        offset: What is added.
+        path: The layer, for the error message.
+
+    Raises:
+        ConfigError: A factor is too large.
+    """
+    for shift in range(_LARGEST_SHIFT, 0, -1):
+        scaled = [np.rint(np.ldexp(factor, shift)) for factor in factors]
+        added = np.rint(np.ldexp(offset, shift))
+        peaks = [float(np.abs(numbers).max()) for numbers in scaled]
+        bound = sum(peak * x for peak, x in zip(peaks, largest, strict=True))
+        bound += float(np.abs(added).max()) + 2.0 ** (shift - 1)
+        # The margin is for the rounding of this sum itself.
+        if max(peaks) <= _LARGEST_FACTOR and bound < _SUM_LIMIT * (1 - 1e-9):
+            return FixedPoint(
+                factors=tuple(numbers.astype(np.int32) for numbers in scaled),
+                offset=added.astype(np.int64),
+                shift=shift,
+            )
+    widest = max(float(np.abs(factor).max()) for factor in factors)
+    raise ConfigError(
+        f"quantize: `model` must have factors that fit 31 bits, got {widest:.3g} at {path}"
+    )
+
+
+def powers_of_two(factors: Reals, *, up: bool = False) -> Reals:
+    """Every factor as a power of two with its sign: the nearest one, or the next larger one."""
+    magnitudes = np.abs(factors)
+    exponents = np.log2(np.where(magnitudes == 0, 1, magnitudes))
+    rounded = np.ceil(exponents - 1e-9) if up else np.rint(exponents)
+    powers: Reals = np.sign(factors) * np.exp2(rounded)
+    return powers

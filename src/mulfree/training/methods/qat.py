@@ -1,0 +1,190 @@
+"""Quantisation-aware training: on the labels, through the numbers of the integer network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from mulfree import models
+from mulfree.errors import ArtifactError, ConfigError
+from mulfree.quantization.calibration import Ranges
+from mulfree.quantization.fake import FakeQuantise, Lattice
+from mulfree.quantization.grid import BITS, Layout
+from mulfree.quantization.grouping import make_plan
+from mulfree.quantization.observers import OBSERVERS, observe
+from mulfree.quantization.plan import execute
+from mulfree.quantization.steps import Shape
+from mulfree.training.checkpoint import Checkpoint, load_model
+from mulfree.training.checks import require, require_choice
+from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
+
+# Numbers of a value that are looked at in a step; sorting all of them would take longer than the
+# step itself.
+_SEEN = 2**16
+# What a checkpoint calls the ranges.
+_STATE = "task._extra_state"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(MethodConfig):
+    """Options of quantisation-aware training.
+
+    Attributes:
+        name: Name of the method.
+        bits: Bits of what layers in the middle of the network read, and of their weights: 8, 6, 5
+            or 4. The first layer and the classifier have 8.
+        shift_only: Round the factors behind layers to powers of two, too.
+        start: Network to start from: a checkpoint, weights, or a run's directory. By default a
+            fresh one.
+        observer: How the range of a batch is found: all of it (minmax), without its outermost
+            0.03 % (percentile), or the one for 8 bits and the other for fewer (auto).
+        momentum: Weight of a batch in the running mean of the ranges.
+    """
+
+    name: Literal["qat"] = "qat"
+    bits: int = 4
+    shift_only: bool = False
+    start: str | None = None
+    observer: Literal["auto", "minmax", "percentile"] = "auto"
+    momentum: float = 0.1
+
+    def __post_init__(self) -> None:
+        require("qat", "bits", self.bits, self.bits in BITS, f"be one of {BITS}")
+        require_choice("qat", "observer", self.observer, OBSERVERS)
+        require("qat", "momentum", self.momentum, 0 < self.momentum <= 1, "lie in (0, 1]")
+
+
+class Task(TrainingTask):
+    """Cross entropy between the labels and the logits of the rounded network.
+
+    Values and weights are rounded as the integer network rounds them; gradients pass as if they had
+    not been, except where a value was outside its range. What is tested is the rounded network,
+    too. The ranges are running means and belong to the task: the network keeps the parameters of
+    one that is not quantised, and `mulfree quantize` takes the ranges from the checkpoint.
+
+    Args:
+        model: A network of `create_model`.
+        config: Options.
+
+    Raises:
+        ConfigError: The network to start from is another one, or cannot be quantised.
+        ArtifactError: The file of the network to start from is missing or damaged.
+
+    References:
+        Straight-through rounding: Jacob et al., arXiv 1712.05877, section 3. One scale for input
+        and weights: arXiv 2101.10015; weights outside it: arXiv 2212.10200.
+    """
+
+    ranges: Tensor
+
+    def __init__(self, model: nn.Module, config: Config) -> None:
+        super().__init__(model)
+        self.config = config
+        recipe = models.config_of(model)
+        if config.start is not None:
+            started = load_model(config.start)
+            if models.config_of(started) != recipe:
+                raise ConfigError(
+                    "qat: `start` must be a network with the options of `model`, got "
+                    f"{models.config_of(started)} in {config.start}"
+                )
+            model.load_state_dict(started.state_dict())
+        self._layouts: dict[Shape, Layout] = {}
+        side = models.image_size(recipe.name)
+        layout = self._layout((recipe.arguments["in_channels"], side, side))
+        # Kept as a state of any size, since how many there are depends on the images' size.
+        self.register_buffer("ranges", _unknown(layout), persistent=False)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross entropy as `loss`, and `accuracy`, of the rounded network."""
+        return self._report(self.model, batch, self.config.momentum)
+
+    def test(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The same with the ranges as they are."""
+        return self._report(model, batch, 0.0)
+
+    def get_extra_state(self) -> Tensor:
+        """The ranges."""
+        return self.ranges
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Takes the ranges."""
+        self.ranges = state.to(self.ranges.device)
+
+    def _report(self, model: nn.Module, batch: Batch, momentum: float) -> dict[str, Tensor]:
+        images, labels = batch
+        _, channels, height, width = images.shape
+        layout = self._layout((channels, height, width))
+        if len(self.ranges) != len(layout.grids):
+            self.ranges = _unknown(layout).to(images.device)
+        running = _Running(layout, self, momentum)
+        hooks = FakeQuantise(layout, running, shift_only=self.config.shift_only)
+        logits = precise(execute(layout.plan, model, images, hooks))
+        loss = cross_entropy(logits, labels)
+        return {"loss": loss, "accuracy": accuracy(logits.detach(), labels)}
+
+    def _layout(self, shape: Shape) -> Layout:
+        if shape not in self._layouts:
+            self._layouts[shape] = Layout(plan=make_plan(self.model, shape), bits=self.config.bits)
+        return self._layouts[shape]
+
+
+class _Running:
+    """Grids over running means of ranges, which every value that is seen moves."""
+
+    def __init__(self, layout: Layout, task: Task, momentum: float) -> None:
+        self._rows = {name: row for row, name in enumerate(layout.grids)}
+        self._bits = layout.grids
+        self._units = layout.units
+        self._task = task
+        self._momentum = momentum
+
+    def __call__(self, name: str, x: Tensor) -> Lattice:
+        known = self._task.ranges[self._rows[name]]
+        flat = x.detach().flatten().to(known.dtype)
+        # An odd step, or it would be the same column of every row.
+        few = flat[:: -(-len(flat) // _SEEN) | 1]
+        seen = torch.stack(observe(self._task.config.observer, self._bits[name], few))
+        # The first batch alone makes the range.
+        seen = torch.where(known.isnan(), seen, known.lerp(seen, self._momentum))
+        known.copy_(seen)
+        low, high = seen[0].clamp(max=0.0), seen[1].clamp(min=0.0)
+        scale = (high - low).clamp(min=1e-3) / (2 ** self._bits[name] - 1)
+        if self._task.config.shift_only:
+            scale = self._units[name] * (scale / self._units[name]).log2().ceil().exp2()
+        return scale.float(), (-low / scale).round().to(torch.int32)
+
+
+def trained_ranges(checkpoint: Checkpoint, model: nn.Module, shape: Shape) -> Ranges | None:
+    """The ranges that a checkpoint was trained with, by value; None of another method.
+
+    Args:
+        checkpoint: Any checkpoint.
+        model: Its network.
+        shape: C, H, W of the images.
+
+    Raises:
+        ArtifactError: It does not hold them.
+    """
+    config = checkpoint.config.method
+    if not isinstance(config, Config):
+        return None
+    layout = Layout(plan=make_plan(model, shape), bits=config.bits)
+    rows = checkpoint.content["state_dict"].get(_STATE)
+    wanted = (len(layout.grids), 2)
+    if not isinstance(rows, Tensor) or rows.shape != wanted or not rows.isfinite().all():
+        raise ArtifactError(
+            f"quantize: `checkpoint` must hold {wanted[0]} ranges of images {list(shape)}, "
+            f"got {checkpoint.path}"
+        )
+    return {
+        name: (low, high) for name, (low, high) in zip(layout.grids, rows.tolist(), strict=True)
+    }
+
+
+def _unknown(layout: Layout) -> Tensor:
+    return torch.full((len(layout.grids), 2), torch.nan)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mulfree.nn import Adder2d
+from mulfree.quantization.fake import FakeQuantise, Lattice
+from mulfree.quantization.grid import Layout
+from mulfree.quantization.grouping import make_plan
+from mulfree.quantization.steps import Layer
+
+
+def hooks(bits: int = 4, *, shift_only: bool = False) -> tuple[FakeQuantise, Layer, Layer]:
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 1), nn.ReLU(), Adder2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
+    )
+    layout = Layout(plan=make_plan(net, (1, 1, 1)), bits=bits)
+
+    def lattice(name: str, x: Tensor) -> Lattice:
+        return torch.tensor(0.5), torch.tensor(0, dtype=torch.int32)
+
+    first, second, _ = layout.plan.steps
+    assert isinstance(first, Layer)
+    assert isinstance(second, Layer)
+    return FakeQuantise(layout, lattice, shift_only=shift_only), first, second
+
+
+def test_values_are_rounded_and_gradients_pass_within_the_grid() -> None:
+    rounding, first, _ = hooks()
+    x = torch.tensor([-1.0, 0.2, 0.3, 7.4, 7.6], requires_grad=True)
+    y = rounding.value(first.output, x)
+    assert y.tolist() == [0.0, 0.0, 0.5, 7.5, 7.5]
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_adder_weights_keep_their_distance_from_the_grid() -> None:
+    rounding, first, second = hooks()
+    layer = Adder2d(2, 2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([-3.1, 0.2, 7.3, 9.9]).view(2, 2, 1, 1))
+    rounding.value(first.output, torch.zeros(1))
+    weight = rounding.weight(second, layer)
+    # What is on the grid, 0 to 7.5, is rounded; what is outside is as far from it as it was.
+    torch.testing.assert_close(weight.flatten(), torch.tensor([-3.1, 0.0, 7.5, 9.9]))
+    weight.sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.flatten().tolist() == [1.0, 1.0, 1.0, 1.0]
+
+
+def test_weights_of_convolutions_have_a_scale_for_every_filter() -> None:
+    rounding, _, second = hooks()
+    layer = nn.Conv2d(2, 2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([7.0, 2.6, -0.7, 0.0]).view(2, 2, 1, 1))
+    weight = rounding.weight(second, layer)
+    torch.testing.assert_close(weight.flatten(), torch.tensor([7.0, 3.0, -0.7, 0.0]))
+    weight.sum().backward()
+    assert layer.weight.grad is not None
+    assert layer.weight.grad.flatten().tolist() == [1.0, 1.0, 1.0, 1.0]
+    nn.init.zeros_(layer.weight)
+    assert rounding.weight(second, layer).flatten().tolist() == [0.0] * 4
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_factors_behind_adder_layers_as_powers_of_two(training: bool, affine: bool) -> None:
+    rounding, _, _ = hooks(shift_only=True)
+    norm = nn.BatchNorm2d(4, affine=affine).train(training).double()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    norm.running_mean += 0.3
+    norm.running_var *= torch.tensor([1.0, 2.0, 3.0, 0.3])
+    weight, bias = torch.ones(4), torch.zeros(4)
+    if affine:
+        weight, bias = torch.tensor([1.0, -0.7, 5.0, 0.0]), torch.tensor([0.0, 1.0, 2.0, 3.0])
+        with torch.no_grad():
+            norm.weight.copy_(weight)
+            norm.bias.copy_(bias)
+    x = 3 * torch.randn(8, 4, 3, 3, dtype=torch.float64)
+    y = rounding.normalised(Adder2d(1, 4, 1), norm, x, norm(x))
+    mean = x.mean((0, 2, 3)) if training else norm.running_mean
+    # The powers are those of evaluation, whatever the variance of a batch.
+    factor = weight / (norm.running_var + norm.eps).sqrt()
+    power = factor.sign() * torch.where(factor == 0, 1, factor.abs()).log2().round().exp2()
+    shape = (1, 4, 1, 1)
+    expected = (x - mean.view(shape)) * power.view(shape) + bias.view(shape)
+    torch.testing.assert_close(y, expected)
+    # Behind a convolution the steps of the weights see to it.
+    assert rounding.normalised(nn.Conv2d(1, 4, 1), norm, x, y) is y
+    assert hooks()[0].normalised(Adder2d(1, 4, 1), norm, x, y) is y

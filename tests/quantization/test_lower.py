@@ -1,0 +1,337 @@
+"""The integers of a graph against the network, whose values were rounded to the same grids."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.quantization.networks import named, warm
+from tests.quantization.test_grouping import Net, head
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mulfree import runtime
+from mulfree.nn import Adder2d, AdderLinear
+from mulfree.quantization import Pictures
+from mulfree.quantization.calibration import find_ranges, make_grids
+from mulfree.quantization.fake import FakeQuantise, Lattice
+from mulfree.quantization.grid import Grid, Layout
+from mulfree.quantization.grouping import make_plan
+from mulfree.quantization.lower import lower
+from mulfree.quantization.plan import execute
+from mulfree.runtime import reference
+from mulfree.runtime.graph import Adder2d as Adder2dNode
+from mulfree.runtime.graph import Conv2d, Lut, MaxPool, Mean, Node, Pad, Repeat
+
+Shape = tuple[int, int, int]
+PICTURES = Pictures(mean=(0.0,) * 2, std=(1.0,) * 2, resize=64)
+
+
+class Recorded(FakeQuantise):
+    """Remembers the integers of every value."""
+
+    def __init__(self, layout: Layout, grids: dict[str, Grid]) -> None:
+        def lattice(name: str, x: Tensor) -> Lattice:
+            grid = grids[name]
+            return torch.tensor(grid.scale), torch.tensor(grid.zero, dtype=torch.int32)
+
+        super().__init__(layout, lattice)
+        self.grids = grids
+        self.integers: dict[str, NDArray[np.uint8]] = {}
+
+    def value(self, name: str, x: Tensor) -> Tensor:
+        rounded = super().value(name, x)
+        q = (rounded / self.grids[name].scale).round() + self.grids[name].zero
+        self.integers[name] = q.permute(0, 2, 3, 1).to(torch.uint8).numpy()
+        return rounded
+
+
+def lowered(
+    net: nn.Module, images: list[Tensor], bits: int = 8, pictures: Pictures = PICTURES
+) -> runtime.Graph:
+    """The graph of a network, whose every integer is compared with the rounded network's."""
+    net.double()
+    batches = [batch.double() for batch in images]
+    _, channels, height, width = images[0].shape
+    layout = Layout(plan=make_plan(net, (channels, height, width)), bits=bits)
+    grids = make_grids(layout, find_ranges(layout, net, batches, "minmax"))
+    graph = lower("test", layout, net, grids, pictures)
+    hooks = Recorded(layout, grids)
+    with torch.no_grad():
+        logits = execute(layout.plan, net, batches[0], hooks).numpy()
+    array = images[0].numpy()
+    made = reference.trace(graph, array)
+    for name, expected in hooks.integers.items():
+        # Scales are float32 there, so that a half now and then falls to the other side.
+        error = np.abs(made[name].astype(int) - expected)
+        assert error.max() <= 1, name
+        assert (error > 0).mean() <= 1e-3, name
+    # The classifier's weights are rounded on both sides, its products summed in float32 on one.
+    error = np.abs(reference.run(graph, array) - logits).max()
+    assert error <= 2e-3 * np.abs(logits).max()
+    return graph
+
+
+def nodes_of(graph: runtime.Graph, kind: type[Node]) -> list[Any]:
+    return [node for node in graph.nodes if isinstance(node, kind)]
+
+
+FAMILIES = [
+    ("lenet5_bn", 28, {}),
+    ("lenet5_bn", 8, {"norm_logits": False}),
+    ("vgg_small", 16, {}),
+    ("resnet20", 16, {"norm_logits": False}),
+    ("resnet18", 32, {}),
+    ("resnet50", 32, {}),
+    ("resnet18", 16, {"small_input": True}),
+]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("operator", ["adder2d", "conv2d"])
+@pytest.mark.parametrize(("name", "side", "options"), FAMILIES)
+def test_families(name: str, side: int, options: dict[str, Any], operator: str, bits: int) -> None:
+    net = named(name, operator, width=0.125, in_channels=2, num_classes=4, **options)
+    graph = lowered(net, warm(net, (2, side, side)), bits)
+    assert graph.outputs == 4
+    kind = Adder2dNode if operator == "adder2d" else Conv2d
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d | Adder2d)]
+    first, *middle, _ = (n for n in graph.nodes if isinstance(n, (Adder2dNode, Conv2d)))
+    assert len(middle) == len(layers) - 3
+    assert isinstance(first, Conv2d)
+    assert all(isinstance(node, kind) for node in middle)
+    top = max(int(np.abs(node.weight.astype(int)).max()) for node in middle)
+    assert top <= (2**bits - 1 if operator == "adder2d" else 2 ** (bits - 1) - 1)
+
+
+def stage(*modules: nn.Module) -> nn.Module:
+    """An adder layer behind a first layer, then `modules`."""
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), *modules, head(4)
+    )
+
+
+def test_one_layer_is_exact_to_half_a_step() -> None:
+    """With input and weights on the grid, or weights outside it, only the result is rounded."""
+    norm = nn.BatchNorm2d(5)
+    layer = Adder2d(2, 5, 3, stride=2, padding=1, bias=True)
+    stage = nn.Sequential(layer, norm, nn.ReLU())
+    net = nn.Sequential(stage, head(5))
+    warm(net, (2, 9, 8))
+    net.double()
+    grid = Grid.over(-2.0, 3.0, 8)
+    with torch.no_grad():
+        steps = torch.randint(-400, 400, layer.weight.shape)
+        steps[:, :, 0, 0] = 1000  # far outside
+        layer.weight.copy_(grid.scale * steps)
+        norm.weight[1:3] *= -1
+    q = torch.randint(0, 256, (6, 2, 9, 8))
+    images = grid.scale * (q.double() - grid.zero)
+    with torch.no_grad():
+        norm.running_mean = layer(images).mean((0, 2, 3))
+        norm.running_var = layer(images).var((0, 2, 3))
+        expected = stage(images).permute(0, 2, 3, 1).numpy()
+    layout = Layout(plan=make_plan(net, (2, 9, 8)), bits=8)
+    ranges = {name: (0.0, float(expected.max()) * 0.9) for name in layout.grids}
+    grids = make_grids(layout, ranges) | {layout.plan.input: grid}
+    graph = lower("test", layout, net, grids, PICTURES)
+    integers = q.permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    made = reference.evaluate(graph.nodes[0], graph.input_value, {graph.input.value: integers})
+    target = grids[layout.plan.steps[0].output]
+    real = target.scale * (made.astype(float) - target.zero)
+    clipped = expected.clip(target.low, target.high)
+    assert np.abs(real - clipped).max() <= 0.5 * target.scale * (1 + 1e-6)
+    assert 0.2 < (made == 0).mean() < 0.8
+    assert 0 < (made == 255).mean() < 0.1
+
+
+def staged(*modules: nn.Module, channels: int = 4) -> nn.Module:
+    """`modules` between a first layer and a classifier, so that they are in the middle."""
+    first = (nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    return nn.Sequential(*first, *modules, head(channels))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_negative_factors_turn_the_maximum_round(affine: bool) -> None:
+    norm = nn.BatchNorm2d(6, affine=affine)
+    pool = nn.MaxPool2d(3, stride=2, padding=1)
+    net = staged(Adder2d(4, 6, 3), pool, norm, nn.ReLU(), channels=6)
+    if not affine:
+        norm.register_parameter("weight", None)
+        images = [torch.randn(8, 2, 8, 8) for _ in range(2)]
+    else:
+        images = warm(net, (2, 8, 8))
+    net.train()
+    with torch.no_grad():
+        net(images[0])
+        if affine:
+            norm.weight.mul_(torch.tensor([1.0, -1.0, 1.0, -1.0, -1.0, 1.0]))
+    graph = lowered(net.eval(), images)
+    (node,) = nodes_of(graph, MaxPool)
+    assert node.minimum.tolist() == ([0, 1, 0, 1, 1, 0] if affine else [0] * 6)
+    assert (node.kernel, node.stride, node.padding) == ((3, 3), (2, 2), (1, 1))
+    assert graph.by_name[node.input].shape == (6, 6, 6)
+
+
+GEOMETRIES: list[tuple[nn.Module, tuple[int, int], list[tuple[int, ...]]]] = [
+    # A layer, its padding, and the borders that it cannot make itself: left, right, top, bottom.
+    (Adder2d(4, 4, 3, padding="same"), (1, 1), []),
+    (Adder2d(4, 4, 3, padding="valid"), (0, 0), []),
+    (Adder2d(4, 4, (2, 4), padding="same"), (0, 0), [(1, 2, 0, 1)]),
+    (Adder2d(4, 4, (4, 1), padding="same"), (0, 0), [(0, 0, 1, 2)]),
+    (Adder2d(4, 4, 1, padding=1), (0, 0), [(1, 1, 1, 1)]),
+    (Adder2d(4, 4, (3, 5), stride=(2, 1), padding=(1, 2), groups=2), (1, 2), []),
+    (Adder2d(4, 4, 3, groups=4, bias=True), (0, 0), []),
+    (Adder2d(4, 4, 1, dilation=3), (0, 0), []),
+    (nn.Conv2d(4, 4, 3, groups=2, padding=2), (2, 2), []),
+]
+
+
+@pytest.mark.parametrize("bits", [8, 5])
+@pytest.mark.parametrize(("layer", "padding", "borders"), GEOMETRIES, ids=str)
+def test_geometries(
+    layer: nn.Module, padding: tuple[int, int], borders: list[tuple[int, ...]], bits: int
+) -> None:
+    net = staged(copy.deepcopy(layer), nn.BatchNorm2d(4), nn.ReLU())
+    graph = lowered(net, warm(net, (2, 7, 8)), bits)
+    node = next(n for n in graph.nodes if n.name == "3")
+    assert isinstance(node, Adder2dNode | Conv2d)
+    assert node.padding == padding
+    assert [(p.left, p.right, p.top, p.bottom) for p in nodes_of(graph, Pad)] == borders
+
+
+@pytest.mark.parametrize(
+    ("border", "layer", "padding"),
+    [
+        ((1, 1, 2, 2), Adder2d(4, 4, 3), (2, 1)),
+        ((0, 0, 1, 1), nn.Conv2d(4, 4, 3), (1, 0)),
+        # Uneven, too wide for the layer, and a layer with padding of its own.
+        ((1, 0, 0, 0), Adder2d(4, 4, 3), None),
+        ((1, 1, 1, 1), Adder2d(4, 4, 1), None),
+        ((1, 1, 1, 1), Adder2d(4, 4, 3, padding=1), None),
+    ],
+)
+def test_borders(
+    border: tuple[int, ...], layer: nn.Module, padding: tuple[int, int] | None
+) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = functional.pad(net.first(x), border)
+        result: Tensor = net.head(torch.relu(net.norm(net.layer(x))))
+        return result
+
+    first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    net = Net(forward, first=first, layer=layer, norm=nn.BatchNorm2d(4), head=head(4))
+    graph = lowered(net, warm(net, (2, 8, 8)), 4)
+    node = next(n for n in graph.nodes if n.name == "layer")
+    assert isinstance(node, Adder2dNode | Conv2d)
+    assert len(nodes_of(graph, Pad)) == (padding is None)
+    if padding is not None:
+        assert node.padding == padding
+
+
+def test_sums_of_values_and_copies_of_fewer_bits() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        a = net.first(x)
+        b = torch.relu(net.norm(net.layer(a)))
+        c = torch.relu(a + b)
+        return net.head(net.last(c) + (a + c))  # type: ignore[no-any-return]
+
+    first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4))
+    net = Net(
+        forward,
+        first=first,
+        layer=Adder2d(4, 4, 3, padding=1),
+        norm=nn.BatchNorm2d(4),
+        last=nn.Sequential(Adder2d(4, 4, 1), nn.BatchNorm2d(4)),
+        head=head(4),
+    )
+    graph = lowered(net, warm(net, (2, 8, 8)), 4)
+    ops = [node.op for node in graph.nodes]
+    assert ops == ["conv2d", "lut", "adder2d", "add", "add", "lut", "adder2d", "mean", "linear"]
+    signed, positive = nodes_of(graph, Lut)
+    # The first value is signed and its copy has 4 bits around a zero of its own.
+    assert 0 < graph.by_name[signed.input].zero < 255
+    assert 0 < graph.by_name[signed.output].zero < 15
+    assert graph.by_name[positive.input].zero == 0
+    assert signed.table.max() == positive.table.max() == 15
+
+
+def test_windows_means_and_repeated_pixels() -> None:
+    net = staged(
+        nn.MaxPool2d((2, 1)),
+        nn.AvgPool2d(2, stride=1),
+        nn.AdaptiveAvgPool2d((6, 14)),
+        Adder2d(4, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+    )
+    graph = lowered(net, warm(net, (2, 8, 8)))
+    (mean, last) = nodes_of(graph, Mean)
+    assert (mean.kernel, mean.stride) == ((2, 2), (1, 1))
+    assert (last.kernel, last.stride) == ((4, 12), (1, 1))
+    (repeat,) = nodes_of(graph, Repeat)
+    assert repeat.factor == 2
+    (pool,) = nodes_of(graph, MaxPool)
+    assert pool.kernel == (2, 1)
+    assert not pool.minimum.any()
+
+
+def test_linear_layers_in_the_middle_read_maps() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        AdderLinear(4 * 36, 8),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    )
+    norm = net[5]
+    assert isinstance(norm, nn.BatchNorm1d)
+    norm.momentum = None
+    graph = lowered(net, warm(net, (2, 8, 8)))
+    (adder,) = nodes_of(graph, Adder2dNode)
+    assert adder.weight.shape == (8, 6, 6, 4)
+
+
+def test_a_layer_used_twice() -> None:
+    layer = Adder2d(4, 4, 3, padding=1)
+    net = staged(layer, nn.ReLU(), layer, nn.BatchNorm2d(4), nn.ReLU())
+    with torch.no_grad():
+        layer.weight.mul_(0.1)
+        layer.bias = nn.Parameter(torch.full((4,), 20.0))
+    graph = lowered(net, warm(net, (2, 8, 8)))
+    assert [node.name for node in graph.nodes][:3] == ["0", "3", "3.2"]
+
+
+@pytest.mark.parametrize("keep", [[], ["first"]])
+def test_logits_of_an_adder_layer_leave_as_they_are(keep: list[str]) -> None:
+    net = named("resnet20", "adder2d", width=0.125, in_channels=2, keep=keep)
+    graph = lowered(net, warm(net, (2, 16, 16)))
+    last = graph.nodes[-1]
+    assert last.name == "logits"
+    value = graph.by_name[last.input]
+    images = torch.randn(2, 2, 16, 16).numpy()
+    q = reference.trace(graph, images)[last.input].reshape(2, -1)
+    np.testing.assert_allclose(
+        reference.run(graph, images), value.scale * (q.astype(float) - value.zero), rtol=1e-5
+    )
+
+
+def test_pixels_are_normalised_by_a_table() -> None:
+    net = named("lenet5_bn", "adder2d", width=0.25)
+    mean, std = (0.2, 0.5, 0.4), (0.25, 0.5, 0.3)
+    pictures = Pictures(mean=mean, std=std, resize=40, classes=tuple("abcdefghij"))
+    graph = lowered(net, warm(net, (3, 28, 28)), pictures=pictures)
+    assert (graph.input.mean, graph.input.std, graph.input.resize) == (mean, std, 40)
+    assert graph.classes == tuple("abcdefghij")
+    pixels = np.arange(256)
+    for channel, row in enumerate(graph.input.table):
+        real = (pixels / 255 - mean[channel]) / std[channel]
+        steps = real / graph.input_value.scale + graph.input_value.zero
+        assert np.abs(row - steps.clip(0, 255)).max() <= 0.5 * (1 + 1e-9)

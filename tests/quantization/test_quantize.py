@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tests.quantization.networks import named, outputs, warm
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mulfree import data, models, runtime, training
+from mulfree.errors import ConfigError, ShapeError
+from mulfree.quantization import Pictures, quantize
+from mulfree.runtime import reference
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, list[Tensor]]:
+    """A network that tells digits apart, and images of them in batches of 32."""
+    splits = data.load(data.DataConfig())
+    torch.manual_seed(0)
+    net = models.create_model("lenet5_bn", operator="adder2d", in_channels=1, width=0.5)
+    optimizer = training.build_optimizer(net, training.OptimizerConfig(lr=0.05))
+    loader = data.BatchLoader(splits.train, 64, train=True, transform=splits.train_transform)
+    for _ in range(4):
+        for images, labels in loader:
+            optimizer.zero_grad()
+            functional.cross_entropy(net(images), labels).backward()
+            optimizer.step()
+    net.eval()
+    loader = data.BatchLoader(splits.train, 32, train=True, transform=splits.test_transform)
+    return net, [images for images, _ in islice(loader, 8)]
+
+
+def correlation(net: nn.Module, graph: runtime.Graph, images: Tensor) -> float:
+    ours = reference.run(graph, images.numpy())
+    return float(np.corrcoef(ours.ravel(), outputs(net, images).ravel())[0, 1])
+
+
+# Three digits of logits at 8 bits; each bit less doubles the error.
+@pytest.mark.parametrize(("bits", "least"), [(8, 0.999), (6, 0.995), (5, 0.99), (4, 0.97)])
+def test_close_to_the_network(
+    trained: tuple[nn.Module, list[Tensor]], bits: int, least: float
+) -> None:
+    net, images = trained
+    graph = quantize(net, images, bits)
+    assert correlation(net, graph, torch.cat(images)) > least
+
+
+def test_the_network_is_not_changed(trained: tuple[nn.Module, list[Tensor]]) -> None:
+    net, images = trained
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    net.train()
+    quantize(net, images[:1], 4)
+    assert net.training
+    net.eval()
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_only_layers_that_are_convolutions_multiply_with_shifts(
+    trained: tuple[nn.Module, list[Tensor]],
+) -> None:
+    net, images = trained
+    plain, shifts = (quantize(net, images, 8, shift_only=only) for only in (False, True))
+    multiplying = [
+        node.name for node, count in zip(shifts.nodes, shifts.counts(), strict=True) if count.mul
+    ]
+    assert multiplying == ["conv1", "fc"]
+    counts = [sum(count.mul for count in graph.counts()) for graph in (plain, shifts)]
+    assert counts[1] < counts[0]
+    assert correlation(net, shifts, images[0]) > 0.8
+
+
+def test_shifts_cost_a_convolutional_network_nothing() -> None:
+    net = named("resnet20", "conv2d", width=0.25)
+    images = warm(net, (3, 16, 16))
+    graph = quantize(net, images, 8, shift_only=True)
+    assert correlation(net, graph, images[0]) > 0.998
+
+
+def test_batches_with_labels(trained: tuple[nn.Module, list[Tensor]]) -> None:
+    net, images = trained
+    pairs = [(batch, torch.zeros(len(batch))) for batch in images]
+    one, other = quantize(net, images), quantize(net, iter(pairs))
+    x = images[1].numpy()
+    np.testing.assert_array_equal(reference.run(one, x), reference.run(other, x))
+
+
+def test_trained_ranges_are_used_as_they_are(trained: tuple[nn.Module, list[Tensor]]) -> None:
+    net, images = trained
+    names = ["images", *(value.name for value in quantize(net, images).values)]
+    ranges = dict.fromkeys(names, (-1.0, 3.0))
+    graph = quantize(net, images[:1], 8, ranges=ranges)
+    # Nothing was learned from the images.
+    other = quantize(net, [torch.randn(1, 1, 8, 8)], 8, ranges=ranges)
+    assert {(value.scale, value.zero) for value in graph.values} == {(4.0 / 255, 64)}
+    x = images[1].numpy()
+    np.testing.assert_array_equal(reference.run(graph, x), reference.run(other, x))
+
+
+def test_normalisations_are_corrected_from_64_images_on(
+    trained: tuple[nn.Module, list[Tensor]],
+) -> None:
+    net, images = trained
+    x = images[-1].numpy()
+
+    def logits(count: int, correct: bool | None) -> NDArray[np.float32]:
+        return reference.run(quantize(net, [torch.cat(images)[:count]], 4, correct=correct), x)
+
+    for count, default in ((63, False), (64, True)):
+        np.testing.assert_array_equal(logits(count, None), logits(count, default))
+        assert not np.array_equal(logits(count, None), logits(count, not default))
+
+
+def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
+    net, images = trained
+    graph = quantize(net, images)
+    assert (graph.name, graph.classes) == ("LeNet5BN", None)
+    assert (graph.input.mean, graph.input.std, graph.input.resize) == ((0.0,), (1.0,), 8)
+    pictures = Pictures(mean=(0.5,), std=(0.2,), resize=40, classes=tuple("abcdefghij"))
+    graph = quantize(net, images, pictures=pictures, name="net")
+    assert (graph.name, graph.classes) == ("net", tuple("abcdefghij"))
+    assert (graph.input.mean, graph.input.resize) == ((0.5,), 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"bits": 7}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 7"),
+        ({"observer": "median"}, ConfigError, r"`observer` must be one of auto, minmax, "),
+        ({"batches": []}, ShapeError, r"`batches` must hold images .* got nothing"),
+        ({"batches": [torch.zeros(3, 4, 4)]}, ShapeError, r"of one size, got \[3, 4, 4\]"),
+        ({"batches": [torch.zeros(0, 3, 4, 4)]}, ShapeError, r"got \[0, 3, 4, 4\]"),
+        (
+            {"batches": [torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 8, 8)]},
+            ShapeError,
+            r"got \[1, 3, 4, 4\], \[1, 3, 8, 8\]",
+        ),
+        ({"model": nn.Sequential(nn.GELU())}, ConfigError, r"got GELU at 0"),
+        ({"ranges": {}}, ConfigError, r"`ranges` must hold a range of every value"),
+    ],
+)
+def test_mistakes(
+    trained: tuple[nn.Module, list[Tensor]],
+    change: dict[str, Any],
+    error: type[Exception],
+    message: str,
+) -> None:
+    net, images = trained
+    arguments: dict[str, Any] = {"model": net, "batches": images, **change}
+    with pytest.raises(error, match="quantize: .*" + message):
+        quantize(**arguments)
