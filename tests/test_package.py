@@ -68,6 +68,9 @@ def test_public_surface() -> None:
         "training": {"AdaptiveLocalLR", "TrainingTask"},
         "profiling": {"count"},
         "data": {"BatchLoader", "DataConfig", "load"},
+        "quantization": {"quantize"},
+        "export": {"save", "to_onnx"},
+        "runtime": {"Session", "load", "save"},
         "errors": {
             "ArtifactError",
             "BackendUnavailableError",

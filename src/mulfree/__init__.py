@@ -10,7 +10,19 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("data", "errors", "functional", "models", "nn", "operators", "profiling", "training")
+_SUBMODULES = (
+    "data",
+    "errors",
+    "export",
+    "functional",
+    "models",
+    "nn",
+    "operators",
+    "profiling",
+    "quantization",
+    "runtime",
+    "training",
+)
 
 __all__ = ["__version__", *_SUBMODULES]
 

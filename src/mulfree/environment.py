@@ -21,7 +21,17 @@ from mulfree.errors import BackendUnavailableError
 # Forces one instruction set; the native kernels look at each call.
 ISA_VARIABLE = "MULFREE_ISA"
 
-PACKAGES = ("torch", "lightning", "torchmetrics", "jsonargparse", "numpy", "safetensors", "triton")
+PACKAGES = (
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "jsonargparse",
+    "numpy",
+    "safetensors",
+    "triton",
+    "onnx",
+    "onnxruntime",
+)
 
 
 def environment() -> dict[str, Any]:

@@ -40,6 +40,18 @@ def test_a_short_function_is_called_until_the_clock_can_tell() -> None:
     assert len(machine.log) == 2 + 4
 
 
+def test_a_rest_and_a_call_before_every_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    sleep = "mulfree.profiling.timing.time.sleep"
+    monkeypatch.setattr(sleep, lambda seconds: machine.taking(f"sleep {seconds}", seconds)())
+    candidates = {"a": machine.taking("a", 1.0), "b": machine.taking("b", 1.0)}
+    samples = interleave(
+        candidates, rounds=1, min_seconds=1.0, pause=0.5, clock=lambda: machine.now
+    )
+    assert samples == {"a": [1.0], "b": [1.0]}
+    assert machine.log[4:] == ["sleep 0.5", "a", "a", "sleep 0.5", "b", "b"]
+
+
 def test_spread() -> None:
     assert Spread.of([5.0, 1.0, 3.0, 2.0, 4.0]) == Spread(median=3.0, q1=2.0, q3=4.0)
     assert Spread.of([7.0]) == Spread(median=7.0, q1=7.0, q3=7.0)

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 from torch.optim import SGD, Optimizer
 
@@ -21,6 +19,7 @@ from mulfree import models
 from mulfree._native import core
 from mulfree.cli.arguments import Parser, positive, sizes
 from mulfree.cli.output import check_writable
+from mulfree.cli.progress import progress
 from mulfree.environment import ISA_VARIABLE, environment, variables
 from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
 from mulfree.files import write_atomically
@@ -57,6 +56,8 @@ operator  forward, and forward with backward, on the layers of ResNet-20 (batch 
 isa       the same passes by each instruction set of this processor, layers of ResNet-20
 step      a whole training step of ResNet-20, batch 128, against the convolutional network's
 memory    peak memory of training steps, on a CPU each network in a process of its own
+runtime   whole networks without torch against other libraries; not part of all, and with options
+          of its own: mulfree bench runtime -h
 
 Every geometry is first checked against the definition in float64; a wrong kernel is not timed.
 Ratios are to the convolution of the same geometry, timed in turns with the operator.
@@ -66,6 +67,11 @@ compiled steps and the device's own limits are measured by benchmarks/gpu.sh."""
 
 def main(argv: list[str]) -> int:
     """Run the verb."""
+    if argv[:1] == ["runtime"]:
+        # Only this suite needs ONNX Runtime.
+        from mulfree.cli import bench_runtime
+
+        return bench_runtime.main(argv[1:])
     parser = Parser("mulfree bench", "Time an operator against the convolution.", _EPILOG)
     parser.add_argument(
         "suite", nargs="?", choices=(*SUITES, "all"), default="all", help="default: all"
@@ -181,7 +187,7 @@ def _measure(options: Namespace) -> dict[str, Any]:
     layers = _layers(options) if {"operator", "isa"} & set(suites) else []
     of_first = [layer for layer in layers if layer.model == layers[0].model]
     steps = {"operator": len(layers), "isa": len(of_first), "step": 1, "memory": 2}
-    with _progress(sum(steps[suite] for suite in suites)) as advance:
+    with progress(sum(steps[suite] for suite in suites)) as advance:
         if "memory" in suites:
             result["memory"] = _compare_memory(step, device, advance)
         if "operator" in suites:
@@ -255,24 +261,3 @@ def _memory_of(step: dict[str, Any], device: torch.device) -> dict[str, int]:
         raise BenchmarkError(f"bench: memory of {step['operator']} was not measured: {reason[0]}")
     memory: dict[str, int] = json.loads(done.stdout)
     return memory
-
-
-@contextlib.contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr; the yielded function names the part that begins."""
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        begun = 0
-
-        def advance(part: str) -> None:
-            nonlocal begun
-            bar.update(task, description=part, completed=begun)
-            begun += 1
-
-        yield advance

@@ -21,6 +21,9 @@ VERBS = {
     "evaluate": "measure a checkpoint on the test images",
     "profile": "count operations, parameters, bytes and energy, layer by layer",
     "bench": "time the operators and a training step against the convolution",
+    "quantize": "turn a network into integers and measure what that costs in accuracy",
+    "run": "classify pictures with a quantised network, without torch",
+    "export": "write a network to an ONNX file",
     "info": "show versions, processor, kernels, data sets and models",
 }
 

@@ -7,8 +7,10 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
@@ -41,6 +43,8 @@ def peak_device_memory(
     Returns:
         `before` the call of `make`, `peak` of the second call and their difference `added`.
     """
+    import torch  # not above: programs without torch measure themselves with the other function
+
     gc.collect()
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)

@@ -45,6 +45,7 @@ def interleave(
     *,
     rounds: int,
     min_seconds: float = MIN_SAMPLE_SECONDS,
+    pause: float | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds per call of every candidate, one sample a round.
@@ -53,6 +54,9 @@ def interleave(
         candidates: Functions without arguments, by name.
         rounds: Number of samples of each.
         min_seconds: Least duration of a sample; short functions are called several times for one.
+        pause: Seconds of rest before a sample, and then a call that is not timed, for candidates
+            with threads of their own: some go on for a while waiting for more work, in the way of
+            the next candidate, and start slowly when they have stopped. None by default.
         clock: Source of time in seconds.
 
     Returns:
@@ -69,6 +73,9 @@ def interleave(
     for _ in range(rounds):
         for name in order:
             run = candidates[name]
+            if pause is not None:
+                time.sleep(pause)
+                run()
             start = clock()
             for _ in range(calls[name]):
                 run()

@@ -1,0 +1,99 @@
+"""`mulfree export`: a network as an ONNX file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mulfree.cli.arguments import Parser, sizes
+from mulfree.cli.output import check_writable
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
+    from torch import nn
+
+    from mulfree.runtime import Graph
+
+_EPILOG = """\
+A float network reads `images`, normalised float32, and a quantised one `pixels`, uint8; both give
+`logits`, for any number of images. All operators are of the ONNX standard. A quantised network
+computes the same integers in every ONNX runtime. Adder layers are loops there: they run anywhere,
+but `mulfree run` is what makes them fast."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb with the words after it."""
+    parser = Parser("mulfree export", "Write a network to an ONNX file.", _EPILOG)
+    parser.add_argument(
+        "file",
+        metavar="CHECKPOINT|ARTIFACT",
+        help="a .ckpt or .safetensors file, a run's directory, or an artifact of mulfree quantize",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the ONNX file"
+    )
+    parser.add_argument(
+        "--input-size",
+        type=sizes,
+        metavar="C,H,W",
+        help="shape of an image of a float network (default: what the model is made for)",
+    )
+    parser.add_argument(
+        "--input",
+        choices=("pixels", "images"),
+        help="what a quantised network reads: bytes, or normalised floats (default: pixels)",
+    )
+    options = parser.parse_args(argv)
+    check_writable(options.output)
+
+    from mulfree.export import to_onnx
+
+    pixels = None if options.input is None else options.input == "pixels"
+    model = _load(Path(options.file))
+    to_onnx(model, options.output, input_size=options.input_size, pixels=pixels)
+    print(_described(options.output))
+    return 0
+
+
+def _load(path: Path) -> nn.Module | Graph:
+    """The quantised network of an artifact, or the float one of anything else."""
+    from mulfree import runtime
+
+    weights = path.suffix == ".safetensors" and not _holds_graph(path)
+    if not (path.is_dir() or path.suffix == ".ckpt" or weights):
+        return runtime.load(path)
+    # Only float networks need it, and it brings Lightning.
+    from mulfree.training import load_model
+
+    return load_model(path)
+
+
+def _holds_graph(path: Path) -> bool:
+    """Whether a file in the layout of safetensors, which both have, is an artifact."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return "mulfree" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _described(path: Path) -> str:
+    """One line about an ONNX file."""
+    import onnx
+
+    graph = onnx.load(path).graph
+    return (
+        f"{path}: {_shown(graph.input[0])} -> {_shown(graph.output[0])}, "
+        f"{path.stat().st_size / 1e6:.2f} MB"
+    )
+
+
+def _shown(value: ValueInfoProto) -> str:
+    """Name, element type and shape, such as `images float32[batch, 3, 32, 32]`."""
+    from onnx import helper
+
+    tensor = value.type.tensor_type
+    sizes = ", ".join(size.dim_param or str(size.dim_value) for size in tensor.shape.dim)
+    return f"{value.name} {helper.tensor_dtype_to_np_dtype(tensor.elem_type)}[{sizes}]"

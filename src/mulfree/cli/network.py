@@ -1,0 +1,95 @@
+"""The network of a checkpoint with the data it was trained on, for the verbs that take one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from mulfree.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mulfree.data import DataConfig, DataSplits
+    from mulfree.training import Checkpoint
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What was read.
+
+    Attributes:
+        model: The network, on the CPU and in evaluation mode.
+        data: The data that it was trained with, or that was asked for.
+        checkpoint: The checkpoint, if it was not a file of weights.
+    """
+
+    model: nn.Module
+    data: DataConfig
+    checkpoint: Checkpoint | None
+
+
+def read(verb: str, path: str, data_name: str | None) -> Trained:
+    """The network of a .ckpt or .safetensors file, or of a run's directory.
+
+    Of a run whose method keeps more than the network (qat) it is the last checkpoint that is read.
+
+    Raises:
+        ArtifactError: No such file, or one that is damaged.
+        ConfigError: It is not known which data to use.
+    """
+    from mulfree import data, training
+    from mulfree.training.checkpoint import LAST, WEIGHTS, file_of
+    from mulfree.training.runner import CONFIG
+
+    file = file_of(path, WEIGHTS)
+    beside = file.with_name(CONFIG)
+    config = training.read_config(["--config", str(beside)]) if beside.exists() else None
+    last = file.with_name(LAST)
+    if file.name == WEIGHTS and config and config.method.name == "qat" and last.exists():
+        file = last
+    if file.suffix != ".safetensors":
+        checkpoint = training.load_checkpoint(file)
+        model, config = training.model_of(checkpoint), checkpoint.config
+    else:
+        checkpoint = None
+        model = training.load_model(file)
+    if config is None and data_name is None:
+        raise ConfigError(
+            f"{verb}: `--data.name` must be given, as there is no {CONFIG} next to {file}"
+        )
+    if config is None or data_name not in (None, config.data.name):
+        return Trained(
+            model=model, data=data.DataConfig(name=str(data_name)), checkpoint=checkpoint
+        )
+    return Trained(model=model, data=config.data, checkpoint=checkpoint)
+
+
+def check_fit(verb: str, model: nn.Module, splits: DataSplits, name: str) -> None:
+    """Refuse data of another number of classes or channels than the network's.
+
+    Raises:
+        ConfigError: They differ.
+    """
+    from mulfree import models
+
+    arguments = models.config_of(model).arguments
+    for key in ("num_classes", "in_channels"):
+        if arguments[key] != getattr(splits, key):
+            raise ConfigError(
+                f"{verb}: `--data.name` must be a data set with {key} {arguments[key]} as the "
+                f"network has it, got {name} with {getattr(splits, key)}"
+            )
+
+
+def shown(steps: Iterable[_T], what: str, total: int | None = None) -> Iterable[_T]:
+    """The steps, with a bar on standard error if that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    hidden = not console.is_terminal
+    return track(steps, what, total=total, console=console, transient=True, disable=hidden)

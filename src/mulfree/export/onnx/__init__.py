@@ -1,0 +1,74 @@
+"""Networks as ONNX files, of operators of the standard alone and for any number of images.
+
+References:
+    The operators: https://onnx.ai/onnx/operators/.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mulfree.errors import BackendUnavailableError, ConfigError
+from mulfree.files import write_atomically
+from mulfree.runtime import Graph
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def to_onnx(
+    model: nn.Module | Graph,
+    path: str | os.PathLike[str],
+    *,
+    input_size: Sequence[int] | None = None,
+    pixels: bool | None = None,
+) -> None:
+    """Write a network to an ONNX file, as it is in evaluation.
+
+    A float network reads `images`, float32 `[N, C, H, W]`, and a quantised one `pixels`, uint8 of
+    the same shape; both give `logits`, float32 `[N, classes]`, for any N. A quantised network
+    computes the integers of `mulfree.runtime`, bit for bit. ONNX knows no adder layer: it is
+    written as a loop over taps, which runs anywhere, but is not fast.
+
+    Args:
+        model: Any network that `torch.export` takes, in float32, or a quantised graph.
+        path: The file, replaced if it exists.
+        input_size: C, H, W of an image, for a float network; by default what the model of
+            `create_model` is made for.
+        pixels: False for a quantised network that reads normalised `images` instead of pixels.
+
+    Raises:
+        ConfigError: An option is missing, or not valid for this kind of network.
+        DTypeError: A parameter is not of float32.
+        ShapeError: The network does not take images of this size.
+        BackendUnavailableError: A package is missing.
+        OSError: The file cannot be written.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(
+            "to_onnx: ONNX files need onnx: pip install mulfree[onnx]"
+        ) from error
+
+    if isinstance(model, Graph):
+        if input_size is not None:
+            raise ConfigError(
+                f"to_onnx: `input_size` must be left out with a quantised graph, got {input_size}"
+            )
+        from mulfree.export.onnx import integers
+
+        made = integers.to_model(model, pixels=pixels is not False)
+    else:
+        if pixels is not None:
+            raise ConfigError(
+                f"to_onnx: `pixels` must be left out with a float network, got {pixels}"
+            )
+        from mulfree.export.onnx import network
+
+        made = network.to_model(model, input_size)
+    onnx.checker.check_model(made, full_check=True)
+    write_atomically(Path(path), made.SerializeToString())

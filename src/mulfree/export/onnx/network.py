@@ -1,0 +1,224 @@
+"""A float network as ONNX: torch's exporter, with adder layers written in standard operators.
+
+Torch knows no ONNX for `mulfree::adder2d`. While a network is exported the operator stands as one
+node of its own, which is then replaced by the nodes of `mulfree.export.onnx.nodes.adder2d`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+import mulfree
+from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError
+from mulfree.export.onnx import nodes
+from mulfree.export.onnx.nodes import OPSET, Nodes, Window
+from mulfree.models import config_of, image_size
+from mulfree.operators.adder2d import schema as schema  # registers mulfree::adder2d
+
+IMAGES, LOGITS = "images", "logits"
+
+# Domain and name of what stands for an adder layer.
+_DOMAIN, _ADDER = "mulfree", "Adder2d"
+
+
+def to_model(network: nn.Module, input_size: Sequence[int] | None) -> onnx.ModelProto:
+    """The ONNX model of a network, for any number of images.
+
+    Args:
+        network: Any network that `torch.export` takes, in float32; exported as in evaluation.
+        input_size: C, H, W of an image; None for what the model of `create_model` is made for.
+
+    Returns:
+        A model from `images`, float32 `[N, C, H, W]`, to `logits`.
+
+    Raises:
+        DTypeError: A parameter is not of float32.
+        ConfigError: No input size is given for a network that `create_model` did not build.
+        ShapeError: The network does not take images of this size.
+        BackendUnavailableError: onnxscript is missing.
+    """
+    try:
+        import onnxscript as onnxscript  # torch's exporter needs it
+    except ModuleNotFoundError as error:
+        raise BackendUnavailableError(
+            "to_onnx: a network of torch needs onnxscript: pip install mulfree[onnx]"
+        ) from error
+    network = getattr(network, "_orig_mod", network)
+    for name, parameter in network.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise DTypeError(
+                f"to_onnx: `model` must have float32 parameters, got {parameter.dtype} of {name}"
+            )
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    # Two images: a batch of one could be taken for the only size there is.
+    images = torch.zeros(2, *_checked_size(network, input_size), device=device)
+    with _evaluating(network), _quiet():
+        _check_fit(network, images)
+        program = torch.export.export(
+            network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
+        ).run_decompositions({torch.ops.mulfree.adder2d.default: _stand_in})
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[IMAGES],
+            output_names=[LOGITS],
+        )
+    assert exported is not None
+    return _with_standard_operators(exported.model_proto)
+
+
+def _checked_size(network: nn.Module, input_size: Sequence[int] | None) -> tuple[int, ...]:
+    if input_size is None:
+        try:
+            config = config_of(network)
+        except ConfigError as error:
+            raise ConfigError(
+                "to_onnx: `input_size` must be given for a network that create_model did not "
+                f"build, got a {type(network).__name__}"
+            ) from error
+        side = image_size(config.name)
+        return (config.arguments["in_channels"], side, side)
+    if len(input_size) != 3 or min(input_size) < 1:
+        raise ConfigError(
+            f"to_onnx: `input_size` must be three positive sizes C, H, W, got {input_size}"
+        )
+    return tuple(input_size)
+
+
+def _check_fit(network: nn.Module, images: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            network(images)
+    # What a user's forward can raise has no common type.
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ShapeError(
+            f"to_onnx: `input_size` must fit {type(network).__name__}, "
+            f"got {tuple(images.shape[1:])}: {reason}"
+        ) from error
+
+
+def _stand_in(
+    input: Tensor,
+    weight: Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    gradient: str,
+    norm: float,
+    backend: str | None = None,
+) -> Tensor:
+    """One node with everything that `_write_out` has to know."""
+    window = Window(
+        channels=input.shape[1],
+        size=(input.shape[2], input.shape[3]),
+        filters=weight.shape[0],
+        kernel=(weight.shape[2], weight.shape[3]),
+        stride=(stride[0], stride[1]),
+        padding=(padding[0], padding[1]),
+        dilation=(dilation[0], dilation[1]),
+        groups=groups,
+    )
+    return torch.onnx.ops.symbolic(
+        f"{_DOMAIN}::{_ADDER}",
+        (input, weight),
+        {**asdict(window), "norm": norm},
+        dtype=input.dtype,
+        shape=(input.shape[0], window.filters, *window.output),
+        version=1,
+    )
+
+
+def _with_standard_operators(exported: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its adder layers written out, and without what torch notes about its origin.
+
+    These notes hold, among others, paths of source files on this machine.
+    """
+    graph = exported.graph
+    add = Nodes("adder2d/")
+    for node in graph.node:
+        if node.domain == _DOMAIN:
+            _write_out(add, node)
+        else:
+            add.nodes.append(node)
+    tensors = [*graph.initializer, *add.constants]
+    for noted in (*add.nodes, *graph.input, *graph.output, *tensors):
+        noted.ClearField("metadata_props")
+    _name_batch(graph)
+    return helper.make_model(
+        helper.make_graph(add.nodes, graph.name, graph.input, graph.output, tensors),
+        producer_name="mulfree",
+        producer_version=mulfree.__version__,
+        ir_version=exported.ir_version,
+        opset_imports=[entry for entry in exported.opset_import if entry.domain != _DOMAIN],
+    )
+
+
+def _name_batch(graph: onnx.GraphProto) -> None:
+    """Call the number of images `batch`, which torch calls by a name of its own."""
+    number = graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*graph.input, *graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param == number:
+                size.dim_param = "batch"
+
+
+def _write_out(add: Nodes, node: onnx.NodeProto) -> None:
+    """Add the standard operators of an adder layer, with the layer's own name for the result."""
+    facts = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    norm = facts.pop("norm")
+    window = Window(**facts)
+    filters, depth = window.filters // window.groups, window.channels // window.groups
+    x, weight = node.input
+    apart = add.integers(window.groups, filters, depth, *window.kernel)
+    taps_first = add("Transpose", add("Reshape", weight, apart), perm=[3, 4, 2, 0, 1])
+    shape = add.integers(window.taps, window.groups, filters, 1)
+    nodes.adder2d(
+        add,
+        nodes.columns(add, x, window, np.float32(0)),
+        add("Reshape", taps_first, shape),
+        window,
+        read=TensorProto.FLOAT,
+        computed=TensorProto.FLOAT,
+        norm=norm,
+    )
+    add.nodes[-1].output[0] = node.output[0]
+
+
+@contextlib.contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Every layer as in evaluation, and as it was afterwards."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch has to say of itself: absent torchvision, its own deprecated corners."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tests.export.graphs import OPERATIONS, Builder, network, of_operation
+
+from mulfree.errors import ConfigError
+from mulfree.export import to_onnx
+from mulfree.runtime import Graph, reference
+from mulfree.runtime.graph import Adder2d, Conv2d, Mean
+
+onnx = pytest.importorskip("onnx", reason="needs mulfree[onnx]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs mulfree[onnx]")
+
+# Only now that onnx is known to be there.
+from mulfree.export.onnx import integers  # noqa: E402
+from mulfree.export.onnx.nodes import Nodes  # noqa: E402
+
+LEVELS = onnxruntime.GraphOptimizationLevel
+
+
+def exported(graph: Graph, path: Path, *, optimised: bool = True, pixels: bool = True) -> Any:
+    """A session of ONNX Runtime."""
+    to_onnx(graph, path / "model.onnx", pixels=pixels)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    level = LEVELS.ORT_ENABLE_ALL if optimised else LEVELS.ORT_DISABLE_ALL
+    options.graph_optimization_level = level
+    providers = ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(path / "model.onnx", options, providers=providers)
+
+
+def pixels_of(graph: Graph, images: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    return rng.integers(0, 256, (images, *graph.input_value.shape), np.uint8)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_operation_equals_the_reference(operation: str, tmp_path: Path) -> None:
+    seen = set()
+    for seed in range(64):
+        rng = np.random.default_rng(seed)
+        graph = of_operation(operation, rng)
+        session = exported(graph, tmp_path, optimised=seed % 4 > 0)
+        # The number of images is not fixed.
+        for images in (1, 3):
+            pixels = pixels_of(graph, images, rng)
+            (logits,) = session.run(None, {"pixels": pixels})
+            np.testing.assert_array_equal(logits, reference.run(graph, pixels))
+        seen |= set(np.unique(reference.trace(graph, pixels)[graph.nodes[-1].input]))
+    # What is compared are not the bounds of the clamp.
+    assert len(seen) > 100
+
+
+@pytest.mark.parametrize("optimised", [True, False])
+def test_a_network_equals_the_reference(optimised: bool, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    graph = network(rng)
+    session = exported(graph, tmp_path, optimised=optimised)
+    pixels = pixels_of(graph, 5, rng)
+    (logits,) = session.run(None, {"pixels": pixels})
+    assert (logits.shape, logits.dtype) == ((5, 10), np.float32)
+    np.testing.assert_array_equal(logits, reference.run(graph, pixels))
+
+
+# Its padding converts a default of not-a-number that is then not used.
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
+def test_the_standards_own_evaluator(tmp_path: Path) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    rng = np.random.default_rng(0)
+    graph = network(rng)
+    to_onnx(graph, tmp_path / "model.onnx")
+    pixels = pixels_of(graph, 2, rng)
+    (logits,) = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, {"pixels": pixels})
+    np.testing.assert_array_equal(logits, reference.run(graph, pixels))
+
+
+def test_normalised_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    graph = network(rng)
+    scale = np.float32(graph.input_value.scale)
+    images = rng.normal(0, 4, (4, *graph.input_value.shape)).astype(np.float32)
+    # Halves, which go to even, and what is no number or far out of range.
+    images[0, 0, 0, :6] = np.array([0.5, 1.5, -0.5, np.nan, np.inf, -np.inf]) * scale
+    session = exported(graph, tmp_path, pixels=False)
+    (logits,) = session.run(None, {"images": images})
+    np.testing.assert_array_equal(logits, reference.run(graph, images))
+
+
+@pytest.mark.parametrize("kind", [Adder2d, Conv2d])
+@pytest.mark.parametrize("pixel", [0, 255])
+@pytest.mark.parametrize("largest", [False, True])
+def test_the_longest_sums_of_extreme_numbers(
+    kind: type[Adder2d] | type[Conv2d], pixel: int, largest: bool, tmp_path: Path
+) -> None:
+    build = Builder((1000, 5, 5), np.random.default_rng(0))
+    dtype = np.uint8 if kind is Adder2d else np.int8
+    bounds = np.iinfo(dtype)
+    weight = np.full((2, 5, 5, 1000), bounds.max if largest else bounds.min, dtype)
+    build.layer(kind, 2, (5, 5), padding=(0, 0), weight=weight)
+    graph = build.graph()
+    graph.input.table[:] = pixel
+    node = graph.nodes[0]
+    assert isinstance(node, kind)
+    assert node.taps == 25_000
+    # A sum and its limits: the result is where it is expected, not at a bound of the clamp.
+    per_tap = (
+        -abs(pixel - int(weight[0, 0, 0, 0]))
+        if kind is Adder2d
+        else pixel * int(weight[0, 0, 0, 0])
+    )
+    node.multiplier[:] = 2**31 - 1, -(2**31)
+    node.offset[:] = (100 << node.shift) - node.multiplier.astype(np.int64) * (25_000 * per_tap)
+    session = exported(graph, tmp_path)
+    pixels = pixels_of(graph, 1, build.rng)
+    trace = reference.trace(graph, pixels)
+    np.testing.assert_array_equal(trace[node.output], 100)
+    np.testing.assert_array_equal(
+        session.run(None, {"pixels": pixels})[0], reference.run(graph, pixels)
+    )
+
+
+@pytest.mark.parametrize(
+    ("offset", "quantised"), [(-7, 0), (-1, 0), (0, 0), (1, 1), (2, 1), (3, 2)]
+)
+def test_halves_are_rounded_up(offset: int, quantised: int, tmp_path: Path) -> None:
+    build = Builder((1, 1, 1), np.random.default_rng(0))
+    factors: dict[str, Any] = {"multiplier": 0, "offset": offset, "shift": 1, "low": 0, "high": 255}
+    build.add_node(Mean, (1, 1, 1), kernel=(1, 1), stride=(1, 1), **factors)
+    graph = build.graph()
+    pixels = pixels_of(graph, 1, build.rng)
+    assert reference.trace(graph, pixels)["v1"] == quantised
+    logits = exported(graph, tmp_path).run(None, {"pixels": pixels})[0]
+    np.testing.assert_array_equal(logits, reference.run(graph, pixels))
+
+
+def test_what_the_file_says(tmp_path: Path) -> None:
+    graph = network(np.random.default_rng(0))
+    to_onnx(graph, tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    assert (model.ir_version, model.producer_name, model.graph.name) == (8, "mulfree", "random")
+    facts = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert facts == {
+        "mean": [0.5] * 3,
+        "std": [0.25] * 3,
+        "resize": 16,
+        "classes": [f"class {index}" for index in range(10)],
+    }
+
+
+def test_no_tensor_is_larger_than_the_windows_and_the_output(tmp_path: Path) -> None:
+    build = Builder((16, 8, 8), np.random.default_rng(0))
+    build.layer(Adder2d, 32)
+    to_onnx(build.graph(), tmp_path / "model.onnx")
+    model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx"))
+    sizes = [
+        np.prod([size.dim_value or 1 for size in value.type.tensor_type.shape.dim])
+        for value in model.graph.value_info
+    ]
+    assert max(sizes) == max(9 * 16 * 64, 32 * 64)
+
+
+def test_an_input_size_is_a_float_networks(tmp_path: Path) -> None:
+    graph = network(np.random.default_rng(0))
+    line = r"to_onnx: `input_size` must be left out with a quantised graph, got \(3, 16, 16\)"
+    with pytest.raises(ConfigError, match=line):
+        to_onnx(graph, tmp_path / "model.onnx", input_size=(3, 16, 16))
+
+
+def test_a_kind_of_node_without_onnx() -> None:
+    graph = network(np.random.default_rng(0))
+    new: Any = SimpleNamespace(input="v0")
+    with pytest.raises(TypeError, match="no ONNX nodes for SimpleNamespace"):
+        integers._emit(Nodes(), new, graph.by_name, {"v0": "pixels"})

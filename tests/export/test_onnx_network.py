@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mulfree import functional, models
+from mulfree.errors import ConfigError, DTypeError, ShapeError
+from mulfree.export import to_onnx
+from mulfree.nn import Adder2d, AdderLinear
+
+onnx = pytest.importorskip("onnx", reason="needs mulfree[onnx]")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs mulfree[onnx]")
+pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
+
+# The figure that the export promises.
+TOLERANCE = 1e-4
+
+
+def run(path: Path, images: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def with_statistics(network: nn.Module, images: Tensor) -> nn.Module:
+    """Normalisations that have seen images, so that not everything is cut off by rectifiers."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+    with torch.no_grad():
+        network.train()(images)
+    return network.eval()
+
+
+def agrees(network: nn.Module, path: Path, size: tuple[int, ...], **options: Any) -> None:
+    to_onnx(network, path / "model.onnx", **options)
+    for count in (1, 3):
+        images = torch.randn(count, *size)
+        with torch.no_grad():
+            expected = network(images)
+            exact = copy.deepcopy(network).double()(images.double())
+        scale = float(exact.abs().max())
+        assert scale > 0.1
+        # Many adder layers with random weights are ill-conditioned: torch's own error grows too.
+        allowed = max(TOLERANCE * scale, 2 * float((expected - exact).abs().max()))
+        assert float((run(path / "model.onnx", images) - exact).abs().max()) <= allowed
+
+
+@pytest.mark.parametrize(
+    ("name", "operator", "side"),
+    [
+        ("lenet5_bn", "adder2d", 28),
+        ("lenet5_bn", "conv2d", 8),
+        ("resnet20", "adder2d", 32),
+        ("resnet18", "conv2d", 40),
+        pytest.param("resnet50", "adder2d", 64, marks=pytest.mark.slow),
+    ],
+)
+def test_networks_agree_with_torch(name: str, operator: str, side: int, tmp_path: Path) -> None:
+    network = models.create_model(name, operator=operator, width=0.125)
+    size = (3, side, side)
+    agrees(with_statistics(network, torch.randn(8, *size)), tmp_path, size, input_size=size)
+
+
+def test_a_file_of_standard_operators_that_tells_nothing_of_this_machine(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = models.create_model("lenet5_bn", operator="adder2d", in_channels=1, width=0.5)
+    compiled: Any = torch.compile(network)
+    level = logging.getLogger("torch.onnx").level
+    to_onnx(compiled.train(), tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    shapes = [
+        [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (model.graph.input[0], model.graph.output[0])
+    ]
+    assert shapes == [["batch", 1, 28, 28], ["batch", 10]]
+    assert str(Path(models.__file__).parent).encode() not in (tmp_path / "model.onnx").read_bytes()
+    # Exported as in evaluation, and left as it was; torch is quiet meanwhile only.
+    assert all(module.training for module in network.modules())
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert logging.getLogger("torch.onnx").level == level
+
+
+class OfAll(nn.Module):
+    """Everything that an adder layer can be asked for, and none of `create_model`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grouped = Adder2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), groups=2, bias=True)
+        self.dilated = Adder2d(6, 5, 3, padding="same", dilation=(1, 2), norm=1.5)
+        self.linear = AdderLinear(5, 7, bias=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.dilated(self.grouped(images) / 10)
+        linear: Tensor = self.linear(x.mean((2, 3)) / 10)
+        return linear
+
+
+def test_every_option_of_an_adder_layer(tmp_path: Path) -> None:
+    agrees(OfAll().eval(), tmp_path, (4, 9, 8), input_size=(4, 9, 8))
+
+
+def test_long_sums_of_floats_are_precise(tmp_path: Path) -> None:
+    layer = Adder2d(512, 2, 3)
+    to_onnx(layer, tmp_path / "model.onnx", input_size=(512, 3, 3))
+    images = torch.randn(2, 512, 3, 3)
+    weight = layer.weight.detach().double()
+    exact = functional.adder2d(images.double(), weight, backend="reference")
+    error = ((run(tmp_path / "model.onnx", images) - exact) / exact).abs().max()
+    # 72 blocks of 64 taps: an error as of 136 sums, and not of 4608.
+    assert float(error) < 4 * 136**0.5 * np.finfo(np.float32).eps / 2
+
+
+def test_precision(tmp_path: Path) -> None:
+    line = "to_onnx: `model` must have float32 parameters, got torch.float16 of weight"
+    with pytest.raises(DTypeError, match=line):
+        to_onnx(nn.Linear(2, 3).half(), tmp_path / "model.onnx")
+
+
+def test_a_size_that_nobody_knows(tmp_path: Path) -> None:
+    line = "`input_size` must be given for a network that create_model did not build, got a Conv2d"
+    with pytest.raises(ConfigError, match=line):
+        to_onnx(nn.Conv2d(2, 3, 1), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("size", [(3, 32), (3, 0, 32)])
+def test_a_size_that_is_none(size: tuple[int, ...], tmp_path: Path) -> None:
+    network = models.create_model("resnet20")
+    line = r"to_onnx: `input_size` must be three positive sizes C, H, W, got \(3, "
+    with pytest.raises(ConfigError, match=line):
+        to_onnx(network, tmp_path / "model.onnx", input_size=size)
+
+
+def test_a_size_that_does_not_fit(tmp_path: Path) -> None:
+    line = (
+        r"to_onnx: `input_size` must fit ResidualNetwork, got \(1, 32, 32\): ResidualNetwork: "
+        r"`images` must have shape \[N, 3, H, W\]"
+    )
+    with pytest.raises(ShapeError, match=line):
+        to_onnx(models.create_model("resnet20"), tmp_path / "x.onnx", input_size=(1, 32, 32))
+
+
+def test_pixels_are_a_quantised_networks(tmp_path: Path) -> None:
+    line = "to_onnx: `pixels` must be left out with a float network, got True"
+    with pytest.raises(ConfigError, match=line):
+        to_onnx(models.create_model("resnet20"), tmp_path / "model.onnx", pixels=True)
