@@ -100,6 +100,7 @@ NORM = Norm(
 
 @pytest.mark.parametrize("layer", [Adder2d(2, 3, 1, bias=True), nn.Conv2d(2, 3, 1)])
 def test_normalisation_in_steps_of_the_result(layer: AnyLayer) -> None:
+    layer.reset_parameters()
     plain = folded(layer, GRIDS[0])
     result = folded(layer, GRIDS[0], NORM, scale=0.125)
     acc = np.array([-300, 20, 7])
@@ -111,6 +112,7 @@ def test_normalisation_in_steps_of_the_result(layer: AnyLayer) -> None:
 @pytest.mark.parametrize("layer", [Adder2d(2, 3, 1, bias=True), nn.Conv2d(2, 3, 1)])
 @pytest.mark.parametrize("norm", [NORM, None])
 def test_shifts(layer: AnyLayer, norm: Norm | None) -> None:
+    layer.reset_parameters()
     result = folded(layer, GRIDS[0], norm, scale=0.125, shift_only=True)
     exact = folded(layer, GRIDS[0], norm, scale=0.125)
     nonzero = result.factor != 0

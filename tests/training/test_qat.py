@@ -75,8 +75,8 @@ def test_shifts_are_trained_for(tmp_path: Path) -> None:
     run = train(make_config(tmp_path, method=options, trainer={"epochs": 12}))
     simulated = run.metrics["test_loss"]
     # The first layer's weights have wider steps in integers.
-    assert integer_loss(run, 8, shift_only=True) == pytest.approx(simulated, rel=1e-3)
-    assert integer_loss(run, 8, shift_only=False) != pytest.approx(simulated, rel=1e-3)
+    assert integer_loss(run, 8, shift_only=True) == pytest.approx(simulated, rel=5e-3)
+    assert integer_loss(run, 8, shift_only=False) != pytest.approx(simulated, rel=5e-3)
 
 
 def test_ranges_move_with_the_batches_in_training_alone() -> None:
