@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mulfree import models
 from mulfree.errors import ConfigError
 from mulfree.training import Batch, MethodConfig, TrainingTask, methods
 from mulfree.training.methods import get_method, supervised
@@ -56,11 +57,12 @@ def test_bad_label_smoothing(value: float) -> None:
 
 
 def test_the_listed_methods_have_their_names() -> None:
+    model = models.create_model("lenet5_bn", in_channels=1)
     for name in methods.METHODS:
         method = get_method(name)
         config = method.Config()  # type: ignore[call-arg]
         assert config.name == name
-        assert isinstance(method.Task(nn.Linear(2, 2), config), TrainingTask)
+        assert isinstance(method.Task(model, config), TrainingTask)
 
 
 def test_an_unknown_method() -> None:
