@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
+from mulfree.cli.network import check_fit, read, shown
 from mulfree.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mulfree.data import BatchLoader, DataConfig, DataSplits
-    from mulfree.training import Batch, Evaluation
+    from mulfree.training import Evaluation
 
 _SPLITS = ("test", "train", "validation")
 
@@ -32,19 +30,21 @@ def main(argv: list[str]) -> int:
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    model, config = _model_and_data(arguments.checkpoint, arguments.data_name)
+    trained = read("evaluate", arguments.checkpoint, arguments.data_name)
     given = {
         "root": arguments.data_root,
         "cache": arguments.data_cache,
         "eval_batch_size": arguments.data_eval_batch_size,
     }
-    config = replace(config, **{key: value for key, value in given.items() if value is not None})
+    config = replace(
+        trained.data, **{key: value for key, value in given.items() if value is not None}
+    )
     with decoding(show=True) as report:
         splits = data.load(config, report)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = _loader(splits, config, arguments.split, device)
-    _check_fit(model, splits, config.name)
-    result = training.evaluate(model.to(device), _shown(loader))
+    check_fit("evaluate", trained.model, splits, config.name)
+    result = training.evaluate(trained.model.to(device), shown(loader, "evaluating"))
     if arguments.json:
         print(json.dumps(_to_json(arguments, config, splits, result), indent=2))
     else:
@@ -79,30 +79,6 @@ def _parser() -> Parser:
     return parser
 
 
-def _model_and_data(path: str, data_name: str | None) -> tuple[nn.Module, DataConfig]:
-    """The network of a file, and the data that it was trained with or that was asked for."""
-    from mulfree import data, training
-    from mulfree.training.checkpoint import WEIGHTS, file_of
-    from mulfree.training.runner import CONFIG
-
-    file = file_of(path, WEIGHTS)
-    if file.suffix == ".safetensors":
-        model = training.load_model(file)
-        beside = file.with_name(CONFIG)
-        if data_name is None and not beside.exists():
-            raise ConfigError(
-                f"evaluate: `--data.name` must be given, as there is no {CONFIG} next to {file}"
-            )
-        trained = training.read_config(["--config", str(beside)]).data if beside.exists() else None
-    else:
-        checkpoint = training.load_checkpoint(file)
-        model = training.model_of(checkpoint)
-        trained = checkpoint.config.data
-    if trained is None or data_name not in (None, trained.name):
-        return model, data.DataConfig(name=str(data_name))
-    return model, trained
-
-
 def _loader(splits: DataSplits, config: DataConfig, split: str, device: str) -> BatchLoader:
     from mulfree import data
 
@@ -119,28 +95,6 @@ def _loader(splits: DataSplits, config: DataConfig, split: str, device: str) -> 
         transform=splits.test_transform,
         device=device,
     )
-
-
-def _check_fit(model: nn.Module, splits: DataSplits, name: str) -> None:
-    from mulfree import models
-
-    arguments = models.config_of(model).arguments
-    for key in ("num_classes", "in_channels"):
-        if arguments[key] != getattr(splits, key):
-            raise ConfigError(
-                f"evaluate: `--data.name` must be a data set with {key} {arguments[key]} as the "
-                f"network has it, got {name} with {getattr(splits, key)}"
-            )
-
-
-def _shown(loader: BatchLoader) -> Iterable[Batch]:
-    """The batches, with a bar on standard error if that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return track(loader, "evaluating", console=console, transient=True, disable=hidden)
 
 
 def _to_json(

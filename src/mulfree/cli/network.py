@@ -46,9 +46,11 @@ def read(verb: str, path: str, data_name: str | None) -> Trained:
     from mulfree.training.runner import CONFIG
 
     file = file_of(path, WEIGHTS)
-    beside = file.with_name(CONFIG)
-    config = training.read_config(["--config", str(beside)]) if beside.exists() else None
-    last = file.with_name(LAST)
+    beside, last = file.with_name(CONFIG), file.with_name(LAST)
+    config = None
+    # A checkpoint says itself what it was trained with.
+    if file.suffix == ".safetensors" and beside.exists():
+        config = training.read_config(["--config", str(beside)])
     if file.name == WEIGHTS and config and config.method.name == "qat" and last.exists():
         file = last
     if file.suffix != ".safetensors":
