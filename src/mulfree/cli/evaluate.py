@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
-from mulfree.cli.network import check_fit, read, shown
+from mulfree.cli.network import add_data_options, check_fit, read, shown
 from mulfree.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,16 +66,7 @@ def _parser() -> Parser:
     parser.add_argument("--per-class", action="store_true", help="accuracy of every class, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--threads", type=positive, help="CPU threads")
-    parser.add_argument("--data.name", dest="data_name", metavar="NAME", help="another data set")
-    parser.add_argument("--data.root", dest="data_root", metavar="PATH", help="where the data is")
-    parser.add_argument("--data.cache", dest="data_cache", metavar="PATH", help="decoded images")
-    parser.add_argument(
-        "--data.eval_batch_size",
-        dest="data_eval_batch_size",
-        metavar="N",
-        type=positive,
-        help="images at a time",
-    )
+    add_data_options(parser)
     return parser
 
 

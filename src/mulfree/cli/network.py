@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from mulfree.cli.arguments import Parser, positive
 from mulfree.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,6 +31,20 @@ class Trained:
     model: nn.Module
     data: DataConfig
     checkpoint: Checkpoint | None
+
+
+def add_data_options(parser: Parser) -> None:
+    """The options that say which data, where it is and how many images at a time."""
+    parser.add_argument("--data.name", dest="data_name", metavar="NAME", help="another data set")
+    parser.add_argument("--data.root", dest="data_root", metavar="PATH", help="where the data is")
+    parser.add_argument("--data.cache", dest="data_cache", metavar="PATH", help="decoded images")
+    parser.add_argument(
+        "--data.eval_batch_size",
+        dest="data_eval_batch_size",
+        metavar="N",
+        type=positive,
+        help="images at a time",
+    )
 
 
 def read(verb: str, path: str, data_name: str | None) -> Trained:

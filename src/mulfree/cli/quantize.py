@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
-from mulfree.cli.network import Trained, check_fit, read, shown
+from mulfree.cli.network import Trained, add_data_options, check_fit, read, shown
 from mulfree.cli.output import check_writable
 
 if TYPE_CHECKING:
@@ -135,16 +135,7 @@ def _parser() -> Parser:
         help="training images that ranges are measured on (default: 1024)",
     )
     parser.add_argument("--threads", type=positive, help="CPU threads")
-    parser.add_argument("--data.name", dest="data_name", metavar="NAME", help="another data set")
-    parser.add_argument("--data.root", dest="data_root", metavar="PATH", help="where the data is")
-    parser.add_argument("--data.cache", dest="data_cache", metavar="PATH", help="decoded images")
-    parser.add_argument(
-        "--data.eval_batch_size",
-        dest="data_eval_batch_size",
-        metavar="N",
-        type=positive,
-        help="images at a time",
-    )
+    add_data_options(parser)
     return parser
 
 
