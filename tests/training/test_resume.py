@@ -32,6 +32,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "optimizer": {"name": "adamw", "lr": 0.01},
         "trainer": {"precision": "bf16-mixed", "clip_norm": 1.0},
     },
+    "a teacher that learns, average, accumulation, half precision": {
+        "method": {"name": "pkkd"},
+        "trainer": {"ema": 0.9, "accumulate": 3, "precision": "bf16-mixed", "clip_norm": 1.0},
+    },
 }
 
 

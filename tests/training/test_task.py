@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,12 +57,16 @@ def test_bad_label_smoothing(value: float) -> None:
         supervised.Config(label_smoothing=value)
 
 
-def test_the_listed_methods_have_their_names() -> None:
+def test_the_listed_methods_have_their_names(tmp_path: Path) -> None:
     model = models.create_model("lenet5_bn", in_channels=1)
+    models.save_weights(model, tmp_path / "model.safetensors")
     for name in methods.METHODS:
         method = get_method(name)
         config = method.Config()  # type: ignore[call-arg]
         assert config.name == name
+        if name == "kd":
+            # It has no default.
+            config = replace(config, teacher=str(tmp_path))  # type: ignore[call-arg]
         assert isinstance(method.Task(model, config), TrainingTask)
 
 

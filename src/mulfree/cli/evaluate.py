@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
@@ -43,8 +43,13 @@ def main(argv: list[str]) -> int:
         splits = data.load(config, report)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = _loader(splits, config, arguments.split, device)
-    check_fit("evaluate", trained.model, splits, config.name)
-    result = training.evaluate(trained.model.to(device), shown(loader, "evaluating"))
+    networks = [trained.model]
+    if arguments.teacher is not None:
+        networks.append(training.load_model(arguments.teacher))
+    for network in networks:
+        check_fit("evaluate", network.to(device), splits, config.name)
+    model, *teacher = networks
+    result = training.evaluate(model, shown(loader, "evaluating"), *teacher)
     if arguments.json:
         print(json.dumps(_to_json(arguments, config, splits, result), indent=2))
     else:
@@ -63,6 +68,12 @@ def _parser() -> Parser:
         help="a .ckpt or .safetensors file, or a run's directory",
     )
     parser.add_argument("--split", choices=_SPLITS, default="test", help="which images")
+    parser.add_argument(
+        "--teacher",
+        metavar="CHECKPOINT",
+        help="network to compare it with: how often both name the same class (agreement), and the "
+        "mean divergence KL(teacher || network) of their probabilities",
+    )
     parser.add_argument("--per-class", action="store_true", help="accuracy of every class, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--threads", type=positive, help="CPU threads")
@@ -100,6 +111,9 @@ def _to_json(
         # JSON has no word for infinities and what is not a number.
         "loss": result.loss if math.isfinite(result.loss) else None,
     }
+    if result.fidelity is not None:
+        values |= {"teacher": arguments.teacher, **asdict(result.fidelity)}
+        values["kl"] = values["kl"] if math.isfinite(values["kl"]) else None
     if arguments.per_class:
         values["per_class"] = {
             name: None if math.isnan(accuracy) else accuracy
@@ -113,6 +127,11 @@ def _print_result(arguments: Any, splits: DataSplits, result: Evaluation) -> Non
         f"accuracy {result.accuracy:.2%}  loss {result.loss:.4f}  "
         f"({result.images} {arguments.split} images)"
     )
+    if (fidelity := result.fidelity) is not None:
+        print(
+            f"teacher  {fidelity.teacher_accuracy:.2%}  agreement {fidelity.agreement:.2%}  "
+            f"KL {fidelity.kl:.4f}"
+        )
     if arguments.per_class:
         width = max(map(len, splits.classes))
         for name, accuracy in zip(splits.classes, result.per_class, strict=True):

@@ -12,6 +12,7 @@ from mulfree.training.config import TrainerConfig as TrainerConfig
 from mulfree.training.config import read_config as read_config
 from mulfree.training.evaluation import Evaluation as Evaluation
 from mulfree.training.evaluation import evaluate as evaluate
+from mulfree.training.fidelity import Fidelity as Fidelity
 from mulfree.training.norm import NormAnnealing as NormAnnealing
 from mulfree.training.norm import NormConfig as NormConfig
 from mulfree.training.optimizer import AdaptiveLocalLR as AdaptiveLocalLR

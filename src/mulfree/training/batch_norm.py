@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from lightning.pytorch.plugins import LayerSync
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mulfree.training.collective import total
 
 
 class SyncBatchNorms(LayerSync):
@@ -51,9 +51,9 @@ class _SyncBatchNorm(_BatchNorm):
         shape = [1, -1] + [1] * (x.ndim - 2)
         count = x.new_tensor(x.numel() / x.shape[1])
         distributed.all_reduce(count)
-        mean = _total(x.sum(others)) / count
+        mean = total(x.sum(others)) / count
         centred = x - mean.view(shape)
-        variance = _total(centred.square().sum(others)) / count
+        variance = total(centred.square().sum(others)) / count
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         y = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
@@ -71,26 +71,3 @@ class _SyncBatchNorm(_BatchNorm):
         factor = 1 / float(self.num_batches_tracked) if momentum is None else momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), factor)
         self.running_var.lerp_(variance.to(self.running_var.dtype), factor)
-
-
-def _total(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over the processes."""
-    total: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
-    return total
-
-
-class _Sum(torch.autograd.Function):
-    """`_total`, and how it is differentiated."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # What each process adds reaches the losses of all of them.
-        total = grads[0].clone()
-        distributed.all_reduce(total)
-        return total

@@ -194,5 +194,8 @@ def _line(row: Row, module: RunModule) -> str:
         text = f"loss {row[f'{part}_loss']:.4f}"
         if f"{part}_accuracy" in row:
             text += f" accuracy {row[f'{part}_accuracy']:.2%}"
+        if f"{part}_agreement" in row:
+            text += f" teacher {row[f'{part}_teacher_accuracy']:.2%}"
+            text += f" agreement {row[f'{part}_agreement']:.2%}"
         parts.append(f"{part} {text}")
     return "  ".join([*parts, f"{row['seconds']:.1f} s"])

@@ -23,6 +23,8 @@ FORMAT = "mulfree.checkpoint/1"
 KEY = "mulfree"
 LAST = "last.ckpt"
 WEIGHTS = "model.safetensors"
+# Where the weights of a teacher are, in a checkpoint.
+_TEACHER = "task.teacher."
 BEST = "best.ckpt"
 
 
@@ -94,16 +96,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             raise _broken(file, "a checkpoint of mulfree train")
         config = TrainConfig.from_dict(own["config"])
         history = [{str(key): _number(row[key]) for key in row} for row in own["history"]]
-        recipe = models.ModelConfig(
-            name=own["recipe"]["name"], arguments=dict(own["recipe"]["arguments"])
-        )
-        prefix = str(own["network"])
-        state = content["state_dict"]
-        network = {
-            name.removeprefix(prefix): tensor
-            for name, tensor in state.items()
-            if name.startswith(prefix)
-        }
+        recipe = _recipe(own["recipe"])
+        network = _part(content["state_dict"], str(own["network"]))
         step = int(content["global_step"])
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
         raise _broken(file, f"a complete checkpoint ({error})") from error
@@ -145,13 +139,34 @@ def model_of(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         ArtifactError: The checkpoint is not what it claims.
     """
+    return _built(checkpoint.path, checkpoint.recipe, checkpoint.network)
+
+
+def teacher_of(checkpoint: Checkpoint) -> nn.Module | None:
+    """The network that it learned from, likewise; None where the method has no teacher.
+
+    Raises:
+        ArtifactError: The checkpoint is not what it claims.
+    """
+    own = checkpoint.content[KEY].get("teacher")
+    if own is None:
+        return None
     try:
-        model = models.create_model(checkpoint.recipe.name, **checkpoint.recipe.arguments)
+        recipe = _recipe(own)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken(checkpoint.path, f"a complete checkpoint ({error})") from error
+    state = _part(checkpoint.content["state_dict"], _TEACHER)
+    return _built(checkpoint.path, recipe, state)
+
+
+def _built(path: Path, recipe: models.ModelConfig, state: dict[str, Tensor]) -> nn.Module:
+    try:
+        model = models.create_model(recipe.name, **recipe.arguments)
     except (ConfigError, TypeError) as error:
-        raise _broken(checkpoint.path, f"of a model that can be built ({error})") from error
-    numbers = (t.dtype for t in checkpoint.network.values() if isinstance(t, Tensor))
+        raise _broken(path, f"of a model that can be built ({error})") from error
+    numbers = (t.dtype for t in state.values() if isinstance(t, Tensor))
     model.to(next((dtype for dtype in numbers if dtype.is_floating_point), torch.float32))
-    load_network(model, checkpoint)
+    _load(model, state, path)
     return model.eval()
 
 
@@ -161,16 +176,20 @@ def load_network(model: nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         ArtifactError: They are those of another network.
     """
-    own, given = model.state_dict(), checkpoint.network
+    _load(model, checkpoint.network, checkpoint.path)
+
+
+def _load(model: nn.Module, given: dict[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
     for name in sorted(own.keys() ^ given.keys()):
         state = "missing" if name in own else "not in the model"
-        raise _broken(checkpoint.path, f"of the model it names ({name} is {state})")
+        raise _broken(path, f"of the model it names ({name} is {state})")
     for name, tensor in own.items():
         found = given[name]
         if not isinstance(found, Tensor) or found.shape != tensor.shape:
             shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise _broken(
-                checkpoint.path,
+                path,
                 f"of the model it names ({name} has {shape} instead of {list(tensor.shape)})",
             )
     model.load_state_dict(given)
@@ -211,6 +230,16 @@ def _read_file(file: Path, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _broken(path, "a checkpoint of mulfree train")
     return content
+
+
+def _recipe(own: Any) -> models.ModelConfig:
+    return models.ModelConfig(name=own["name"], arguments=dict(own["arguments"]))
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries whose names begin with `prefix`, without it."""
+    names = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
+    return {short: state[name] for short, name in names.items()}
 
 
 def _number(value: object) -> float:

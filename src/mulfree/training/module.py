@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from mulfree import models
 from mulfree.errors import TrainingError
 from mulfree.training import checkpoint
 from mulfree.training.config import TrainConfig
@@ -59,6 +61,9 @@ class RunModule(LightningModule):
         self.config = config
         self.held_out = held_out
         self.recipe = recipe
+        self.teacher_recipe: dict[str, Any] | None = None
+        if task.teacher is not None:
+            self.teacher_recipe = asdict(models.config_of(task.teacher))
         self.steps_per_epoch = steps_per_epoch
         epochs = config.trainer.epochs
         self.schedule = Schedule(
@@ -162,6 +167,17 @@ class RunModule(LightningModule):
         own.zero_grad()
         if self.ema is not None:
             self._average(self.ema)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Limits the norm of the gradients, for networks that learn side by side each its own."""
+        if gradient_clip_val is not None:
+            for parameters in self.task.learners():
+                torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     @torch.no_grad()
     def _average(self, ema: AveragedModel) -> None:
@@ -298,6 +314,7 @@ class RunModule(LightningModule):
             "config": self.config.to_dict(),
             "recipe": self.recipe,
             "network": "task.model." if self.ema is None else "ema.module.",
+            "teacher": self.teacher_recipe,
             "history": self.history,
             "train_sums": sums,
             "seconds": self._elapsed(),

@@ -33,7 +33,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def write_curves(path: Path, history: Sequence[Row], held_out: str) -> None:
-    """Accuracy and loss by epoch: training solid, held-out data dashed."""
+    """Accuracy and loss by epoch, and a teacher's: training solid, held-out data dashed."""
     # Not pyplot: it would choose a window system and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,11 +41,18 @@ def write_curves(path: Path, history: Sequence[Row], held_out: str) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     epochs = [row["epoch"] for row in history]
-    for axes, metric in zip(figure.subplots(1, 2), ("accuracy", "loss"), strict=True):
-        for name, style in (("train", "-"), (held_out, "--")):
-            values = [row[f"{name}_{metric}"] for row in history if f"{name}_{metric}" in row]
-            if len(values) == len(epochs):
-                axes.plot(epochs, values, style, label=name, marker="." if len(epochs) < 3 else "")
+    panels: list[tuple[str, Sequence[str]]] = [("accuracy", ("", "teacher_")), ("loss", ("",))]
+    if any("train_agreement" in row for row in history):
+        panels.insert(1, ("agreement", ("",)))
+    marker = "." if len(epochs) < 3 else ""
+    for axes, (metric, whose) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for colour, who in enumerate(whose):
+            for name, style in (("train", "-"), (held_out, "--")):
+                key = f"{name}_{who}{metric}"
+                values = [row[key] for row in history if key in row]
+                if len(values) == len(epochs):
+                    label = f"{who.replace('_', ' ')}{name}"
+                    axes.plot(epochs, values, style, color=f"C{colour}", label=label, marker=marker)
         axes.set_xlabel("epoch")
         axes.set_ylabel(metric)
         axes.grid(alpha=0.3)

@@ -28,6 +28,7 @@ from mulfree.training.checkpoint import (
     load_checkpoint,
     load_network,
     model_of,
+    teacher_of,
 )
 from mulfree.training.config import TrainConfig, leaves
 from mulfree.training.evaluation import evaluate
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 RUNS = "runs"
+TEACHER = "teacher.safetensors"
 # Images up to this size are kept on the accelerator.
 _RESIDENT_BYTES = 2**31
 
@@ -95,7 +97,8 @@ def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
     """Trains a network and writes the files of the run.
 
     The directory of the run then holds config.yaml, metrics.csv, metrics.json, curves.png,
-    model.safetensors (the network of the last epoch), last.ckpt, best.ckpt and tensorboard/.
+    model.safetensors (the network of the last epoch), last.ckpt, best.ckpt and tensorboard/, and
+    teacher.safetensors where it learned from another network.
     Where the strategy divides the parameters, the two checkpoints are directories.
 
     Args:
@@ -289,9 +292,10 @@ def _fit(
     metrics: dict[str, Any] = {}
     if finished and is_main_process():
         # Built anew: the one that was trained may be divided among processes.
-        network = model_of(load_checkpoint(directory / LAST))
-        metrics = _metrics(module, network, splits, place)
-        _write_results(directory, module, network, metrics)
+        checkpoint = load_checkpoint(directory / LAST)
+        network, teacher = model_of(checkpoint), teacher_of(checkpoint)
+        metrics = _metrics(module, network, teacher, splits, place)
+        _write_results(directory, module, network, teacher, metrics)
     return Result(
         directory=directory,
         finished=finished,
@@ -341,11 +345,14 @@ def _out_of_memory(config: TrainConfig, training: bool, device: torch.device) ->
 
 
 def _metrics(
-    module: RunModule, network: nn.Module, splits: data.DataSplits, place: _Place
+    module: RunModule,
+    network: nn.Module,
+    teacher: nn.Module | None,
+    splits: data.DataSplits,
+    place: _Place,
 ) -> dict[str, Any]:
     config, history = module.config, module.history
-    last = history[-1]
-    accuracy, loss = last[f"{module.held_out}_accuracy"], last[f"{module.held_out}_loss"]
+    tested = {name: value for name, value in history[-1].items() if name.startswith("test_")}
     if splits.validation is not None:
         test = data.BatchLoader(
             splits.test,
@@ -354,16 +361,19 @@ def _metrics(
             transform=splits.test_transform,
             device=place.device,
         )
-        result = evaluate(network.to(place.device), test)
-        accuracy, loss = result.accuracy, result.loss
+        if teacher is not None:
+            teacher.to(place.device)
+        result = evaluate(network.to(place.device), test, teacher)
+        tested = {"test_accuracy": result.accuracy, "test_loss": result.loss}
+        if result.fidelity is not None:
+            tested |= {f"test_{key}": value for key, value in asdict(result.fidelity).items()}
     best = module.best
     return {
         "data": config.data.name,
         "model": config.model.name,
         "operator": config.model.operator,
         "method": config.method.name,
-        "test_accuracy": accuracy,
-        "test_loss": loss,
+        **tested,
         "best_epoch": None if best is None else best["epoch"],
         f"best_{module.held_out}_accuracy": best and best[f"{module.held_out}_accuracy"],
         "epochs": len(history),
@@ -376,9 +386,15 @@ def _metrics(
 
 
 def _write_results(
-    directory: Path, module: RunModule, network: nn.Module, metrics: dict[str, Any]
+    directory: Path,
+    module: RunModule,
+    network: nn.Module,
+    teacher: nn.Module | None,
+    metrics: dict[str, Any],
 ) -> None:
     models.save_weights(network, directory / WEIGHTS)
+    if teacher is not None:
+        models.save_weights(teacher, directory / TEACHER)
     # Again, in case the run was killed after its last checkpoint and before this line of it.
     write_csv(directory / METRICS_CSV, module.history)
     write_curves(directory / CURVES, module.history, module.held_out)
@@ -461,6 +477,8 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
+            # A teacher that is trained already.
+            warnings.filterwarnings("ignore", "Found .* in eval mode at the start", UserWarning)
             # It warns of changing logits in place, which no task does.
             warnings.filterwarnings(
                 "ignore", "FSDP2-wrapped module .* returned a view", UserWarning

@@ -28,15 +28,29 @@ class MethodConfig:
 class TrainingTask(nn.Module):
     """What one training step computes, without any loop around it.
 
-    Everything the method trains or needs is a submodule; `model` is the network that is kept.
+    Everything the method trains or needs is a submodule; `model` is what it is for, and is kept.
 
     Args:
         model: Maps images `[N, C, H, W]` to logits `[N, num_classes]`.
+
+    Attributes:
+        teacher: A network that `model` learns from, if the method has one.
+        trains_teacher: Whether the teacher is trained beside it, on a loss of its own.
     """
+
+    teacher: nn.Module | None
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.teacher = None
+        self.trains_teacher = False
+
+    def learners(self) -> list[list[nn.Parameter]]:
+        """All parameters, those of networks that do not know of each other apart."""
+        apart = list(self.teacher.parameters()) if self.teacher is not None else []
+        known = set(apart)
+        return [[p for p in self.parameters() if p not in known], apart]
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 from mulfree.errors import ConfigError, choices_message
 from mulfree.training.task import MethodConfig, TrainingTask
 
-METHODS: tuple[str, ...] = ("supervised", "qat")
+METHODS: tuple[str, ...] = ("supervised", "qat", "kd", "pkkd")
 
 
 class Method(Protocol):

@@ -1,0 +1,361 @@
+r"""What the layers of two networks say of the same images, made comparable: kernels and 1x1 layers.
+
+Legend: N images, C channels, H W rows and columns, :math:`y` the response of a layer
+`[N, C, H, W]`.
+
+References:
+    arXiv 2009.13044, Eq. 7-13. What of these formulas is not certain is an option, with the form
+    that is remembered as its default; see docs/distillation.md.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mulfree import models, operators
+from mulfree.errors import ConfigError, ShapeError
+from mulfree.training.collective import average
+
+LIMIT = 8.0
+"""Exponents beyond it stay at it: e^8 is 2981, whose square is far from the limits of float32."""
+STAGES = "stages"
+"""In the place of a name: the last layer at each size of map."""
+
+Sigma: TypeAlias = float | Literal["learned", "matched"]
+
+# Weight of a batch in the running statistics of a response.
+_MOMENTUM = 0.1
+# Least deviation that responses are divided by.
+_NARROWEST = 1e-6
+# As in batch normalisation.
+_EPSILON = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchingConfig:
+    """How the responses of two networks are made comparable.
+
+    Attributes:
+        layers: Names of layers of the student, glob patterns of names, or `STAGES`.
+        where: Read a layer's own result (layer), or what its normalisation makes of it (norm).
+        kernel: Put responses through a kernel.
+        linear: Put a 1x1 convolution behind that of both networks, of the student's alone, or of
+            none.
+        sigma: Width of the kernels: a number, one that fits the running deviation of the responses
+            (matched), or that times a factor that each layer learns (learned).
+        sign: The kernel of a convolution falls with its response and that of an adder layer rises
+            with its response (opposite), or both rise (same).
+        normalise: Compare results of unit variance, which cannot agree by vanishing.
+    """
+
+    layers: tuple[str, ...]
+    where: Literal["layer", "norm"]
+    kernel: bool
+    linear: Literal["both", "student", "none"]
+    sigma: Sigma
+    sign: Literal["opposite", "same"]
+    normalise: bool
+
+
+class Kernel(nn.Module):
+    r"""A kernel on the responses of a layer.
+
+    .. math:: k = \exp\left(\pm \frac{y - \mu}{2 \sigma^2}\right)
+
+    The running mean :math:`\mu` of each channel divides its kernel by a constant. That is nothing
+    to a 1x1 convolution behind it, and it keeps the exponential of a sum of hundreds of distances,
+    all of one sign, from vanishing; exponents are cut at `LIMIT`, so that it cannot overflow
+    either. Where sigma is matched, :math:`2 \sigma^2` is the running deviation of the responses
+    about the means of their channels, where it is learned a multiple of it.
+
+    Args:
+        channels: C.
+        sign: 1 or -1.
+        config: With `kernel` false the result is the exponent, without its sign.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    seen: Tensor
+
+    def __init__(self, channels: int, sign: float, config: MatchingConfig) -> None:
+        super().__init__()
+        self.exponential = config.kernel
+        self.sign = sign if config.kernel else 1.0
+        self.sigma = config.sigma
+        # A vector, because a lone number cannot be divided among processes.
+        self.width = nn.Parameter(torch.zeros(1)) if config.sigma == "learned" else None
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("deviation", torch.ones(()))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, y: Tensor) -> Tensor:
+        """`[N, C, H, W]` to the same, in float32 at least."""
+        y = y.to(torch.promote_types(y.dtype, torch.float32))
+        if self.training:
+            self._see(y.detach())
+        if isinstance(self.sigma, str):
+            factor = self.sign / self.deviation
+        else:
+            factor = torch.full_like(self.deviation, self.sign / (2 * self.sigma**2))
+        if self.width is not None:
+            factor = factor * self.width.exp()
+        # One product and one sum for each number, however many factors there are.
+        exponent = torch.addcmul(-self.mean * factor, y, factor)
+        return exponent.clamp(-LIMIT, LIMIT).exp_() if self.exponential else exponent
+
+    @torch.no_grad()
+    def _see(self, y: Tensor) -> None:
+        """Takes a batch into the running statistics, which are those of all processes."""
+        positions = y.flatten(2)
+        count = len(y) * positions.shape[2]
+        # Not `torch.var_mean`, which takes a hundred times as long on a CPU.
+        squares = torch.linalg.vector_norm(positions, dim=2).double().square()
+        sums = torch.stack([positions.sum(2).double().sum(0), squares.sum(0)])
+        mean, square = average(sums / count).unbind()
+        deviation = (square - mean.square()).mean().clamp_min(_NARROWEST**2).sqrt()
+        # The first batch alone makes them.
+        weight = torch.where(self.seen > 0, _MOMENTUM, 1.0)
+        for running, now in ((self.mean, mean.view_as(self.mean)), (self.deviation, deviation)):
+            running.copy_(running.lerp(now.to(running.dtype), weight.to(running.dtype)))
+        self.seen.add_(1)
+
+
+class Pair(nn.Module):
+    r"""Mean squared difference of what two layers say, after a kernel and a 1x1 convolution each.
+
+    .. math:: \frac{1}{N H W C} \sum \left(W_s k_s + b_s - W_t k_t - b_t\right)^2
+
+    It is worked out from the means of the kernels and of their products, which are all it depends
+    on: neither the convolutions nor the difference is computed position by position. They are those
+    of the images of all processes together.
+
+    Args:
+        name: Of the layers.
+        channels: C.
+        signs: Of the exponents of student and teacher.
+        config: Options.
+    """
+
+    def __init__(
+        self, name: str, channels: int, signs: tuple[float, float], config: MatchingConfig
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.normalise = config.normalise
+        self.student_kernel, self.teacher_kernel = (Kernel(channels, s, config) for s in signs)
+        wanted = config.linear in ("both", "student"), config.linear == "both"
+        self.student_linear, self.teacher_linear = (
+            nn.Conv2d(channels, channels, 1) if there else None for there in wanted
+        )
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Responses `[N, C, H, W]` to a scalar; the teacher's get no gradient."""
+        if student.shape != teacher.shape:
+            raise ShapeError(
+                f"pkkd: `teacher` must answer in layer {self.name} with the student's shape "
+                f"{list(student.shape)}, got {list(teacher.shape)}"
+            )
+        with torch.autocast(student.device.type, enabled=False):
+            s, t = self.student_kernel(student), self.teacher_kernel(teacher.detach())
+            s_mean, t_mean = average(torch.stack([s.mean((0, 2, 3)), t.mean((0, 2, 3))])).unbind()
+            products = torch.stack([_products(s, s), _products(t, t), _products(s, t)])
+            ss, tt, st = average(products).unbind()
+            # Covariances and means, then those behind the convolutions.
+            ss = ss - s_mean.outer(s_mean)
+            tt = tt - t_mean.outer(t_mean)
+            st = st - s_mean.outer(t_mean)
+            if self.student_linear is not None:
+                w = self.student_linear.weight.flatten(1)
+                ss, st = w @ ss @ w.T, w @ st
+                s_mean = w @ s_mean + cast(Tensor, self.student_linear.bias)
+            if self.teacher_linear is not None:
+                w = self.teacher_linear.weight.flatten(1)
+                tt, st = w @ tt @ w.T, st @ w.T
+                t_mean = w @ t_mean + cast(Tensor, self.teacher_linear.bias)
+            ss, tt, st = ss.diagonal(), tt.diagonal(), st.diagonal()
+            if self.normalise:
+                # What batch normalisation makes of them: means of 0, variances of nearly 1.
+                a, b = (ss + _EPSILON).rsqrt(), (tt + _EPSILON).rsqrt()
+                squares = ss * a * a + tt * b * b - 2 * st * a * b
+            else:
+                squares = ss + tt - 2 * st + (s_mean - t_mean).square()
+            return squares.mean()
+
+
+def _products(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over images and positions of the products of channels, `[C, C]`."""
+    images, channels, *sides = x.shape
+    if channels > math.prod(sides):
+        # As many matrices as there are images would take more memory than the responses.
+        total: Tensor = torch.tensordot(x, y, dims=([0, 2, 3], [0, 2, 3]))
+    else:
+        total = torch.bmm(x.flatten(2), y.flatten(2).transpose(1, 2)).sum(0)
+    return total / (images * math.prod(sides))
+
+
+class Matching(nn.Module):
+    r"""The sum over pairs of layers :math:`m` of the mean squared difference of two networks.
+
+    .. math:: L_{mid} = \sum_m \mathrm{mean} (\rho_s^m(k_s^m) - \rho_t^m(k_t^m))^2
+
+    It reads the networks in their forward: `start` before, the call after that of both.
+
+    Args:
+        student: A network of `create_model`.
+        teacher: One with layers of the same names and channels.
+        config: Options.
+
+    Raises:
+        ConfigError: A name in `config.layers` matches nothing, or the networks do not fit.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, config: MatchingConfig) -> None:
+        super().__init__()
+        own = models.config_of(student).arguments["operator"]
+        layers, others = _layers(student, [own]), _layers(teacher, operators.OPERATORS)
+        self.names = names = _chosen(student, layers, config.layers)
+        pairs = []
+        for name in names:
+            layer, other = layers[name], others.get(name)
+            if other is None or other.out_channels != layer.out_channels:
+                raise ConfigError(
+                    f"pkkd: `teacher` must have a layer {name} of {layer.out_channels} channels as "
+                    f"the student has, got {other and other.out_channels}"
+                )
+            signs = _sign(layer, config), _sign(other, config)
+            pairs.append(Pair(name, layer.out_channels, signs, config))
+        self.pairs = nn.Sequential(*pairs)
+        self._readers = tuple(_Reader(net, names, config.where) for net in (student, teacher))
+
+    def start(self) -> None:
+        """From now on what the networks' layers say is kept."""
+        for reader in self._readers:
+            reader.listening = True
+
+    def forward(self) -> Tensor:
+        """The loss of what was said since `start`, a scalar; nothing is kept any more."""
+        student, teacher = (reader.taken() for reader in self._readers)
+        losses = [
+            pair(student[name], teacher[name])
+            for name, pair in zip(self.names, self.pairs, strict=True)
+        ]
+        return torch.stack(losses).sum()
+
+
+def _sign(layer: nn.Module, config: MatchingConfig) -> float:
+    """That of the exponents of a layer's kernel."""
+    falls = config.sign == "opposite" and isinstance(layer, nn.Conv2d)
+    return -1.0 if falls else 1.0
+
+
+class _Reader:
+    """What layers of a network say while it computes.
+
+    Args:
+        model: The network.
+        names: Its layers.
+        where: "layer" or "norm".
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str], where: str) -> None:
+        self.listening = False
+        self._said: dict[str, Tensor] = {}
+        for name in names:
+            place = model.get_submodule(name if where == "layer" else _norm_of(model, name))
+            place.register_forward_hook(_Hook(self, name, copies=where == "norm"))
+
+    def taken(self) -> dict[str, Tensor]:
+        """What was said, which is forgotten here."""
+        said, self._said, self.listening = self._said, {}, False
+        return said
+
+    def hear(self, name: str, y: Tensor) -> None:
+        """Keeps what a layer says, if somebody wants to know."""
+        if self.listening:
+            self._said[name] = y
+
+
+class _Hook:
+    """Tells a reader the result of a module."""
+
+    def __init__(self, reader: _Reader, name: str, *, copies: bool) -> None:
+        self._reader = reader
+        self._name = name
+        # An activation in place may change what a normalisation has made.
+        self._copies = copies
+
+    def __call__(self, module: nn.Module, args: Any, y: Tensor) -> None:
+        self._reader.hear(self._name, y.clone() if self._copies else y)
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        # A copy of the network, such as its moving average, is not read.
+        return _say_nothing
+
+
+def _say_nothing(module: nn.Module, args: Any, y: Tensor) -> None:
+    """The hook of a copy."""
+
+
+def _layers(model: nn.Module, kinds: Sequence[str]) -> dict[str, Any]:
+    """The layers with windows that are of one of these operators, by name."""
+    classes = tuple(operators.get_operator(kind).conv for kind in kinds)
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, classes)}
+
+
+def _chosen(model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[str]) -> list[str]:
+    """Names that the patterns stand for, in order of registration."""
+    chosen: set[str] = set()
+    for pattern in patterns:
+        found = _stage_ends(model, layers) if pattern == STAGES else fnmatch.filter(layers, pattern)
+        if not found:
+            near = difflib.get_close_matches(pattern, layers, n=1)
+            raise ConfigError(
+                f"pkkd: `layers` must be {STAGES} or name layers of the student's operator, "
+                f"got {pattern!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+        chosen |= set(found)
+    return [name for name in layers if name in chosen]
+
+
+@torch.no_grad()
+def _stage_ends(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
+    """The layer that answers last at each size of map, found by an empty image."""
+    last: dict[torch.Size, str] = {}
+    handles = [
+        layer.register_forward_hook(lambda _, __, y, name=name: last.update({y.shape[2:]: name}))
+        for name, layer in layers.items()
+    ]
+    recipe = models.config_of(model)
+    side = models.image_size(recipe.name)
+    parameter = next(model.parameters())
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()(parameter.new_zeros(1, recipe.arguments["in_channels"], side, side))
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for handle in handles:
+            handle.remove()
+    return list(last.values())
+
+
+def _norm_of(model: nn.Module, layer: str) -> str:
+    """Name of the normalisation behind a layer: the next one that is registered."""
+    names = iter(model.named_modules())
+    for name, _ in names:
+        if name == layer:
+            break
+    for name, module in names:
+        if isinstance(module, _BatchNorm):
+            return str(name)
+    raise ConfigError(f"pkkd: `where` must be layer for {layer}, which has no normalisation")
