@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,13 @@ class TrainingTask(nn.Module):
 
     Args:
         model: Maps images `[N, C, H, W]` to logits `[N, num_classes]`.
+
+    Attributes:
+        piecewise: Whether the modules in a network are called, not the network. Its parameters are
+            then divided and gathered all together, as nobody calls what would gather some.
     """
+
+    piecewise: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
