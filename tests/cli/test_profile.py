@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.runtime.graphs import tiny
 
-from mulfree import models
+from mulfree import models, runtime
 from mulfree.cli.main import main
 
 
@@ -54,6 +55,43 @@ def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models.save_weights(model, path)
     named = ("--operator", "adder2d", "--num-classes", "4", "--input-size", "1,28,28")
     assert profile(capsys, str(path)) == profile(capsys, "lenet5_bn", *named)
+
+
+@pytest.mark.parametrize("name", ["tiny.mulfree", "tiny.safetensors"])
+def test_an_artifact(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / name
+    runtime.save(tiny(), path)
+    lines = profile(capsys, str(path)).splitlines()
+    assert lines[0] == "tiny, input 1x3x3, int8, exact convention, including normalisation"
+    assert [cell.strip() for cell in lines[5].strip("|").split("|")] == [
+        "adder", "adder2d", "2x2x2", "4", "72", "0", "12", "40 B", "17.36 pJ",
+    ]  # fmt: skip
+    total = json.loads(profile(capsys, str(path), "--format", "json"))["total"]
+    assert (total["mul"], total["add"]) == (10, 88)
+    assert "| total |  |  | 10 | 88 |" in profile(capsys, str(path), "--format", "markdown")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--input-size", "1,9,9"],
+            r"`--input-size` must be left out with an artifact, got \(1, 9",
+        ),
+        (["--dtype", "fp32"], "`--dtype` must be left out with an artifact, got 'fp32' for .*tiny"),
+        (
+            ["--convention", "exact"],
+            "`--convention` must be left out with an artifact, got 'exact'",
+        ),
+        (["--normalisation"], "`--normalisation` must be left out with an artifact, got True"),
+        (["--operator", "conv2d"], "`--operator` must be left out with a file, got 'conv2d'"),
+    ],
+)
+def test_options_that_an_artifact_has_no_use_for(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime.save(tiny(), tmp_path / "tiny.mulfree")
+    test_a_mistake_is_one_line([str(tmp_path / "tiny.mulfree"), *words], message, capsys)
 
 
 @pytest.mark.parametrize(

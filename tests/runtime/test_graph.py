@@ -380,7 +380,7 @@ def test_a_node_alone_is_incomplete() -> None:
     with pytest.raises(NotImplementedError):
         node.output_shape({})
     with pytest.raises(NotImplementedError):
-        node.count({})
+        node.operations({})
 
 
 def test_counts_by_hand() -> None:
@@ -391,6 +391,12 @@ def test_counts_by_hand() -> None:
     assert mean == Count(mul=0, add=2 * 4 + 2)
     assert linear == Count(mul=2 * 2 + 2, add=2 * 2 + 2)
     assert adder + linear == Count(mul=10, add=78)
+    graph = tiny()
+    assert [node.operations(graph.by_name) for node in graph.nodes] == [
+        {"int8": Count(add=32), "int32": Count(mul=4, add=32 + 8)},
+        {"int32": mean},
+        {"int8": Count(mul=4), "int32": Count(add=4), "fp32": Count(mul=2, add=2)},
+    ]
 
 
 def test_counts_of_the_other_nodes() -> None:
@@ -399,6 +405,7 @@ def test_counts_of_the_other_nodes() -> None:
     conv = one_node((2, 4, 4), (2, 4, 4), op="conv2d", weight=weight, **NUMBERS, **residual)
     taps = 2 * 16 * 9
     assert conv.counts()[0] == Count(mul=taps + 2 * 16, add=taps + 2 * 2 * 16)
+    assert conv.nodes[0].operations(conv.by_name)["int8"] == Count(mul=taps)
     add = one_node((1, 4, 4), (1, 4, 4), **ADD | {"other_multiplier": 6}, other="x", high=255)
     assert add.counts()[0] == Count(mul=16, add=32)
     for fields_ in (

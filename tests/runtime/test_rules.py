@@ -14,6 +14,7 @@ from mulfree.runtime.rules import (
     Texts,
     refusal,
     rules,
+    tensors,
 )
 
 
@@ -57,6 +58,14 @@ def test_fields_without_a_rule_are_left_out() -> None:
 
     assert list(rules(Pad)) == ["name", "input", "output", "left", "right", "top", "bottom"]
     assert list(rules(Linear)) == ["name", "input", "weight", "scale", "bias"]
+
+
+def test_tensors_of_a_thing() -> None:
+    from mulfree.runtime.graph import Lut, Pad
+
+    table = np.zeros((1, 256), np.uint8)
+    assert tensors(Pad(name="p", input="x", output="y", left=0, right=0, top=0, bottom=0)) == {}
+    assert tensors(Lut(name="l", input="x", output="y", table=table)) == {"table": table}
 
 
 def test_refusals_stay_short() -> None:

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from mulfree import models
 from mulfree.cli.main import main
 from mulfree.models import config_of, registry
-from mulfree.training import load_checkpoint, load_model, train
+from mulfree.training import load_checkpoint, load_model, model_of, train
 from mulfree.training.callbacks import RunFiles
+from mulfree.training.methods import qat
 
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.training.many_processes"
@@ -36,7 +37,18 @@ NETWORKS = {
         *("--model.name=lenet5_bn", "--model.operator=adder2d", "--model.options.width=0.25"),
         *("--trainer.clip_norm=0.5", "--trainer.sync_batchnorm=true", "--trainer.accumulate=2"),
     ],
+    # Percentiles of half a batch are not those of the whole.
+    "qat": [
+        *("--model.name=lenet5_bn", "--model.operator=adder2d", "--model.options.width=0.25"),
+        *("--method.name=qat", "--method.observer=minmax", "--method.shift_only=true"),
+        "--trainer.sync_batchnorm=true",
+    ],
+    "pkkd": [
+        *("--model.name=lenet5_bn", "--model.operator=adder2d", "--model.options.width=0.25"),
+        *("--method.name=pkkd", "--trainer.sync_batchnorm=true", "--trainer.clip_norm=0.5"),
+    ],
 }
+RESUMED = ("adder", "qat")
 pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
 
 
@@ -46,7 +58,7 @@ def words(network: str, directory: Path, *more: str) -> list[str]:
 
 def launch(script: Sequence[str], runs: Sequence[Sequence[str]]) -> None:
     process = start([json.dumps(run) for run in runs], script, cwd=ROOT)
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=420)
     assert process.returncode == 0, out + err
     assert out.count("of the test images are right") == len(runs), out + err
 
@@ -87,7 +99,7 @@ def _plain_is_a_model() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs `conv` and `adder` of a single process, and `-middle`, what they were in between."""
+    """A single process's runs, called as their network, and `-middle`, in between."""
     directory = tmp_path_factory.mktemp("one")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFiles, "_save", save_and_keep)
@@ -98,17 +110,18 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same runs of two processes with each strategy, and one that goes on with one's."""
+    """The same runs of two processes with each strategy, and some that go on with one's."""
     directory = tmp_path_factory.mktemp("two")
-    resumed = directory / "one-fsdp"
-    shutil.copytree(one / "adder-middle", resumed)
     ways = ("ddp", "fsdp")
     runs = [
         words(network, directory / f"{network}-{way}", f"--trainer.strategy={way}")
         for network in NETWORKS
         for way in ways
     ]
-    runs.append(["--resume", str(resumed), "--trainer.strategy=fsdp"])
+    for network in RESUMED:
+        resumed = directory / f"one-{network}-fsdp"
+        shutil.copytree(one / f"{network}-middle", resumed)
+        runs.append(["--resume", str(resumed), "--trainer.strategy=fsdp"])
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", MODULE)
     launch(torchrun, runs)
     return directory
@@ -154,15 +167,22 @@ def test_verbs_take_a_divided_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_more_processes_and_another_strategy(one: Path, two: Path) -> None:
-    assert (two / "one-fsdp" / "last.ckpt").is_dir()
-    assert_close(one / "adder", two / "one-fsdp")
+@pytest.mark.parametrize("network", RESUMED)
+def test_a_run_goes_on_with_more_processes_and_another_strategy(
+    one: Path, two: Path, network: str
+) -> None:
+    resumed = two / f"one-{network}-fsdp"
+    assert (resumed / "last.ckpt").is_dir()
+    assert_close(one / network, resumed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
-def test_a_run_goes_on_with_fewer_processes(one: Path, two: Path, way: str, tmp_path: Path) -> None:
-    shutil.copytree(two / f"adder-{way}-middle", tmp_path / "run")
+@pytest.mark.parametrize("network", RESUMED)
+def test_a_run_goes_on_with_fewer_processes(
+    one: Path, two: Path, network: str, way: str, tmp_path: Path
+) -> None:
+    shutil.copytree(two / f"{network}-{way}-middle", tmp_path / "run")
     middle = load_checkpoint(tmp_path / "run" / "last.ckpt")
     assert middle.step == 3
     assert middle.path.is_dir() == (way == "fsdp")
@@ -171,4 +191,12 @@ def test_a_run_goes_on_with_fewer_processes(one: Path, two: Path, way: str, tmp_
     assert train(replace(middle.config, trainer=settings), middle).finished
     assert (tmp_path / "run" / "last.ckpt").is_file()
     assert not list((tmp_path / "run").glob(".*"))
-    assert_close(one / "adder", tmp_path / "run")
+    assert_close(one / network, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_a_divided_checkpoint_holds_the_ranges_of_its_training(two: Path) -> None:
+    checkpoint = load_checkpoint(two / "qat-fsdp" / "last.ckpt")
+    ranges = qat.trained_ranges(checkpoint, model_of(checkpoint), (3, 8, 8))
+    assert ranges is not None
+    assert list(ranges)[1:] == ["relu1", "relu2", "relu3", "relu4"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from tests.training.runs import assert_same, make_config
+from torch import distributed
 from torch.nn import functional
 
 from mulfree import data, models
@@ -96,6 +98,39 @@ def test_ranges_move_with_the_batches_in_training_alone() -> None:
     assert torch.equal(made.ranges, before)
 
 
+@pytest.mark.parametrize(
+    ("observer", "first", "last"), [("minmax", (-2.0, 3.0), 4.0), ("percentile", (-1.5, 2.5), 3.0)]
+)
+def test_ranges_are_those_of_all_processes(
+    observer: str, first: tuple[float, float], last: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hull of what they see; the mean where each leaves numbers out."""
+    there = iter([torch.tensor([-2.0, 2.0]), torch.tensor([0.0, 4.0])])
+
+    def all_reduce(here: torch.Tensor, op: Any = distributed.ReduceOp.SUM) -> None:
+        other = next(there)
+        if op == distributed.ReduceOp.MAX:
+            here.copy_(here.maximum(other * torch.tensor([-1.0, 1.0])))
+        else:
+            here += other
+
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_reduce", all_reduce)
+    monkeypatch.setattr(qat, "observe", lambda observer, bits, x: tuple(x))
+    made = task(observer=observer)
+    layout = made._layout((3, 8, 8))
+    running = qat._Running(layout, made, 0.5)
+    rows = list(layout.grids)
+    running(rows[0], torch.tensor([-1.0, 3.0]))
+    running(rows[1], torch.tensor([0.0, 2.0]))
+    assert made.ranges[0].tolist() == list(first)
+    assert made.ranges[1, 1] == last
+    # Nothing is sent while it is tested, where one process may have more batches than another.
+    qat._Running(layout, made, 0.0)(rows[0], torch.tensor([-9.0, 9.0]))
+    assert made.ranges[0].tolist() == list(first)
+
+
 def test_a_part_of_the_numbers_is_seen_from_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qat, "_SEEN", 96)
     made = task(observer="minmax")
@@ -117,8 +152,26 @@ def test_images_of_another_size_have_ranges_of_their_own() -> None:
     assert made.ranges.isfinite().all()
 
 
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """A group of one process."""
+    store = distributed.HashStore()  # type: ignore[attr-defined]
+    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+@pytest.mark.parametrize("observer", ["minmax", "percentile"])
+def test_compiled_steps_of_a_group_are_the_same(observer: str) -> None:
+    assert_compiled_steps_are_the_same(task(observer=observer))
+
+
 def test_compiled_steps_are_the_same() -> None:
-    made = task()
+    assert_compiled_steps_are_the_same(task())
+
+
+def assert_compiled_steps_are_the_same(made: qat.Task) -> None:
     other = copy.deepcopy(made)
     # Of the size that the model is made for, whose steps are known beforehand.
     batch = torch.randn(4, 3, 28, 28), torch.arange(4)

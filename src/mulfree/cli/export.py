@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulfree.cli.arguments import Parser, sizes
+from mulfree.cli.network import load_any
 from mulfree.cli.output import check_writable
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
-    from torch import nn
-
-    from mulfree.runtime import Graph
 
 _EPILOG = """\
 A float network reads `images`, normalised float32, and a quantised one `pixels`, uint8; both give
@@ -49,34 +47,10 @@ def main(argv: list[str]) -> int:
     from mulfree.export import to_onnx
 
     pixels = None if options.input is None else options.input == "pixels"
-    model = _load(Path(options.file))
+    model = load_any(Path(options.file))
     to_onnx(model, options.output, input_size=options.input_size, pixels=pixels)
     print(_described(options.output))
     return 0
-
-
-def _load(path: Path) -> nn.Module | Graph:
-    """The quantised network of an artifact, or the float one of anything else."""
-    from mulfree import runtime
-
-    weights = path.suffix == ".safetensors" and not _holds_graph(path)
-    if not (path.is_dir() or path.suffix == ".ckpt" or weights):
-        return runtime.load(path)
-    # Only float networks need it, and it brings Lightning.
-    from mulfree.training import load_model
-
-    return load_model(path)
-
-
-def _holds_graph(path: Path) -> bool:
-    """Whether a file in the layout of safetensors, which both have, is an artifact."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            return "mulfree" in (file.metadata() or {})
-    except (SafetensorError, OSError):
-        return False
 
 
 def _described(path: Path) -> str:

@@ -1,9 +1,10 @@
-"""The network of a checkpoint with the data it was trained on, for the verbs that take one."""
+"""The network of a file, with the data it was trained on, for the verbs that take one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mulfree.cli.arguments import Parser, positive
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mulfree.data import DataConfig, DataSplits
+    from mulfree.runtime import Graph
     from mulfree.training import Checkpoint
 
 _T = TypeVar("_T")
@@ -83,6 +85,34 @@ def read(verb: str, path: str, data_name: str | None) -> Trained:
             model=model, data=data.DataConfig(name=str(data_name)), checkpoint=checkpoint
         )
     return Trained(model=model, data=config.data, checkpoint=checkpoint)
+
+
+def load_any(path: Path) -> nn.Module | Graph:
+    """The quantised network of an artifact, or the float one of anything else, without its data.
+
+    Raises:
+        ArtifactError: No such file, or one that is damaged.
+    """
+    from mulfree import runtime
+
+    weights = path.suffix == ".safetensors" and not _holds_graph(path)
+    if not (path.is_dir() or path.suffix == ".ckpt" or weights):
+        return runtime.load(path)
+    # Only float networks need it, and it brings Lightning.
+    from mulfree.training import load_model
+
+    return load_model(path)
+
+
+def _holds_graph(path: Path) -> bool:
+    """Whether a file in the layout of safetensors, which both have, is an artifact."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return "mulfree" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def check_fit(verb: str, model: nn.Module, splits: DataSplits, name: str) -> None:

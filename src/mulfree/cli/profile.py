@@ -1,17 +1,29 @@
-"""`mulfree profile`: operations, parameters, bytes and energy of a model, layer by layer."""
+"""`mulfree profile`: operations, parameters, bytes and energy of a network, layer by layer."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from mulfree import models
 from mulfree.cli.arguments import Parser, positive, sizes
+from mulfree.cli.network import load_any
 from mulfree.errors import ConfigError, choices_message
 from mulfree.operators import OPERATORS
-from mulfree.profiling import ENERGY_45NM, count, to_json, to_markdown, to_text
+from mulfree.profiling import (
+    ENERGY_45NM,
+    Profile,
+    count,
+    count_graph,
+    to_json,
+    to_markdown,
+    to_text,
+)
 from mulfree.profiling.counting import CONVENTIONS
+from mulfree.runtime import Graph
 
 _FORMATS = {"table": to_text, "json": to_json, "markdown": to_markdown}
 
@@ -19,7 +31,11 @@ _EPILOG = """\
 The exact convention counts every layer as what it is: first and last layer of an adder network
 multiply. The paper convention counts these as adder layers too, as the tables of arXiv 1912.13200
 do. ResNet-32 has 69.12 M taps as printed there; of ResNet-20 the
-printed 41.17 M cannot be reproduced, the network has 40.81 M."""
+printed 41.17 M cannot be reproduced, the network has 40.81 M.
+
+Of an artifact of mulfree quantize every node is counted as it is, with the arithmetic of its
+normalisations: differences and products of bytes, all else at 32 bits. Multiplications by powers
+of two are shifts and not counted."""
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +48,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "model",
         metavar="MODEL|FILE",
-        help="name of a model, a file of weights, or a run's directory",
+        help="name of a model, a checkpoint, weights or a run's directory, or an artifact",
     )
     parser.add_argument(
         "--operator", choices=OPERATORS, help="operator of a named model (default: conv2d)"
@@ -47,49 +63,63 @@ def main(argv: list[str]) -> int:
         help="shape of one image (default: what the model is made for)",
     )
     parser.add_argument("--format", choices=_FORMATS, default="table", help="default: table")
+    parser.add_argument("--dtype", choices=ENERGY_45NM, help="of bytes and energy (default: fp32)")
+    parser.add_argument("--convention", choices=CONVENTIONS, help="see below (default: exact)")
     parser.add_argument(
-        "--dtype", choices=ENERGY_45NM, default="fp32", help="of bytes and energy (default: fp32)"
-    )
-    parser.add_argument(
-        "--convention", choices=CONVENTIONS, default="exact", help="see below (default: exact)"
-    )
-    parser.add_argument(
-        "--normalisation", action="store_true", help="count the arithmetic of normalisation too"
+        "--normalisation",
+        action="store_true",
+        default=None,
+        help="count the arithmetic of normalisation too",
     )
     options = parser.parse_args(argv)
 
-    settings = {"operator": options.operator, "num_classes": options.num_classes}
-    given = {name: value for name, value in settings.items() if value is not None}
+    named = _given(options, "operator", "num_classes")
+    counted = _given(options, "input_size", "dtype", "convention", "normalisation")
     if options.model in models.list_models():
-        channels = options.input_size[0] if options.input_size else 3
-        model = models.create_model(options.model, in_channels=channels, **given)
+        channels = counted.get("input_size", (3,))[0]
+        profile = _count(
+            models.create_model(options.model, in_channels=channels, **named), **counted
+        )
     else:
-        model = _load(options.model, given)
-    config = models.config_of(model)
-    side = models.image_size(config.name)
-    profile = count(
-        model,
-        options.input_size or (config.arguments["in_channels"], side, side),
-        dtype=options.dtype,
-        convention=options.convention,
-        normalisation=options.normalisation,
-        name=f"{config.name} {config.arguments['operator']}",
-    )
+        profile = _count_file(options.model, named, counted)
     print(_FORMATS[options.format](profile), end="")
     return 0
 
 
-def _load(name: str, given: dict[str, object]) -> nn.Module:
-    """The model in the file called `name`, which fixes what is otherwise given."""
+def _given(options: Any, *names: str) -> dict[str, Any]:
+    """Those of the options that were given."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
+def _count_file(name: str, named: Mapping[str, Any], counted: Mapping[str, Any]) -> Profile:
+    """The profile of what is in the file called `name`, which fixes what is otherwise given."""
     path = Path(name)
     if not path.suffix and not path.exists():
         raise ConfigError(choices_message("profile", "model", name, models.list_models()))
-    for option in given:
-        raise ConfigError(
-            f"profile: `--{option.replace('_', '-')}` must be left out with a file, "
-            f"got {given[option]!r} for {name}"
-        )
-    # Only files need it, and it brings Lightning.
-    from mulfree.training import load_model
+    _refuse(named, "a file", name)
+    network = load_any(path)
+    if isinstance(network, Graph):
+        _refuse(counted, "an artifact", name)
+        return count_graph(network)
+    return _count(network, **counted)
 
-    return load_model(path)
+
+def _refuse(given: Mapping[str, Any], kind: str, name: str) -> None:
+    for option, value in given.items():
+        raise ConfigError(
+            f"profile: `--{option.replace('_', '-')}` must be left out with {kind}, "
+            f"got {value!r} for {name}"
+        )
+
+
+def _count(
+    model: nn.Module, *, input_size: tuple[int, ...] | None = None, **counted: Any
+) -> Profile:
+    config = models.config_of(model)
+    side = models.image_size(config.name)
+    return count(
+        model,
+        input_size or (config.arguments["in_channels"], side, side),
+        name=f"{config.name} {config.arguments['operator']}",
+        **counted,
+    )

@@ -15,12 +15,12 @@ class LayerProfile:
         name: Qualified name of the layer in the model, "" for the model itself.
         kind: Name of its class.
         operator: Name of its operator; None for normalisation and for layers whose arithmetic is
-            not counted.
+            not counted. Of a node of a quantised network, its kind in files.
         call: 0 for the first call in a forward pass, 1 for the second of a shared layer, ...
         input_shape: Shape of its first input.
         output_shape: Shape of its output.
         cost: Arithmetic operations.
-        params: Parameters not met in an earlier entry.
+        params: Parameters not met in an earlier entry; of a node, the numbers in its tensors.
         weight_bytes: Bytes of those parameters.
         activation_bytes: Bytes of the output.
         energy: Energy of `cost` in pJ.
@@ -71,7 +71,8 @@ class Profile:
     Attributes:
         model: Name of the model.
         input_size: Shape of the input without the batch.
-        dtype: Number format that bytes and energy are for.
+        dtype: Number format that bytes and energy are for; "int8" of a quantised network, though
+            not all of it is.
         convention: "exact" or "paper", see `count`.
         normalisation: Whether the arithmetic of normalisation layers is included.
         layers: One entry for every call of a layer that has an operator or parameters.

@@ -71,14 +71,16 @@ class FakeQuantise(Hooks):
         assert norm.running_var is not None
         others = [d for d in range(x.ndim) if d != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        variance = x.detach().var(others, correction=0) if norm.training else norm.running_var
-        factor = (variance + norm.eps).rsqrt()
         # Of the running variance in training, too: that of a batch would fall on this side of a
         # power of two now and on the other side then.
         kept = (norm.running_var + norm.eps).rsqrt()
         if norm.affine:
-            weight = norm.weight.detach().abs()
-            factor, kept, y = factor * weight, kept * weight, y - norm.bias.view(shape)
+            kept, y = kept * norm.weight.detach().abs(), y - norm.bias.view(shape)
+        factor = kept
+        if norm.training:
+            # Not from the variance of `x`, which may be but one process's part of the images.
+            made, read = (t.detach().var(others, correction=0) for t in (y, x))
+            factor = (made / read).sqrt()
         power = kept.log2().round().exp2()
         y = y * torch.where(factor > 0, power / factor, 1.0).view(shape)
         return y + norm.bias.view(shape) if norm.affine else y

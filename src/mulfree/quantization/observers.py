@@ -36,6 +36,11 @@ def percentile(x: Tensor) -> Range:
 OBSERVERS = ("auto", "minmax", "percentile")
 
 
+def cuts(observer: str, bits: int) -> bool:
+    """Whether `observe` leaves numbers out."""
+    return observer == "percentile" or (observer == "auto" and bits < FULL)
+
+
 def observe(observer: str, bits: int, x: Tensor) -> Range:
     """The range of the numbers of one batch.
 
@@ -46,5 +51,4 @@ def observe(observer: str, bits: int, x: Tensor) -> Range:
         bits: Of the integers for them.
         x: The numbers.
     """
-    cut = observer == "percentile" or (observer == "auto" and bits < FULL)
-    return percentile(x) if cut else extremes(x)
+    return percentile(x) if cuts(observer, bits) else extremes(x)

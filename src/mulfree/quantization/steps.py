@@ -21,7 +21,8 @@ from mulfree.nn import Adder2d, AdderLinear
 
 Shape: TypeAlias = tuple[int, int, int]
 Pair: TypeAlias = tuple[int, int]
-Norm: TypeAlias = nn.BatchNorm1d | nn.BatchNorm2d
+# One over the images of several processes, too.
+Norm: TypeAlias = nn.modules.batchnorm._BatchNorm
 AnyLayer: TypeAlias = nn.Conv2d | nn.Linear | Adder2d | AdderLinear
 LINEAR = (nn.Linear, AdderLinear)
 ADDER = (Adder2d, AdderLinear)
@@ -137,7 +138,7 @@ class Layer(Step):
             y = self.pool.maximum(y)
         if self.norm is not None:
             norm = model.get_submodule(self.norm)
-            assert isinstance(norm, NORMS)
+            assert isinstance(norm, Norm)
             y = normalised(norm, y, norm(y))
         y = y[..., None, None] if flat else y
         if residual is not None:

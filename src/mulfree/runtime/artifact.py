@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mulfree.errors import ArtifactError, choices_message
 from mulfree.files import write_atomically
 from mulfree.runtime.graph import NODES, Graph, Input, Node, Value
-from mulfree.runtime.rules import Tensor, rules
+from mulfree.runtime.rules import Tensor, rules, tensors
 
 VERSION = 1
 MAX_HEADER_BYTES = 8 * 2**20
@@ -62,13 +62,11 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
 
 def to_bytes(graph: Graph) -> bytes:
     """The content of a graph's file; equal graphs give equal bytes."""
-    tensors = {_INPUT_TABLE: graph.input.table}
+    named = {_INPUT_TABLE: graph.input.table}
     for node in graph.nodes:
-        for name, rule in rules(type(node)).items():
-            if isinstance(rule, Tensor):
-                tensors[f"{node.name}.{name}"] = getattr(node, name)
+        named |= {f"{node.name}.{name}": tensor for name, tensor in tensors(node).items()}
     # Wide elements first: every tensor then begins at a multiple of its element's size.
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0]))
+    ordered = sorted(named.items(), key=lambda item: (-item[1].itemsize, item[0]))
     header: dict[str, Any] = {_METADATA: {_KEY: _compact(_description(graph))}}
     end = 0
     for name, tensor in ordered:

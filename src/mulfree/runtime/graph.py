@@ -59,6 +59,9 @@ class Count:
         return Count(mul=self.mul + other.mul, add=self.add + other.add)
 
 
+Operations = Mapping[str, Count]
+"""Counts by the operands they are for: int8, int32 (the epilogues' too), fp32."""
+
 _Name = Annotated[str, Text()]
 _U8 = Annotated[int, Integer(0, 255)]
 _I32 = Annotated[int, Integer(-(2**31), 2**31 - 1)]
@@ -144,9 +147,13 @@ class Node:
         """C, H, W of what is made; the fields hold together, or an ArtifactError is raised."""
         raise NotImplementedError
 
-    def count(self, values: _Values) -> Count:
-        """Multiplications and additions for one image."""
+    def operations(self, values: _Values) -> Operations:
+        """Multiplications and additions for one image, by their operands."""
         raise NotImplementedError
+
+    def count(self, values: _Values) -> Count:
+        """All multiplications and additions for one image."""
+        return sum(self.operations(values).values(), Count())
 
     def _require(self, holds: bool, name: str, requirement: str) -> None:
         if not holds:
@@ -164,9 +171,9 @@ class _Map(Node):
 class _Same(_Map):
     """A node whose output has the scale and zero of its input."""
 
-    def count(self, values: _Values) -> Count:
+    def operations(self, values: _Values) -> Operations:
         """None: integers are compared or copied."""
-        return Count()
+        return {}
 
 
 def _multiplies(*multipliers: int) -> int:
@@ -293,10 +300,10 @@ class Adder2d(_Layer):
 
     weight: Annotated[NDArray[np.uint8], Tensor("uint8", 4)]
 
-    def count(self, values: _Values) -> Count:
+    def operations(self, values: _Values) -> Operations:
         """Two additions a tap, the difference and its accumulation, and the epilogue."""
-        pairs = values[self.output].elements * self.taps
-        return Count(add=2 * pairs) + self._epilogue(values)
+        pairs = Count(add=values[self.output].elements * self.taps)
+        return {"int8": pairs, "int32": pairs + self._epilogue(values)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -308,10 +315,10 @@ class Conv2d(_Layer):
 
     weight: Annotated[NDArray[np.int8], Tensor("int8", 4)]
 
-    def count(self, values: _Values) -> Count:
+    def operations(self, values: _Values) -> Operations:
         """A multiplication and an addition a tap, and the epilogue."""
         pairs = values[self.output].elements * self.taps
-        return Count(mul=pairs, add=pairs) + self._epilogue(values)
+        return {"int8": Count(mul=pairs), "int32": Count(add=pairs) + self._epilogue(values)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -390,13 +397,14 @@ class Mean(_Map):
         rows, columns = _positions(self, values, self.kernel, self.stride, (0, 0))
         return channels, rows, columns
 
-    def count(self, values: _Values) -> Count:
+    def operations(self, values: _Values) -> Operations:
         """An addition a tap, then one factor and one sum per output."""
         outputs = values[self.output].elements
-        return Count(
+        count = Count(
             mul=outputs * _multiplies(self.multiplier),
             add=outputs * (math.prod(self.kernel) + 1),
         )
+        return {"int32": count}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -442,11 +450,11 @@ class Add(_Map):
         _check_sum(self, 255 * factors + abs(self.offset) + (1 << (self.shift - 1)))
         return shape
 
-    def count(self, values: _Values) -> Count:
+    def operations(self, values: _Values) -> Operations:
         """Two factors and two sums per output."""
         outputs = values[self.output].elements
         factors = _multiplies(self.multiplier, self.other_multiplier)
-        return Count(mul=outputs * factors, add=outputs * 2)
+        return {"int32": Count(mul=outputs * factors, add=outputs * 2)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -467,9 +475,9 @@ class Lut(_Map):
         self._require(self.table.shape == (shape[0], 256), "table", f"be [{shape[0]}, 256]")
         return shape
 
-    def count(self, values: _Values) -> Count:
+    def operations(self, values: _Values) -> Operations:
         """None: integers are looked up."""
-        return Count()
+        return {}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -550,10 +558,14 @@ class Linear(Node):
         )
         return len(self.weight), 1, 1
 
-    def count(self, values: _Values) -> Count:
+    def operations(self, values: _Values) -> Operations:
         """A multiplication and an addition a tap and, in float32, an output."""
-        pairs = self.weight.size + len(self.weight)
-        return Count(mul=pairs, add=pairs)
+        pairs, outputs = self.weight.size, len(self.weight)
+        return {
+            "int8": Count(mul=pairs),
+            "int32": Count(add=pairs),
+            "fp32": Count(mul=outputs, add=outputs),
+        }
 
 
 def _check_clamp(node: Node, low: int, high: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mulfree.errors import ArtifactError
 
@@ -134,6 +135,15 @@ def _rules(kind: Any) -> Mapping[str, Rule]:
         for item in dataclasses.fields(kind)
         for rule in get_args(hints[item.name])[1:]
         if isinstance(rule, Rule)
+    }
+
+
+def tensors(thing: object) -> dict[str, NDArray[Any]]:
+    """The arrays among the fields of a dataclass, by their names."""
+    return {
+        name: getattr(thing, name)
+        for name, rule in rules(type(thing)).items()
+        if isinstance(rule, Tensor)
     }
 
 

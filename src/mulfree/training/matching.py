@@ -15,7 +15,7 @@ import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -154,8 +154,10 @@ class Pair(nn.Module):
         self.normalise = config.normalise
         self.student_kernel, self.teacher_kernel = (Kernel(channels, s, config) for s in signs)
         wanted = config.linear in ("both", "student"), config.linear == "both"
+        # A normalisation takes a bias away again.
+        bias = not config.normalise
         self.student_linear, self.teacher_linear = (
-            nn.Conv2d(channels, channels, 1) if there else None for there in wanted
+            nn.Conv2d(channels, channels, 1, bias=bias) if there else None for there in wanted
         )
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -176,12 +178,14 @@ class Pair(nn.Module):
             st = st - s_mean.outer(t_mean)
             if self.student_linear is not None:
                 w = self.student_linear.weight.flatten(1)
-                ss, st = w @ ss @ w.T, w @ st
-                s_mean = w @ s_mean + cast(Tensor, self.student_linear.bias)
+                ss, st, s_mean = w @ ss @ w.T, w @ st, w @ s_mean
+                if self.student_linear.bias is not None:
+                    s_mean = s_mean + self.student_linear.bias
             if self.teacher_linear is not None:
                 w = self.teacher_linear.weight.flatten(1)
-                tt, st = w @ tt @ w.T, st @ w.T
-                t_mean = w @ t_mean + cast(Tensor, self.teacher_linear.bias)
+                tt, st, t_mean = w @ tt @ w.T, st @ w.T, w @ t_mean
+                if self.teacher_linear.bias is not None:
+                    t_mean = t_mean + self.teacher_linear.bias
             ss, tt, st = ss.diagonal(), tt.diagonal(), st.diagonal()
             if self.normalise:
                 # What batch normalisation makes of them: means of 0, variances of nearly 1.

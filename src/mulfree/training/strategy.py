@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -65,6 +65,22 @@ class ShardedStrategy(DDPStrategy):
         assert isinstance(self.model, RunModule)
         shard(self.model, init_device_mesh(self.root_device.type, (self.world_size,)))
 
+    def on_validation_start(self) -> None:
+        """Gathers the networks whose parts are called, which would do so were they called whole."""
+        for part in self._pieced():
+            part.unshard()
+
+    def on_validation_end(self) -> None:
+        """Divides them again."""
+        for part in self._pieced():
+            part.reshard()
+
+    def _pieced(self) -> list[FSDPModule]:
+        assert isinstance(self.model, RunModule)
+        if not self.model.task.piecewise:
+            return []
+        return [part for part in self.model.modules() if isinstance(part, FSDPModule)]
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
@@ -88,15 +104,15 @@ def shard(module: RunModule, mesh: DeviceMesh) -> None:
 
     One group, gathered for its forward and its backward and then freed again, is a block, or a
     layer outside of the blocks; what is left, such as the normalisation of the stem, belongs to
-    the network. The moving average is divided in the same way.
+    the network. The moving average is divided in the same way. Of a task that calls the modules of
+    its network itself all is one group.
     """
-    networks = list(module.task.children())
-    if module.ema is not None:
-        networks.append(module.ema.module)
-    for network in networks:
-        for group in (*_groups(network), network):
-            _fully_shard(group, mesh)
-    _fully_shard(module.task, mesh)
+    groups = [] if module.ema is None else [module.ema.module]
+    if not module.task.piecewise:
+        networks = (*module.task.children(), *groups)
+        groups = [group for network in networks for group in (*_groups(network), network)]
+    for group in (*groups, module.task):
+        _fully_shard(group, mesh)
 
 
 def _groups(network: nn.Module) -> Iterator[nn.Module]:

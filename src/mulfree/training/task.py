@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,11 @@ class TrainingTask(nn.Module):
     Attributes:
         teacher: A network that `model` learns from, if the method has one.
         trains_teacher: Whether the teacher is trained beside it, on a loss of its own.
+        piecewise: Whether the modules in a network are called, not the network. Its parameters are
+            then divided and gathered all together, as nobody calls what would gather some.
     """
 
+    piecewise: ClassVar[bool] = False
     teacher: nn.Module | None
 
     def __init__(self, model: nn.Module) -> None:

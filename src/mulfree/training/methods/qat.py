@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree import models
@@ -15,11 +15,12 @@ from mulfree.quantization.calibration import Ranges
 from mulfree.quantization.fake import FakeQuantise, Lattice
 from mulfree.quantization.grid import BITS, Layout
 from mulfree.quantization.grouping import make_plan
-from mulfree.quantization.observers import OBSERVERS, observe
+from mulfree.quantization.observers import OBSERVERS, cuts, observe
 from mulfree.quantization.plan import execute
 from mulfree.quantization.steps import Shape
 from mulfree.training.checkpoint import Checkpoint, load_model
 from mulfree.training.checks import require, require_choice
+from mulfree.training.collective import average
 from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
 
 # Numbers of a value that are looked at in a step; sorting all of them would take longer than the
@@ -63,8 +64,9 @@ class Task(TrainingTask):
 
     Values and weights are rounded as the integer network rounds them; gradients pass as if they had
     not been, except where a value was outside its range. What is tested is the rounded network,
-    too. The ranges are running means and belong to the task: the network keeps the parameters of
-    one that is not quantised, and `mulfree quantize` takes the ranges from the checkpoint.
+    too. The ranges are running means, the same in all processes, and belong to the task: the
+    network keeps the parameters of one that is not quantised, and `mulfree quantize` takes the
+    ranges from the checkpoint.
 
     Args:
         model: A network of `create_model`.
@@ -79,6 +81,7 @@ class Task(TrainingTask):
         and weights: arXiv 2101.10015; weights outside it: arXiv 2212.10200.
     """
 
+    piecewise = True
     ranges: Tensor
 
     def __init__(self, model: nn.Module, config: Config) -> None:
@@ -95,6 +98,7 @@ class Task(TrainingTask):
             model.load_state_dict(started.state_dict())
         self._layouts: dict[Shape, Layout] = {}
         side = models.image_size(recipe.name)
+        self._recipe = recipe
         layout = self._layout((recipe.arguments["in_channels"], side, side))
         # Kept as a state of any size, since how many there are depends on the images' size.
         self.register_buffer("ranges", _unknown(layout), persistent=False)
@@ -129,7 +133,11 @@ class Task(TrainingTask):
 
     def _layout(self, shape: Shape) -> Layout:
         if shape not in self._layouts:
-            self._layouts[shape] = Layout(plan=make_plan(self.model, shape), bits=self.config.bits)
+            # Not of `self.model`, of which several processes make another: with divided weights
+            # and other normalisations.
+            with torch.device("meta"):
+                plain = models.create_model(self._recipe.name, **self._recipe.arguments)
+            self._layouts[shape] = Layout(plan=make_plan(plain, shape), bits=self.config.bits)
         return self._layouts[shape]
 
 
@@ -148,15 +156,29 @@ class _Running:
         flat = x.detach().flatten().to(known.dtype)
         # An odd step, or it would be the same column of every row.
         few = flat[:: -(-len(flat) // _SEEN) | 1]
-        seen = torch.stack(observe(self._task.config.observer, self._bits[name], few))
+        observer, bits = self._task.config.observer, self._bits[name]
+        seen = torch.stack(observe(observer, bits, few))
+        # In tests, which move no range, processes may have different numbers of batches.
+        if self._momentum and distributed.is_initialized():
+            seen = _of_all_processes(seen, cut=cuts(observer, bits))
         # The first batch alone makes the range.
         seen = torch.where(known.isnan(), seen, known.lerp(seen, self._momentum))
         known.copy_(seen)
         low, high = seen[0].clamp(max=0.0), seen[1].clamp(min=0.0)
-        scale = (high - low).clamp(min=1e-3) / (2 ** self._bits[name] - 1)
+        scale = (high - low).clamp(min=1e-3) / (2**bits - 1)
         if self._task.config.shift_only:
             scale = self._units[name] * (scale / self._units[name]).log2().ceil().exp2()
         return scale.float(), (-low / scale).round().to(torch.int32)
+
+
+def _of_all_processes(seen: Tensor, *, cut: bool) -> Tensor:
+    """The hull of what the processes see; the mean where each has cut its own."""
+    if cut:
+        return average(seen)
+    outwards = seen.new_tensor([-1.0, 1.0])
+    hull = outwards * seen
+    distributed.all_reduce(hull, distributed.ReduceOp.MAX)
+    return outwards * hull
 
 
 def trained_ranges(checkpoint: Checkpoint, model: nn.Module, shape: Shape) -> Ranges | None:
