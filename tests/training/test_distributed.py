@@ -43,8 +43,9 @@ NETWORKS = {
         *("--method.name=qat", "--method.observer=minmax", "--method.shift_only=true"),
         "--trainer.sync_batchnorm=true",
     ],
+    # A network without maxima, as among equal numbers rounding decides which is the largest.
     "pkkd": [
-        *("--model.name=lenet5_bn", "--model.operator=adder2d", "--model.options.width=0.25"),
+        *("--model.name=resnet20", "--model.operator=adder2d", "--model.options.width=0.125"),
         *("--method.name=pkkd", "--trainer.sync_batchnorm=true", "--trainer.clip_norm=0.5"),
     ],
 }

@@ -13,6 +13,8 @@ import torch
 
 from mulfree import data, models
 from mulfree.training import TrainConfig, build_optimizer, read_config
+from mulfree.training.checkpoint import WEIGHTS
+from mulfree.training.methods import kd, supervised
 from mulfree.training.optimizer import AdaptiveLocalLR
 from mulfree.training.runner import build_task
 from mulfree.training.schedule import Schedule
@@ -31,11 +33,12 @@ def test_there_are_recipes() -> None:
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_two_steps(path: Path) -> None:
+def test_two_steps(path: Path, tmp_path: Path) -> None:
     config = load(path)
     name = "image_folder" if path.parent.name == "imagenet" else path.parent.name
     assert config.data.name == name
-    assert path.stem.startswith(f"{config.model.name}_{config.model.operator}")
+    kind = config.method.name if config.method.name in ("kd", "pkkd") else config.model.operator
+    assert path.stem.startswith(f"{config.model.name}_{kind}")
     # The same kind of network and data, only small.
     classes = min(CLASSES[path.parent.name], 12)
     synthetic = data.DataConfig(name="synthetic", classes=classes, image_size=16, limit=24)
@@ -43,6 +46,15 @@ def test_two_steps(path: Path) -> None:
     options = {**config.model.options, "width": 0.125}
     small = replace(config, model=replace(config.model, options=options))
     torch.manual_seed(0)
+    if config.method.name == "kd":
+        # That is given on the command line.
+        assert isinstance(config.method, kd.Config)
+        assert config.method.teacher is None
+        conv = replace(
+            small, model=replace(small.model, operator="conv2d"), method=supervised.Config()
+        )
+        models.save_weights(build_task(conv, splits).model, tmp_path / WEIGHTS)
+        small = replace(small, method=replace(config.method, teacher=str(tmp_path)))
     task = build_task(small, splits)
     optimizer = build_optimizer(task, config.optimizer)
     assert isinstance(optimizer, AdaptiveLocalLR) == (config.model.operator == "adder2d")
@@ -59,7 +71,7 @@ def test_two_steps(path: Path) -> None:
         assert loss.isfinite()
     for name, p in task.named_parameters():
         assert p.isfinite().all()
-        assert not torch.equal(p, before[name]), name
+        assert torch.equal(p, before[name]) != p.requires_grad, name
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if "adder2d" in p.stem], ids=lambda p: p.stem)
@@ -71,6 +83,17 @@ def test_both_operators_have_equal_settings(path: Path) -> None:
         # Results that are compared; the papers' convolutional nets do not normalise the logits.
         built = [build_network(config) for config in (ours, other)]
         assert built[0] | {"operator": "conv2d"} == built[1]
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if "kd" in p.stem], ids=lambda p: p.stem)
+def test_distillation_differs_in_the_method_alone(path: Path) -> None:
+    ours = load(path)
+    name = path.name.replace("_pkkd", "_adder2d").replace("_kd", "_adder2d")
+    if (path.parent.name, name) == ("fashion_mnist", "resnet20_adder2d.yaml"):
+        name = "resnet20_adder2d_10ep.yaml"
+    other = load(path.with_name(name))
+    assert isinstance(ours.method, kd.Config)
+    assert replace(other, method=ours.method) == ours
 
 
 def build_network(config: TrainConfig) -> dict[str, Any]:
