@@ -9,6 +9,7 @@ from mulfree.inspection.pictures import feature_picture as feature_picture
 from mulfree.inspection.pictures import save as save
 from mulfree.inspection.pictures import weight_picture as weight_picture
 from mulfree.inspection.weights import Fit as Fit
+from mulfree.inspection.weights import Law as Law
 from mulfree.inspection.weights import NetworkWeights as NetworkWeights
 from mulfree.inspection.weights import Sample as Sample
 from mulfree.inspection.weights import fit as fit
