@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
-from mulfree.cli.network import add_data_options, asked, check_fit, read, shown
+from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
 from mulfree.cli.output import check_writable
 from mulfree.errors import ConfigError, choices_message
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from mulfree.data import DataSplits
     from mulfree.inspection import Features, Fit, NetworkWeights
 
 _EPILOG = """\
@@ -87,12 +88,10 @@ def _features(argv: list[str]) -> int:
 
     import torch
 
-    from mulfree import data, inspection
-    from mulfree.training.progress import decoding
+    from mulfree import inspection
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     networks = [(path, read("inspect", path, arguments.data_name)) for path in arguments.networks]
     names = sorted({trained.data.name for _, trained in networks})
     if len(names) > 1:
@@ -104,18 +103,7 @@ def _features(argv: list[str]) -> int:
             inspection.classifier_of(trained.model)
     found: list[tuple[str, str, Features]] = []
     for path, trained in networks:
-        config = asked(trained.data, arguments)
-        with decoding(show=True) as report:
-            splits = data.load(config, report)
-        check_fit("inspect", trained.model, splits, config.name)
-        loader = data.BatchLoader(
-            splits.test,
-            config.eval_batch_size,
-            train=False,
-            transform=splits.test_transform,
-            device=device,
-        )
-        points = inspection.features(trained.model.to(device), shown(loader, path))
+        splits, points = _points(path, trained, arguments)
         found.append((path, _kind(trained.model), points))
     panels = [(_title(path, kind), points) for path, kind, points in found]
     inspection.save(inspection.feature_picture(panels, splits.classes), output)
@@ -128,8 +116,31 @@ def _features(argv: list[str]) -> int:
     else:
         for path, kind, points in found:
             print(f"{path}: {kind}, accuracy {points.accuracy:.2%}")
-        print(f"{output}: {len(splits.test)} test images of {config.name}")
+        print(f"{output}: {len(splits.test)} test images of {names[0]}")
     return 0
+
+
+def _points(path: str, trained: Trained, arguments: Namespace) -> tuple[DataSplits, Features]:
+    """The test images as the network was trained to see them, and what it makes of them."""
+    import torch
+
+    from mulfree import data, inspection
+    from mulfree.training.progress import decoding
+
+    config = asked(trained.data, arguments)
+    with decoding(show=True) as report:
+        splits = data.load(config, report)
+    with _naming(path):
+        check_fit("inspect", trained.model, splits, config.name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loader = data.BatchLoader(
+        splits.test,
+        config.eval_batch_size,
+        train=False,
+        transform=splits.test_transform,
+        device=device,
+    )
+    return splits, inspection.features(trained.model.to(device), shown(loader, path))
 
 
 def _parser(picture: str, description: str, epilog: str) -> Parser:
