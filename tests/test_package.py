@@ -70,6 +70,7 @@ def test_public_surface() -> None:
         "data": {"BatchLoader", "DataConfig", "load"},
         "quantization": {"quantize"},
         "export": {"save", "to_onnx"},
+        "inspection": {"feature_picture", "features", "fit", "inspect_weights", "weight_picture"},
         "runtime": {"Session", "load", "save"},
         "errors": {
             "ArtifactError",

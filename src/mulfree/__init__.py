@@ -15,6 +15,7 @@ _SUBMODULES = (
     "errors",
     "export",
     "functional",
+    "inspection",
     "models",
     "nn",
     "operators",

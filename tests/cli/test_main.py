@@ -66,7 +66,7 @@ def test_no_verb_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str]) 
         (
             ["trian"],
             "mulfree: error: command line: `verb` must be one of bench, evaluate, export, info, "
-            "profile, quantize, run, train, got 'trian'; did you mean 'train'?\n",
+            "inspect, profile, quantize, run, train, got 'trian'; did you mean 'train'?\n",
         ),
         (
             ["--verison"],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
-from mulfree.cli.network import add_data_options, check_fit, read, shown
+from mulfree.cli.network import add_data_options, asked, check_fit, read, shown
 from mulfree.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,14 +31,7 @@ def main(argv: list[str]) -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     trained = read("evaluate", arguments.checkpoint, arguments.data_name)
-    given = {
-        "root": arguments.data_root,
-        "cache": arguments.data_cache,
-        "eval_batch_size": arguments.data_eval_batch_size,
-    }
-    config = replace(
-        trained.data, **{key: value for key, value in given.items() if value is not None}
-    )
+    config = asked(trained.data, arguments)
     with decoding(show=True) as report:
         splits = data.load(config, report)
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -19,6 +19,7 @@ from mulfree.errors import ConfigError, MulfreeError, choices_message
 VERBS = {
     "train": "train a network; without a configuration, a small adder network on digits",
     "evaluate": "measure a checkpoint on the test images",
+    "inspect": "draw what networks look like inside: their weights, their features",
     "profile": "count operations, parameters, bytes and energy, layer by layer",
     "bench": "time the operators and a training step against the convolution",
     "quantize": "turn a network into integers and measure what that costs in accuracy",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -47,6 +48,16 @@ def add_data_options(parser: Parser) -> None:
         type=positive,
         help="images at a time",
     )
+
+
+def asked(config: DataConfig, arguments: Namespace) -> DataConfig:
+    """The data with what the options of `add_data_options` say of it."""
+    given = {
+        "root": arguments.data_root,
+        "cache": arguments.data_cache,
+        "eval_batch_size": arguments.data_eval_batch_size,
+    }
+    return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 
 def read(verb: str, path: str, data_name: str | None) -> Trained:

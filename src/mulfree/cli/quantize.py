@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
-from mulfree.cli.network import Trained, add_data_options, check_fit, read, shown
+from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
 from mulfree.cli.output import check_writable
 
 if TYPE_CHECKING:
@@ -44,12 +43,7 @@ def main(argv: list[str]) -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     trained = read("quantize", arguments.checkpoint, arguments.data_name)
-    given = {
-        "root": arguments.data_root,
-        "cache": arguments.data_cache,
-        "eval_batch_size": arguments.data_eval_batch_size,
-    }
-    config = replace(trained.data, **{k: v for k, v in given.items() if v is not None})
+    config = asked(trained.data, arguments)
     with decoding(show=True) as report:
         splits = data.load(config, report)
     # Also of a network that was trained in double precision.

@@ -13,16 +13,28 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mulfree.models.parts import check_images, logit_norm
-from mulfree.models.registry import ModelOptions, register_model
+from mulfree.models.registry import ModelOptions, check_count, register_model
 
 _SIDE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeNetOptions(ModelOptions):
-    """Options of LeNet-5."""
+    """Options of LeNet-5.
+
+    Attributes:
+        embedding: Units of one more layer in front of the classifier; 2 make features that can be
+            drawn. None: no such layer.
+    """
 
     image_size: ClassVar[int] = 28
+
+    embedding: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding is not None:
+            check_count("embedding", self.embedding)
 
 
 class LeNet5BN(nn.Module):
@@ -31,6 +43,9 @@ class LeNet5BN(nn.Module):
     Images below 32x32 pixels get a frame of zeros up to that: two pixels around the 28x28 pixels
     of MNIST, as in LeNet-5; tiny ones are first enlarged by repeating pixels, 8x8 four times.
     Larger images are averaged to the 5x5 positions of the third layer.
+
+    An embedding is a 1x1 layer and its normalisation, as an adder layer needs one, without ReLU:
+    its features may lie on every side of zero.
     """
 
     def __init__(self, options: LeNetOptions) -> None:
@@ -52,7 +67,14 @@ class LeNet5BN(nn.Module):
         self.conv4 = nn.Conv2d(channels[3], channels[4], 1, bias=False)
         self.bn4 = nn.BatchNorm2d(channels[4])
         self.relu4 = nn.ReLU(inplace=True)
-        self.fc = nn.Conv2d(channels[4], options.num_classes, 1, bias=not options.norm_logits)
+        features = channels[4]
+        self.conv5: nn.Module = nn.Identity()
+        self.bn5: nn.Module = nn.Identity()
+        if options.embedding is not None:
+            self.conv5 = nn.Conv2d(features, options.embedding, 1, bias=False)
+            self.bn5 = nn.BatchNorm2d(options.embedding)
+            features = options.embedding
+        self.fc = nn.Conv2d(features, options.num_classes, 1, bias=not options.norm_logits)
         self.bn_fc = logit_norm(options.num_classes, options.norm_logits)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -62,7 +84,7 @@ class LeNet5BN(nn.Module):
         x = self.pool2(self.relu2(self.bn2(self.conv2(x))))
         x = self.relu3(self.bn3(self.conv3(self.avgpool(x))))
         x = self.relu4(self.bn4(self.conv4(x)))
-        logits: Tensor = self.bn_fc(self.fc(x))
+        logits: Tensor = self.bn_fc(self.fc(self.bn5(self.conv5(x))))
         return logits.flatten(1)
 
 

@@ -6,6 +6,7 @@ import fnmatch
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import nn
@@ -43,11 +44,7 @@ class ModelOptions:
         for option in fields(self):
             _check_type(option.name, getattr(self, option.name), hints[option.name])
         for name in ("num_classes", "in_channels"):
-            if not 1 <= getattr(self, name) <= _MAX_COUNT:
-                raise ConfigError(
-                    f"create_model: `{name}` must be from 1 to {_MAX_COUNT}, "
-                    f"got {getattr(self, name)}"
-                )
+            check_count(name, getattr(self, name))
         if not 0 < self.width <= _MAX_WIDTH:
             raise ConfigError(
                 f"create_model: `width` must be above 0 and at most {_MAX_WIDTH:g}, "
@@ -57,6 +54,16 @@ class ModelOptions:
     def scaled(self, channels: int) -> int:
         """`channels` times `width`, rounded, at least 1."""
         return max(1, round(channels * self.width))
+
+
+def check_count(option: str, value: int) -> None:
+    """Refuse a number of channels, classes or units that no network has.
+
+    Raises:
+        ConfigError: Below 1 or above a million.
+    """
+    if not 1 <= value <= _MAX_COUNT:
+        raise ConfigError(f"create_model: `{option}` must be from 1 to {_MAX_COUNT}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +124,7 @@ def list_models(pattern: str = "*") -> list[str]:
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """Options of a model and their defaults; a default of None depends on the operator.
+    """Options of a model and their defaults; `norm_logits` of None depends on the operator.
 
     Raises:
         ConfigError: No model has this name.
@@ -213,10 +220,11 @@ def _entry(name: str) -> _Entry:
     return entries[name]
 
 
-def _check_type(option: str, value: object, kind: type) -> None:
+def _check_type(option: str, value: object, kind: type | UnionType) -> None:
     """Refuse a value of another type; an integer is a float, a bool is neither."""
     accepted = (int, float) if kind is float else (kind,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(
-            f"create_model: `{option}` must be of type {kind.__name__}, got {value!r}"
+            f"create_model: `{option}` must be of type {getattr(kind, '__name__', kind)}, "
+            f"got {value!r}"
         )

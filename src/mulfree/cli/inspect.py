@@ -1,0 +1,210 @@
+"""`mulfree inspect`: pictures of trained networks, of their weights and of their features."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mulfree.cli.arguments import Parser, positive
+from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
+from mulfree.cli.output import check_writable
+from mulfree.errors import ConfigError, choices_message
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mulfree.data import DataSplits
+    from mulfree.inspection import Features, Fit, NetworkWeights
+
+_EPILOG = """\
+weights   histograms of the layers between the first and the last, and which law fits them better
+features  test images as points, of networks with two features in front of the classifier
+
+`mulfree inspect weights -h` and `mulfree inspect features -h` explain them."""
+
+_WEIGHTS_EPILOG = """\
+Fits the Gaussian and the Laplace density under which the weights are most likely, and compares
+their mean log-likelihoods, in nats a weight. Of the layers between the first and the last those of
+the network's operator count. The last row, which is drawn, is all of them together after each
+was given mean 0 and standard deviation 1."""
+
+_FEATURES_EPILOG = """\
+A network with two features is, for example, that of
+  mulfree train --model.options.embedding 2"""
+
+_COLUMNS = ("layer", "better", "by", "Gaussian", "Laplace", "kurtosis", "mean", "std", "weights")
+_TEXT_COLUMNS = 2
+
+
+def main(argv: list[str]) -> int:
+    """Runs the verb with the words after it."""
+    pictures = {"weights": _weights, "features": _features}
+    if argv and argv[0] in pictures:
+        return pictures[argv[0]](argv[1:])
+    parser = Parser("mulfree inspect", "Draw what trained networks look like inside.", _EPILOG)
+    parser.add_argument("picture", metavar="PICTURE", help=" or ".join(pictures))
+    name = parser.parse_args(argv[:1]).picture
+    raise ConfigError(choices_message("inspect", "picture", name, pictures))
+
+
+def _weights(argv: list[str]) -> int:
+    parser = _parser("weights", "Draw weights and say which law they follow.", _WEIGHTS_EPILOG)
+    parser.add_argument("--layers", action="store_true", help="draw every layer, too")
+    arguments = parser.parse_args(argv)
+    output = _output(arguments)
+
+    from mulfree import inspection, models, training
+
+    found: list[tuple[str, str, NetworkWeights]] = []
+    for path in arguments.networks:
+        model = training.load_model(path)
+        with _naming(path):
+            weights = inspection.inspect_weights(
+                model, models.config_of(model).arguments["operator"]
+            )
+        found.append((path, _kind(model), weights))
+    panels = [(_title(path, kind), weights) for path, kind, weights in found]
+    inspection.save(inspection.weight_picture(panels, layers=arguments.layers), output)
+    if arguments.json:
+        values = [{"network": path, "kind": kind, **_numbers(w)} for path, kind, w in found]
+        print(json.dumps(values, indent=2))
+    else:
+        print("\n".join(_table(f"{path}: {kind}", weights) for path, kind, weights in found))
+        print(f"{output}: the last row of each table")
+    return 0
+
+
+def _features(argv: list[str]) -> int:
+    parser = _parser("features", "Draw test images as points of the plane.", _FEATURES_EPILOG)
+    parser.add_argument("--threads", type=positive, help="CPU threads")
+    add_data_options(parser)
+    arguments = parser.parse_args(argv)
+    output = _output(arguments)
+
+    import torch
+
+    from mulfree import inspection
+
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
+    networks = [(path, read("inspect", path, arguments.data_name)) for path in arguments.networks]
+    names = sorted({trained.data.name for _, trained in networks})
+    if len(names) > 1:
+        raise ConfigError(
+            f"inspect: `NET` must be networks of one data set, got {' and '.join(names)}"
+        )
+    for path, trained in networks:
+        with _naming(path):
+            inspection.classifier_of(trained.model)
+    found: list[tuple[str, str, Features]] = []
+    for path, trained in networks:
+        splits, points = _points(path, trained, arguments)
+        found.append((path, _kind(trained.model), points))
+    panels = [(_title(path, kind), points) for path, kind, points in found]
+    inspection.save(inspection.feature_picture(panels, splits.classes), output)
+    if arguments.json:
+        values = [
+            {"network": path, "kind": kind, "accuracy": points.accuracy}
+            for path, kind, points in found
+        ]
+        print(json.dumps(values, indent=2))
+    else:
+        for path, kind, points in found:
+            print(f"{path}: {kind}, accuracy {points.accuracy:.2%}")
+        print(f"{output}: {len(splits.test)} test images of {names[0]}")
+    return 0
+
+
+def _points(path: str, trained: Trained, arguments: Namespace) -> tuple[DataSplits, Features]:
+    """The test images as the network was trained to see them, and what it makes of them."""
+    import torch
+
+    from mulfree import data, inspection
+    from mulfree.training.progress import decoding
+
+    config = asked(trained.data, arguments)
+    with decoding(show=True) as report:
+        splits = data.load(config, report)
+    with _naming(path):
+        check_fit("inspect", trained.model, splits, config.name)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loader = data.BatchLoader(
+        splits.test,
+        config.eval_batch_size,
+        train=False,
+        transform=splits.test_transform,
+        device=device,
+    )
+    return splits, inspection.features(trained.model.to(device), shown(loader, path))
+
+
+def _parser(picture: str, description: str, epilog: str) -> Parser:
+    parser = Parser(f"mulfree inspect {picture}", description, epilog)
+    parser.add_argument(
+        "networks",
+        nargs="+",
+        metavar="NET",
+        help="a .ckpt or .safetensors file, or a run's directory",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE.png", required=True, help="file to write")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser
+
+
+def _output(arguments: Namespace) -> Path:
+    path = Path(arguments.output)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"inspect: `--output` must end in .png, got {path}")
+    check_writable(path)
+    return path
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Says in an error which of the networks it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{error} ({path})") from error
+
+
+def _kind(model: nn.Module) -> str:
+    from mulfree import models
+
+    recipe = models.config_of(model)
+    return f"{recipe.name} {recipe.arguments['operator']}"
+
+
+def _title(path: str, kind: str) -> str:
+    return f"{'/'.join(Path(path).parts[-2:])}\n{kind}"
+
+
+def _numbers(weights: NetworkWeights) -> dict[str, Any]:
+    def values(found: Fit) -> dict[str, Any]:
+        return {"better": found.better, "difference": found.difference, **asdict(found)}
+
+    layers = {name: values(sample.fit) for name, sample in weights.layers.items()}
+    return {"pooled": values(weights.pooled.fit), "layers": layers}
+
+
+def _table(title: str, weights: NetworkWeights) -> str:
+    from mulfree.profiling.table import text_table
+
+    def row(name: str, found: Fit) -> list[str]:
+        numbers = (found.gaussian, found.laplace, found.kurtosis, found.mean, found.std)
+        return [
+            name,
+            found.better.capitalize(),
+            f"{abs(found.difference):.4f}",
+            *(f"{number:.4f}" for number in numbers),
+            str(found.count),
+        ]
+
+    rows = [row(name, sample.fit) for name, sample in weights.layers.items()]
+    total = row("all, standardised", weights.pooled.fit)
+    return text_table(title, _COLUMNS, rows, left=_TEXT_COLUMNS, total=total)

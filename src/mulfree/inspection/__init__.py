@@ -1,0 +1,16 @@
+"""What trained networks look like inside: the law of their weights, and features in the plane."""
+
+from __future__ import annotations
+
+from mulfree.inspection.features import Features as Features
+from mulfree.inspection.features import classifier_of as classifier_of
+from mulfree.inspection.features import features as features
+from mulfree.inspection.pictures import feature_picture as feature_picture
+from mulfree.inspection.pictures import save as save
+from mulfree.inspection.pictures import weight_picture as weight_picture
+from mulfree.inspection.weights import Fit as Fit
+from mulfree.inspection.weights import Law as Law
+from mulfree.inspection.weights import NetworkWeights as NetworkWeights
+from mulfree.inspection.weights import Sample as Sample
+from mulfree.inspection.weights import fit as fit
+from mulfree.inspection.weights import inspect_weights as inspect_weights

@@ -1,0 +1,121 @@
+"""Histograms of weights with the fitted densities, and features in the plane."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import numpy as np
+
+from mulfree.files import write_atomically
+from mulfree.inspection.features import Features
+from mulfree.inspection.weights import Law, NetworkWeights, Sample
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Histograms end that many standard deviations from the mean; what is beyond is still counted.
+_REACH = 5.0
+_MIN_BINS, _MAX_BINS = 10, 80
+# More names of classes than that are no help.
+_MAX_LEGEND = 20
+
+
+def weight_picture(
+    networks: Sequence[tuple[str, NetworkWeights]], *, layers: bool = False
+) -> Figure:
+    """One panel for each network: its standardised weights and the two fitted densities.
+
+    Args:
+        networks: Titles of the panels, and weights.
+        layers: Below it, a panel for each of its layers.
+    """
+    columns = [
+        {title: weights.pooled} | (weights.layers if layers else {}) for title, weights in networks
+    ]
+    rows = max(map(len, columns))
+    figure, grid = _panels(rows, len(columns), 4.5, 3.4)
+    for column, samples in enumerate(columns):
+        for row, (title, sample) in enumerate(samples.items()):
+            _draw_weights(grid[row][column], title, sample)
+            grid[row][column].set_xlabel("weight" if row else "weight, layers standardised")
+        for row in range(len(samples), rows):
+            grid[row][column].remove()
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def feature_picture(networks: Sequence[tuple[str, Features]], classes: Sequence[str]) -> Figure:
+    """One panel for each network: every image as a point in the colour of its class.
+
+    Args:
+        networks: Titles of the panels, which the accuracy is added to, and points.
+        classes: Names of the classes.
+    """
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
+    figure, grid = _panels(1, len(networks), 4.5, 4.8)
+    for axes, (title, found) in zip(grid[0], networks, strict=True):
+        for label, name in enumerate(classes):
+            x, y = found.points[found.labels == label].T
+            axes.scatter(x, y, s=3, linewidths=0, color=palette(label), label=name)
+        axes.set_title(f"{title}\n{found.accuracy:.2%}", fontsize=9)
+        axes.set_xlabel("feature 1")
+        axes.set_ylabel("feature 2")
+        axes.grid(alpha=0.3)
+    if len(classes) <= _MAX_LEGEND:
+        figure.legend(
+            *grid[0][0].get_legend_handles_labels(),
+            loc="outside lower center",
+            ncols=5,
+            markerscale=3,
+        )
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture as a PNG, in one step.
+
+    Raises:
+        OSError: It cannot be written; what was there before is untouched.
+    """
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_atomically(path, image.getvalue())
+
+
+def _panels(
+    rows: int, columns: int, width: float, height: float
+) -> tuple[Figure, list[list[Axes]]]:
+    # Not pyplot: it would choose a window system and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False).tolist()
+
+
+def _draw_weights(axes: Axes, title: str, sample: Sample) -> None:
+    values, found = sample.values, sample.fit
+    reach = (found.mean - _REACH * found.std, found.mean + _REACH * found.std)
+    bins = min(max(math.isqrt(found.count), _MIN_BINS), _MAX_BINS)
+    counts, edges = np.histogram(values, bins, reach)
+    heights = counts / (found.count * np.diff(edges))
+    axes.stairs(heights, edges, fill=True, color="lightgrey", label="weights")
+    x = np.linspace(*reach, 501)
+    law: Law
+    for law in get_args(Law):
+        axes.plot(x, found.density(law, x), label=law.capitalize())
+    axes.set_title(
+        f"{title}\n{found.better.capitalize()} by {abs(found.difference):.4f} nats, "
+        f"excess kurtosis {found.kurtosis:.2f}",
+        fontsize=9,
+    )
+    axes.set_ylabel("density")
+    axes.grid(alpha=0.3)
