@@ -328,6 +328,27 @@ class Linear final : public Step {
   std::vector<float> scale_, bias_;
 };
 
+class LinearFloat final : public Step {
+ public:
+  LinearFloat(const Value* x, const Value* nothing, std::unique_ptr<int8::WindowLayer> layer)
+      : Step({x}, nothing), layer_(std::move(layer)) {}
+  std::string describe() const override { return std::string("linear_float: ") + layer_->name(); }
+  void prepare() override { layer_->set_row(reads()[0]->row()); }
+  int8::WindowLayer* layer() const override { return layer_.get(); }
+  i64 tasks(int) const override { return layer_->tasks(1); }
+
+ protected:
+  void work(const Frame& frame, i64 task, i64 tasks) const override {
+    int8::Image image{};
+    image.x = first_window(*reads()[0], {0, 0}, frame.arena);
+    image.logits = frame.output;
+    layer_->run(image, task, tasks);
+  }
+
+ private:
+  std::unique_ptr<int8::WindowLayer> layer_;
+};
+
 }  // namespace
 
 i64 Step::tasks(int team) const {
@@ -380,6 +401,11 @@ StepPointer make_repeat(const Value* x, const Value* y, i64 factor) {
 StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
                         std::vector<float> scale, std::vector<float> bias) {
   return std::make_unique<Linear>(x, sums, std::move(layer), std::move(scale), std::move(bias));
+}
+
+StepPointer make_linear_float(const Value* x, const Value* nothing,
+                              std::unique_ptr<int8::WindowLayer> layer) {
+  return std::make_unique<LinearFloat>(x, nothing, std::move(layer));
 }
 
 }  // namespace mulfree::runtime
