@@ -204,8 +204,8 @@ void Program::conv2d_float(FloatArguments a) {
   check_open(function);
   Value& x = written(function, "x", a.x);
   Value& y = unwritten(function, "y", a.y);
-  const int8::Geometry geo = int8::make_geometry(
-      function, int8::Rule::floating, {x.h, x.w, x.c}, a.shape, a.stride, a.padding, a.groups);
+  const int8::Geometry geo = int8::make_geometry(function, int8::Rule::floating, {x.h, x.w, x.c},
+                                                 a.shape, a.stride, a.padding, a.groups);
   check_shape(function, y, geo.o, geo.ho, geo.wo);
   check_floats(function, geo, a.weight, a.requantisation.bias);
   const i64 low = a.requantisation.low, high = a.requantisation.high;

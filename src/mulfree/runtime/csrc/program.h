@@ -83,10 +83,12 @@ class Program {
   Value& unwritten(const char* function, const char* argument, i64 id);
   void check_shape(const char* function, const Value& y, i64 c, i64 h, i64 w) const;
   void append(StepPointer step, i64 y);
-  // A layer between x and y, which are checked: its padding and its work.
+  // Makes room for the padding of a layer that reads x, and counts its work.
   void note_window(Value& x, const int8::Geometry& geometry);
-  void append_last(StepPointer step, const int8::Geometry& geometry);
+  // A value that no other step reads, at the end of `values_`.
   const Value* scratch(i64 bytes);
+  // The step that writes it.
+  void append_last(StepPointer step, const int8::Geometry& geometry);
   void set_input(const char* function, i64 y);
   void plan();
   // Checks the arguments and makes room; the size of the team that the work is worth.

@@ -161,8 +161,7 @@ WindowLayer::WindowLayer(const Kernels& kernels, const Geometry& geometry, const
     zero_sums_.push_back(zero *
                          std::accumulate(weight + filter * k, weight + (filter + 1) * k, 0.0));
   }
-  layer_.floating = {zero_sums_.data(), float_bias_.data(),
-                     static_cast<double>(requantisation.low),
+  layer_.floating = {zero_sums_.data(), float_bias_.data(), static_cast<double>(requantisation.low),
                      static_cast<double>(requantisation.high)};
   pack(Rule::floating, weight);
 }
@@ -170,8 +169,8 @@ WindowLayer::WindowLayer(const Kernels& kernels, const Geometry& geometry, const
 WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry)
     : geometry_(geometry), layer_{} {
   const bool adder = rule == Rule::adder;
-  const bool depthwise = rule != Rule::floating && geometry.groups == geometry.c && geometry.o == geometry.c &&
-                         geometry.kh * geometry.kw <= kDepthwiseTaps;
+  const bool depthwise = rule != Rule::floating && geometry.groups == geometry.c &&
+                         geometry.o == geometry.c && geometry.kh * geometry.kw <= kDepthwiseTaps;
   const i64 sharing = depthwise ? geometry.o : geometry.o / geometry.groups;
   if (depthwise) {
     kernel_ = adder ? &kernels.adder_depthwise : &kernels.conv_depthwise;
