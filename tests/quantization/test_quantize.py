@@ -15,6 +15,7 @@ from mulfree import data, models, runtime, training
 from mulfree.errors import ConfigError, ShapeError
 from mulfree.quantization import Pictures, quantize
 from mulfree.runtime import reference
+from mulfree.runtime.graph import Conv2d, Conv2dFloat
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,19 @@ def test_close_to_the_network(
     net, images = trained
     graph = quantize(net, images, bits)
     assert correlation(net, graph, torch.cat(images)) > least
+
+
+def test_ends_in_float_are_no_further_from_the_network(
+    trained: tuple[nn.Module, list[Tensor]],
+) -> None:
+    net, images = trained
+    batch = torch.cat(images)
+    ends, whole = (quantize(net, images, 8, edges=edges) for edges in ("float", "int8"))
+    # Behind the enlargement of such small images.
+    assert [type(graph.nodes[1]) for graph in (ends, whole)] == [Conv2dFloat, Conv2d]
+    assert correlation(net, ends, batch) > 0.999
+    x = batch.numpy()
+    np.testing.assert_array_equal(runtime.Session(ends).run(x), reference.run(ends, x))
 
 
 def test_the_network_is_not_changed(trained: tuple[nn.Module, list[Tensor]]) -> None:
@@ -131,6 +145,7 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
     ("change", "error", "message"),
     [
         ({"bits": 7}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 7"),
+        ({"edges": "int4"}, ConfigError, r"`edges` must be one of float, int8, got 'int4'"),
         ({"observer": "median"}, ConfigError, r"`observer` must be one of auto, minmax, "),
         ({"batches": []}, ShapeError, r"`batches` must hold images .* got nothing"),
         ({"batches": [torch.zeros(3, 4, 4)]}, ShapeError, r"of one size, got \[3, 4, 4\]"),

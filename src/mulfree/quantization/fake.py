@@ -51,7 +51,9 @@ class FakeQuantise(Hooks):
         return x if name in self._layout.roots else self._rounded(name, x)
 
     def weight(self, layer: Layer, module: AnyLayer) -> Tensor:
-        """The weights as integers stand for them."""
+        """The weights as integers stand for them, or as they are where they stay so."""
+        if self._layout.in_float(layer, module):
+            return module.weight
         w, bits = module.weight, self._layout.weight_bits(layer)
         if isinstance(module, ADDER):
             scale, zero = self._used[self._layout.operand(layer)]

@@ -19,7 +19,7 @@ from torch import nn
 from mulfree import runtime
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.fixed_point import Reals, fixed_point
-from mulfree.quantization.folding import Folded, fold, norm_of
+from mulfree.quantization.folding import Folded, FoldedFloat, fold, fold_float, norm_of
 from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.steps import (
     ADDER,
@@ -103,6 +103,8 @@ class _Lowering:
             match step:
                 case Layer() if step is plan.classifier:
                     self._classifier(step)
+                case Layer() if self._in_float(step):
+                    self._layer_float(step)
                 case Layer():
                     self._layer(step)
                 case Pad() if self._can_merge(step):
@@ -213,43 +215,64 @@ class _Lowering:
             largest.append(255)
             offset = offset - factors[1] * residual.zero
         fixed = fixed_point(factors, largest, offset, step.path)
-        source, stride, padding = self._source(step, module)
-        output = step.output if step.pool is None else f"{step.output}.unpooled"
-        rows, columns = Sliding(stride, padding).output_hw(
-            self._values[source].shape[1:], filters.kernel
-        )
         kind: Any = nodes.Adder2d if isinstance(module, ADDER) else nodes.Conv2d
         self._nodes.append(
             kind(
-                name=self._named(step.path),
-                input=source,
-                output=self._declare(output, (len(filters.weight), rows, columns), target),
-                weight=filters.weight,
+                **self._windows(step, module, filters.weight),
                 multiplier=fixed.factors[0],
                 offset=fixed.offset,
                 shift=fixed.shift,
-                low=target.zero if step.relu else 0,
-                high=target.top,
-                stride=stride,
-                padding=padding,
-                groups=getattr(module, "groups", 1),
                 residual=step.residual,
                 residual_multiplier=int(fixed.factors[1]) if step.residual else 0,
             )
         )
-        if step.pool is not None:
-            # The order of the integers is that of the layer's sums, or turned round where the
-            # normalisation has a negative factor.
-            minimum = (factor < 0).astype(np.uint8)
-            self._nodes.append(
-                nodes.MaxPool(
-                    name=self._named(f"{step.path}.pool"),
-                    input=output,
-                    output=self._declare(step.output, step.shape, target),
-                    **vars(step.pool),
-                    minimum=minimum,
-                )
+        self._pool(step, factor < 0)
+
+    def _layer_float(self, step: Layer) -> None:
+        """A layer that keeps floating-point weights."""
+        module = step.layer(self._model)
+        target = self._grid(step.output)
+        filters = self._folded_float(step, module, target.scale)
+        self._nodes.append(
+            nodes.Conv2dFloat(
+                **self._windows(step, module, filters.weight),
+                bias=(filters.offset + target.zero).astype(np.float32),
             )
+        )
+        self._pool(step, filters.flips)
+
+    def _windows(self, step: Layer, module: AnyLayer, weight: NDArray[Any]) -> dict[str, Any]:
+        """What the nodes of all layers have; the value that such a node makes is declared."""
+        target = self._grid(step.output)
+        source, stride, padding = self._source(step, module)
+        rows, columns = Sliding(stride, padding).output_hw(
+            self._values[source].shape[1:], (weight.shape[1], weight.shape[2])
+        )
+        return {
+            "name": self._named(step.path),
+            "input": source,
+            "output": self._declare(_unpooled(step), (len(weight), rows, columns), target),
+            "weight": weight,
+            "low": target.zero if step.relu else 0,
+            "high": target.top,
+            "stride": stride,
+            "padding": padding,
+            "groups": getattr(module, "groups", 1),
+        }
+
+    def _pool(self, step: Layer, flips: NDArray[np.bool_]) -> None:
+        """The maximum of a layer's sums, which is the least integer where a factor flips them."""
+        if step.pool is None:
+            return
+        self._nodes.append(
+            nodes.MaxPool(
+                name=self._named(f"{step.path}.pool"),
+                input=_unpooled(step),
+                output=self._declare(step.output, step.shape, self._grid(step.output)),
+                **vars(step.pool),
+                minimum=flips.astype(np.uint8),
+            )
+        )
 
     def _source(self, step: Layer, module: AnyLayer) -> tuple[str, Pair, Pair]:
         """Value that a layer reads, its stride and its padding."""
@@ -301,7 +324,19 @@ class _Lowering:
 
     def _classifier(self, step: Layer) -> None:
         """The layer that makes the logits, with its normalisation, left in floating point."""
-        folded = self._folded(step, step.layer(self._model), None)
+        module = step.layer(self._model)
+        if self._in_float(step):
+            filters = self._folded_float(step, module, None)
+            self._nodes.append(
+                nodes.LinearFloat(
+                    name=self._named(step.path),
+                    input=step.input,
+                    weight=filters.weight.reshape(len(filters.weight), -1),
+                    bias=filters.offset.astype(np.float32),
+                )
+            )
+            return
+        folded = self._folded(step, module, None)
         weight = folded.weight.reshape(len(folded.weight), -1)
         self._logits(step.path, step.input, weight, folded.factor, folded.offset)
 
@@ -315,6 +350,18 @@ class _Lowering:
             bits=self._layout.weight_bits(step),
             scale=scale,
             shift_only=self._shift_only,
+        )
+
+    def _in_float(self, step: Layer) -> bool:
+        return self._layout.in_float(step, step.layer(self._model))
+
+    def _folded_float(self, step: Layer, module: AnyLayer, scale: float | None) -> FoldedFloat:
+        return fold_float(
+            module,
+            norm_of(self._model, step),
+            self._grids[self._layout.operand(step)],
+            map_shape=self._values[self._merged_source(step)].shape,
+            scale=scale,
         )
 
     def _leave(self, last: Step) -> None:
@@ -335,6 +382,11 @@ class _Lowering:
                 bias=bias.astype(np.float32),
             )
         )
+
+
+def _unpooled(step: Layer) -> str:
+    """Name of what a layer makes before its maximum is taken."""
+    return step.output if step.pool is None else f"{step.output}.unpooled"
 
 
 def _input(value: nodes.Value, pictures: Pictures) -> nodes.Input:

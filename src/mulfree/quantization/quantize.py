@@ -32,6 +32,7 @@ def quantize(
     observer: str = "auto",
     correct: bool | None = None,
     shift_only: bool = False,
+    edges: str = "int8",
     ranges: Ranges | None = None,
     pictures: Pictures | None = None,
     name: str | None = None,
@@ -49,6 +50,8 @@ def quantize(
             a thousand training images are enough.
         bits: 8, 6, 5 or 4: of what layers in the middle of the network read, and of their weights.
             The first layer, the classifier and what is only added have 8.
+        edges: Weights of convolutions and linear layers at the ends of the network, the first
+            layer and the classifier: "int8", or "float" for floating-point ones.
         observer: How ranges are found, one of `OBSERVERS`; see `observe`.
         correct: Correct the normalisations for the rounding, see `correct_norms`; by default where
             there are 64 images or more to learn that from. A network that was trained with the
@@ -81,7 +84,7 @@ def quantize(
     count = sum(map(len, images))
     images = list(torch.cat(images).chunk(-(-count // _TOGETHER)))
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    layout = Layout(plan=make_plan(model, (channels, height, width)), bits=bits)
+    layout = Layout(plan=make_plan(model, (channels, height, width)), bits=bits, edges=edges)
     known = find_ranges(layout, model, images, observer) if ranges is None else ranges
     grids = make_grids(layout, known, shift_only=shift_only)
     if correct is None:

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <thread>
 
@@ -45,6 +46,30 @@ Scalars scalars(const char* function, i64 multiplier, i64 multiplier_b, i64 offs
   int8::check_requantisation(function, r, largest);
   return {r.multiplier[0],         r.residual_multiplier, offset + (i64{1} << (shift - 1)),
           static_cast<int>(shift), static_cast<int>(low), static_cast<int>(high)};
+}
+
+// The geometry of a layer that reads all of x, with weights [O, h * w * c].
+int8::Geometry linear_geometry(const char* function, int8::Rule rule, const Value& x, Pair shape) {
+  const i64 inputs = x.c * x.h * x.w;
+  if (shape.first < 1 || shape.second != inputs) {
+    fail(function, "weight", "have shape [O, " + std::to_string(inputs) + "]", text(shape));
+  }
+  return int8::make_geometry(function, rule, {x.h, x.w, x.c}, {shape.first, x.h, x.w, x.c}, {1, 1},
+                             {0, 0}, 1);
+}
+
+// A byte cannot be made of what is no number.
+void check_floats(const char* function, const int8::Geometry& geo, const float* weight,
+                  const std::vector<double>& bias) {
+  if (bias.size() != static_cast<std::size_t>(geo.o)) {
+    fail(function, "bias", "have " + std::to_string(geo.o) + " values",
+         std::to_string(bias.size()));
+  }
+  const auto finite = [](double v) { return std::isfinite(v); };
+  if (!std::all_of(weight, weight + geo.o * geo.summands(), finite) ||
+      !std::all_of(bias.begin(), bias.end(), finite)) {
+    fail(function, "weight, bias", "be finite", "other values");
+  }
 }
 
 // body(worker, team) on each thread of a team of at most `wanted`.
@@ -171,8 +196,32 @@ void Program::window(int8::Rule rule, const WindowArguments& a) {
              function, &x, &y, residual,
              std::make_unique<int8::WindowLayer>(*kernels_, rule, geo, a.weight, a.requantisation)),
          a.y);
-  x.border_h = std::max(x.border_h, a.padding.first);
-  x.border_w = std::max(x.border_w, a.padding.second);
+  note_window(x, geo);
+}
+
+void Program::conv2d_float(FloatArguments a) {
+  const char* const function = "conv2d_float";
+  check_open(function);
+  Value& x = written(function, "x", a.x);
+  Value& y = unwritten(function, "y", a.y);
+  const int8::Geometry geo = int8::make_geometry(function, int8::Rule::floating, {x.h, x.w, x.c},
+                                                 a.shape, a.stride, a.padding, a.groups);
+  check_shape(function, y, geo.o, geo.ho, geo.wo);
+  check_floats(function, geo, a.weight, a.requantisation.bias);
+  const i64 low = a.requantisation.low, high = a.requantisation.high;
+  if (low < 0 || low > high || high > 255) {
+    fail(function, "low, high", "be an interval in [0, 255]", text(Pair{low, high}));
+  }
+  append(make_window(function, &x, &y, nullptr,
+                     std::make_unique<int8::WindowLayer>(*kernels_, geo, a.weight, x.zero,
+                                                         std::move(a.requantisation))),
+         a.y);
+  note_window(x, geo);
+}
+
+void Program::note_window(Value& x, const int8::Geometry& geo) {
+  x.border_h = std::max(x.border_h, geo.padding.first);
+  x.border_w = std::max(x.border_w, geo.padding.second);
   work_ += static_cast<double>(geo.o) * static_cast<double>(geo.ho * geo.wo) *
            static_cast<double>(geo.summands());
 }
@@ -277,27 +326,43 @@ void Program::linear(i64 x_id, const i8* weight, Pair shape, const float* scale,
                      const float* bias, i64 biases) {
   check_open("linear");
   const Value& x = written("linear", "x", x_id);
-  const i64 inputs = x.c * x.h * x.w;
-  if (shape.first < 1 || shape.second != inputs) {
-    fail("linear", "weight", "have shape [O, " + std::to_string(inputs) + "]", text(shape));
-  }
+  const auto geo = linear_geometry("linear", int8::Rule::conv, x, shape);
   if (scales != shape.first || biases != shape.first) {
     fail("linear", "scale, bias", "have " + std::to_string(shape.first) + " values each",
          text(Pair{scales, biases}));
   }
-  const auto geo = int8::make_geometry("linear", int8::Rule::conv, {x.h, x.w, x.c},
-                                       {shape.first, x.h, x.w, x.c}, {1, 1}, {0, 0}, 1);
   const auto filters = static_cast<std::size_t>(shape.first);
   auto layer = std::make_unique<int8::WindowLayer>(
       *kernels_, int8::Rule::conv, geo, weight,
       int8::Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
-  values_.push_back({static_cast<i64>(sizeof(i32)) * shape.first, 1, 1, 0});
+  append_last(make_linear(&x, scratch(static_cast<i64>(sizeof(i32)) * shape.first),
+                          std::move(layer), {scale, scale + scales}, {bias, bias + biases}),
+              geo);
+}
+
+void Program::linear_float(i64 x_id, const float* weight, Pair shape, const float* bias,
+                           i64 biases) {
+  check_open("linear_float");
+  const Value& x = written("linear_float", "x", x_id);
+  const auto geo = linear_geometry("linear_float", int8::Rule::floating, x, shape);
+  int8::FloatRequantisation requantisation{{bias, bias + biases}, 0, 255};
+  check_floats("linear_float", geo, weight, requantisation.bias);
+  append_last(make_linear_float(&x, scratch(1),
+                                std::make_unique<int8::WindowLayer>(*kernels_, geo, weight, x.zero,
+                                                                    std::move(requantisation))),
+              geo);
+}
+
+const Value* Program::scratch(i64 bytes) {
+  values_.push_back({bytes, 1, 1, 0});
   written_.push_back(false);
-  append(make_linear(&x, &values_.back(), std::move(layer), {scale, scale + scales},
-                     {bias, bias + biases}),
-         static_cast<i64>(values_.size()) - 1);
-  outputs_ = shape.first;
-  work_ += static_cast<double>(shape.first) * static_cast<double>(inputs);
+  return &values_.back();
+}
+
+void Program::append_last(StepPointer step, const int8::Geometry& geo) {
+  append(std::move(step), static_cast<i64>(values_.size()) - 1);
+  outputs_ = geo.o;
+  work_ += static_cast<double>(geo.o) * static_cast<double>(geo.summands());
 }
 
 void Program::compile() {

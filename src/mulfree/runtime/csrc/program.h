@@ -21,6 +21,16 @@ struct WindowArguments {
   i64 residual;  // or -1
 };
 
+// Arguments of a convolution with floating-point weights.
+struct FloatArguments {
+  i64 x, y;
+  const float* weight;
+  std::array<i64, 4> shape;
+  Pair stride, padding;
+  i64 groups;
+  int8::FloatRequantisation requantisation;
+};
+
 // Every method checks its arguments and throws std::invalid_argument with a one-line message.
 class Program {
  public:
@@ -30,6 +40,7 @@ class Program {
   void input_quantised(i64 y);
   void input_pixels(i64 y, const u8* table, Pair shape);
   void window(int8::Rule rule, const WindowArguments& arguments);
+  void conv2d_float(FloatArguments arguments);
   void max_pool(i64 x, i64 y, Pair kernel, Pair stride, Pair padding, const u8* minimum, i64 size);
   void mean(i64 x, i64 y, Pair kernel, Pair stride, i64 multiplier, i64 offset, i64 shift, i64 low,
             i64 high);
@@ -40,6 +51,7 @@ class Program {
   void repeat(i64 x, i64 y, i64 factor);
   void linear(i64 x, const i8* weight, Pair shape, const float* scale, i64 scales,
               const float* bias, i64 biases);
+  void linear_float(i64 x, const float* weight, Pair shape, const float* bias, i64 biases);
   void compile();
 
   // output [n, outputs] of input [n, c, h, w].
@@ -71,6 +83,12 @@ class Program {
   Value& unwritten(const char* function, const char* argument, i64 id);
   void check_shape(const char* function, const Value& y, i64 c, i64 h, i64 w) const;
   void append(StepPointer step, i64 y);
+  // Makes room for the padding of a layer that reads x, and counts its work.
+  void note_window(Value& x, const int8::Geometry& geometry);
+  // A value that no other step reads, at the end of `values_`.
+  const Value* scratch(i64 bytes);
+  // The step that writes it.
+  void append_last(StepPointer step, const int8::Geometry& geometry);
   void set_input(const char* function, i64 y);
   void plan();
   // Checks the arguments and makes room; the size of the team that the work is worth.
