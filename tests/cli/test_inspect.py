@@ -47,8 +47,8 @@ def test_weights(run: Path, cnn: str, tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"{run}: lenet5_bn adder2d\n" in out
     assert out.endswith(f"{output}: the last row of each table\n")
     found = inspection.inspect_weights(load_model(run), "adder2d")
-    fit = found.layers["conv5"].fit
-    row = next(line for line in out.splitlines() if line.startswith("| conv5 "))
+    fit = found.layers["embedding.0"].fit
+    row = next(line for line in out.splitlines() if line.startswith("| embedding.0 "))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1:4] == [
         fit.better.capitalize(),
@@ -61,11 +61,11 @@ def test_weights(run: Path, cnn: str, tmp_path: Path, capsys: pytest.CaptureFixt
     one, two = json.loads(capsys.readouterr().out)
     assert (one["network"], one["kind"]) == (cnn, "lenet5_bn conv2d")
     assert list(one["layers"]) == ["conv2", "conv3", "conv4"]
-    assert list(two["layers"]) == ["conv2", "conv3", "conv4", "conv5"]
+    assert list(two["layers"]) == ["conv2", "conv3", "conv4", "embedding.0"]
     pooled = found.pooled.fit
     assert two["pooled"]["difference"] == pooled.difference
     assert two["pooled"]["better"] == pooled.better
-    assert two["layers"]["conv5"]["laplace"] == fit.laplace
+    assert two["layers"]["embedding.0"]["laplace"] == fit.laplace
     assert size(output) == (width, 5 * height)
 
 

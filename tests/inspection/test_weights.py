@@ -97,7 +97,11 @@ def test_kept_layers_are_not_adder_layers() -> None:
     model = models.create_model(
         "lenet5_bn", operator="adder2d", keep=["conv3"], width=0.5, embedding=2
     )
-    assert list(inspection.inspect_weights(model, "adder2d").layers) == ["conv2", "conv4", "conv5"]
+    assert list(inspection.inspect_weights(model, "adder2d").layers) == [
+        "conv2",
+        "conv4",
+        "embedding.0",
+    ]
 
 
 def test_first_and_last_are_left_out_even_where_they_are_adder_layers() -> None:

@@ -40,7 +40,7 @@ def test_the_pooling_before_the_third_layer_is_the_identity_at_the_native_size()
 def test_an_embedding_is_a_layer_and_its_normalisation() -> None:
     plain = models.create_model("lenet5_bn", operator="adder2d", in_channels=1)
     model = models.create_model("lenet5_bn", operator="adder2d", in_channels=1, embedding=2)
-    assert isinstance(model.get_submodule("conv5"), Adder2d)
+    assert isinstance(model.get_submodule("embedding.0"), Adder2d)
     seen: list[torch.Tensor] = []
     model.get_submodule("fc").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     assert model(torch.randn(16, 1, 28, 28)).shape == (16, 10)
@@ -50,7 +50,7 @@ def test_an_embedding_is_a_layer_and_its_normalisation() -> None:
     torch.testing.assert_close(features.mean(0), torch.zeros(2, 1, 1), atol=1e-5, rtol=0)
     assert (features < 0).any()
     own, names = model.state_dict(), plain.state_dict().keys()
-    assert {key.partition(".")[0] for key in own.keys() - names} == {"conv5", "bn5"}
+    assert {key.partition(".")[0] for key in own.keys() - names} == {"embedding"}
     counts = [sum(p.numel() for p in network.parameters()) for network in (plain, model)]
     # 84 * 2 weights and 2 * 2 of the normalisation more, 10 * 2 weights instead of 10 * 84.
     assert counts[1] - counts[0] == 84 * 2 + 2 * 2 + 10 * 2 - 10 * 84
@@ -58,7 +58,7 @@ def test_an_embedding_is_a_layer_and_its_normalisation() -> None:
 
 def test_without_an_embedding_nothing_is_there_of_it() -> None:
     model = models.create_model("lenet5_bn", embedding=None)
-    assert not {"conv5", "bn5"} & {key.partition(".")[0] for key in model.state_dict()}
+    assert not {"embedding"} & {key.partition(".")[0] for key in model.state_dict()}
     assert models.model_options("lenet5_bn")["embedding"] is None
 
 

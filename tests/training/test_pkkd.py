@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.training.runs import make_config
+from tests.training.runs import assert_same, make_config
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -138,6 +139,27 @@ def test_validation_leaves_the_fidelity_on_test_images(tmp_path: Path) -> None:
     assert 0 <= metrics["test_agreement"] <= 1
     assert metrics["test_kl"] > 0
     assert {"test_accuracy", "test_loss", "test_teacher_accuracy"} <= metrics.keys()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_step_is_one_graph(training: bool) -> None:
+    torch._dynamo.reset()
+    images, labels = batches(1)[0]
+    task, other = (make_task(layers=("*",)).train(training) for _ in range(2))
+    compiled = torch.compile(task, fullgraph=True, dynamic=False, backend="eager")
+    for _ in range(2):
+        assert_same(compiled((images, labels)), other((images, labels)))
+    assert_same(dict(task.state_dict()), dict(other.state_dict()))
+    torch._dynamo.reset()
+
+
+def test_a_copy_of_the_task_reads_its_own_networks() -> None:
+    task = make_task()
+    other = copy.deepcopy(task)
+    steps(other, 1)
+    (batch,) = batches(1)
+    fresh = make_task()
+    assert_same(task(batch), fresh(batch))
 
 
 def test_a_fixed_teacher(tmp_path: Path) -> None:

@@ -68,11 +68,10 @@ class LeNet5BN(nn.Module):
         self.bn4 = nn.BatchNorm2d(channels[4])
         self.relu4 = nn.ReLU(inplace=True)
         features = channels[4]
-        self.conv5: nn.Module = nn.Identity()
-        self.bn5: nn.Module = nn.Identity()
+        self.embedding = nn.Sequential()
         if options.embedding is not None:
-            self.conv5 = nn.Conv2d(features, options.embedding, 1, bias=False)
-            self.bn5 = nn.BatchNorm2d(options.embedding)
+            self.embedding.append(nn.Conv2d(features, options.embedding, 1, bias=False))
+            self.embedding.append(nn.BatchNorm2d(options.embedding))
             features = options.embedding
         self.fc = nn.Conv2d(features, options.num_classes, 1, bias=not options.norm_logits)
         self.bn_fc = logit_norm(options.num_classes, options.norm_logits)
@@ -84,7 +83,7 @@ class LeNet5BN(nn.Module):
         x = self.pool2(self.relu2(self.bn2(self.conv2(x))))
         x = self.relu3(self.bn3(self.conv3(self.avgpool(x))))
         x = self.relu4(self.bn4(self.conv4(x)))
-        logits: Tensor = self.bn_fc(self.fc(self.bn5(self.conv5(x))))
+        logits: Tensor = self.bn_fc(self.fc(self.embedding(x)))
         return logits.flatten(1)
 
 

@@ -10,8 +10,10 @@ from torch import Tensor, distributed
 
 def total(tensor: Tensor) -> Tensor:
     """The sum of a tensor over the processes, differentiated by autograd."""
-    summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
-    return summed
+    if not tensor.requires_grad:
+        return _summed(tensor)
+    result: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+    return result
 
 
 def average(tensor: Tensor) -> Tensor:
@@ -26,13 +28,15 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        summed = tensor.clone()
-        distributed.all_reduce(summed)
-        return summed
+        return _summed(tensor)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         # What each process adds reaches the losses of all of them.
-        summed = grads[0].clone()
-        distributed.all_reduce(summed)
-        return summed
+        return _summed(grads[0])
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    summed = tensor.clone()
+    distributed.all_reduce(summed)
+    return summed

@@ -295,7 +295,10 @@ class _Reader:
 
 
 class _Hook:
-    """Tells a reader the result of a module."""
+    """Tells a reader the result of a module.
+
+    No function, of which a copy of the network, such as its moving average, would have the same.
+    """
 
     def __init__(self, reader: _Reader, name: str, *, copies: bool) -> None:
         self._reader = reader
@@ -305,14 +308,6 @@ class _Hook:
 
     def __call__(self, module: nn.Module, args: Any, y: Tensor) -> None:
         self._reader.hear(self._name, y.clone() if self._copies else y)
-
-    def __deepcopy__(self, memo: Any) -> Any:
-        # A copy of the network, such as its moving average, is not read.
-        return _say_nothing
-
-
-def _say_nothing(module: nn.Module, args: Any, y: Tensor) -> None:
-    """The hook of a copy."""
 
 
 def _layers(model: nn.Module, kinds: Sequence[str]) -> dict[str, Any]:
