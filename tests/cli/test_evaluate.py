@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.training.runs import make_config
 
+from mulfree import models
 from mulfree.cli.main import main
-from mulfree.training import train
+from mulfree.training import load_model, train
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,43 @@ def test_json_and_classes(
     assert main(["evaluate", path, "--per-class"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
     assert lines == [f"  {name}  {share:.2%}" for name, share in shares.items()]
+
+
+def test_a_teacher(
+    run: Path, metrics: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(run), "--teacher", str(run / "last.ckpt")]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert line == f"teacher  {metrics['test_accuracy']:.2%}  agreement 100.00%  KL 0.0000"
+
+    torch.manual_seed(1)
+    arguments = models.config_of(load_model(run)).arguments
+    other = models.create_model("lenet5_bn", **arguments)
+    models.save_weights(other, tmp_path / "other.safetensors")
+    teacher = str(tmp_path / "other.safetensors")
+    assert main(["evaluate", str(run), "--teacher", teacher, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["teacher"] == teacher
+    assert values["kl"] > 0
+    # Beside the run's configuration: from the other's side the accuracies change places.
+    beside = run / "other.safetensors"
+    shutil.copy(teacher, beside)
+    assert main(["evaluate", str(beside), "--teacher", str(run), "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    beside.unlink()
+    assert seen["agreement"] == values["agreement"]
+    assert seen["accuracy"] == pytest.approx(values["teacher_accuracy"])
+    assert seen["teacher_accuracy"] == pytest.approx(values["accuracy"])
+    assert seen["kl"] != values["kl"]
+
+
+def test_a_teacher_of_other_classes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models.save_weights(models.create_model("lenet5_bn"), tmp_path / "other.safetensors")
+    assert main(["evaluate", str(run), "--teacher", str(tmp_path / "other.safetensors")]) == 2
+    message = r"evaluate: `--teacher` must have num_classes 3 as the network has it, got 10"
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_the_training_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

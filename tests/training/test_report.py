@@ -2,6 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from mulfree.training import report
 from mulfree.training.report import write_csv, write_curves, write_json
 
 
@@ -30,3 +35,29 @@ def test_curves_are_the_same_for_the_same_history(tmp_path: Path) -> None:
     assert one.startswith(b"\x89PNG")
     write_curves(tmp_path / "two.png", history[:1], "test")
     assert (tmp_path / "two.png").read_bytes() != one
+
+
+def test_the_curves_of_a_teacher_are_in_the_same_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
+    monkeypatch.setattr(report, "write_atomically", lambda *args: None)
+    names = ("accuracy", "teacher_accuracy", "agreement", "loss")
+    history = [
+        {"epoch": e}
+        | {
+            f"{part}_{name}": e / 10 + i
+            for part in ("train", "test")
+            for i, name in enumerate(names)
+        }
+        for e in (1, 2, 3)
+    ]
+    write_curves(Path(), history, "test")
+    accuracy, agreement, loss = drawn[0].axes
+    lines = {line.get_label(): line for line in accuracy.get_lines()}
+    assert list(lines) == ["train", "test", "teacher train", "teacher test"]
+    assert [line.get_linestyle() for line in lines.values()] == ["-", "--", "-", "--"]
+    colours = [line.get_color() for line in lines.values()]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+    assert np.array(lines["teacher test"].get_ydata()) == pytest.approx([1.1, 1.2, 1.3])
+    assert (agreement.get_ylabel(), loss.get_ylabel()) == ("agreement", "loss")
+    assert [len(axes.get_lines()) for axes in (agreement, loss)] == [2, 2]

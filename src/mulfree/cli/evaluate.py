@@ -26,6 +26,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import data, training
+    from mulfree.training.checkpoint import load_teacher
     from mulfree.training.progress import decoding
 
     if arguments.threads is not None:
@@ -36,12 +37,11 @@ def main(argv: list[str]) -> int:
         splits = data.load(config, report)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = _loader(splits, config, arguments.split, device)
+    check_fit("evaluate", trained.model, splits, config.name)
     networks = [trained.model]
     if arguments.teacher is not None:
-        networks.append(training.load_model(arguments.teacher))
-    for network in networks:
-        check_fit("evaluate", network.to(device), splits, config.name)
-    model, *teacher = networks
+        networks.append(load_teacher("evaluate: `--teacher`", arguments.teacher, trained.model))
+    model, *teacher = (network.to(device) for network in networks)
     result = training.evaluate(model, shown(loader, "evaluating"), *teacher)
     if arguments.json:
         print(json.dumps(_to_json(arguments, config, splits, result), indent=2))

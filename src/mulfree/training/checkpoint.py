@@ -133,6 +133,29 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
     return model_of(load_checkpoint(file))
 
 
+def load_teacher(what: str, path: str | os.PathLike[str], student: nn.Module) -> nn.Module:
+    """The network of a file as `load_model` reads it, for the images and classes of another one.
+
+    Args:
+        what: What an error calls it, as in "kd: `teacher`".
+        path: See `load_model`.
+        student: The other network, one of `create_model` as well.
+
+    Raises:
+        ConfigError: It has another number of classes or channels.
+        ArtifactError: No such file, or one that is damaged or not what it claims.
+    """
+    teacher = load_model(path)
+    own, other = (models.config_of(network).arguments for network in (student, teacher))
+    for key in ("num_classes", "in_channels"):
+        if own[key] != other[key]:
+            raise ConfigError(
+                f"{what} must have {key} {own[key]} as the network has it, "
+                f"got {other[key]} in {os.fspath(path)}"
+            )
+    return teacher
+
+
 def model_of(checkpoint: Checkpoint) -> nn.Module:
     """The network of a checkpoint, on the CPU and in evaluation mode.
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mulfree import models
 from mulfree.errors import ConfigError
-from mulfree.training.checkpoint import load_model
+from mulfree.training.checkpoint import load_teacher
 from mulfree.training.checks import require, require_choice
 from mulfree.training.fidelity import agreement, divergence
 from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
@@ -122,15 +121,8 @@ def trained_teacher(model: nn.Module, config: Config) -> nn.Module:
     """
     if config.teacher is None:
         raise ConfigError(f"{config.name}: `teacher` must be a trained network, got None")
-    teacher = load_model(config.teacher).requires_grad_(False)
-    own, other = (models.config_of(network).arguments for network in (model, teacher))
-    for key in ("num_classes", "in_channels"):
-        if own[key] != other[key]:
-            raise ConfigError(
-                f"{config.name}: `teacher` must have {key} {own[key]} as the student has, "
-                f"got {other[key]} in {config.teacher}"
-            )
-    return teacher
+    teacher = load_teacher(f"{config.name}: `teacher`", config.teacher, model)
+    return teacher.requires_grad_(False)
 
 
 def tested(model: nn.Module, teacher: nn.Module, batch: Batch) -> dict[str, Tensor]:
