@@ -126,8 +126,6 @@ def test_a_teacher_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_teacher_of_other_classes(teacher: str) -> None:
     student = models.create_model("lenet5_bn", num_classes=4, in_channels=1)
-    message = (
-        r"kd: `teacher` must have num_classes 4 as the network has it, got 3 in .*teach"
-    )
+    message = r"kd: `teacher` must have num_classes 4 as the network has it, got 3 in .*teach"
     with pytest.raises(ConfigError, match=message):
         kd.Task(student, kd.Config(teacher=teacher))

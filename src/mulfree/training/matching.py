@@ -169,18 +169,13 @@ class Pair(nn.Module):
             )
         with torch.autocast(student.device.type, enabled=False):
             s, t = self.student_kernel(student), self.teacher_kernel(teacher.detach())
-            # A shift changes no covariance, but sums of the squares of numbers that are far from
-            # zero would leave little of it.
-            s_shift, t_shift = (average(k.detach().mean((0, 2, 3))) for k in (s, t))
-            s, t = s - s_shift.view(-1, 1, 1), t - t_shift.view(-1, 1, 1)
             s_mean, t_mean = average(torch.stack([s.mean((0, 2, 3)), t.mean((0, 2, 3))])).unbind()
+            # Of what has no mean any more, the means of the products are the covariances, and so
+            # are their gradients; a difference of large numbers would leave little of them.
+            s, t = (k - mean.detach().view(-1, 1, 1) for k, mean in ((s, s_mean), (t, t_mean)))
             products = torch.stack([_products(s, s), _products(t, t), _products(s, t)])
             ss, tt, st = average(products).unbind()
-            # Covariances and means, then those behind the convolutions.
-            ss = ss - s_mean.outer(s_mean)
-            tt = tt - t_mean.outer(t_mean)
-            st = st - s_mean.outer(t_mean)
-            s_mean, t_mean = s_mean + s_shift, t_mean + t_shift
+            # Covariances and means behind the convolutions.
             if self.student_linear is not None:
                 w = self.student_linear.weight.flatten(1)
                 ss, st, s_mean = w @ ss @ w.T, w @ st, w @ s_mean
