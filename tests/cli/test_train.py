@@ -36,6 +36,24 @@ def test_a_run_tells_its_epochs_and_closes_with_a_summary(
     assert lines[7] == f"  mulfree evaluate {directory / 'model.safetensors'}"
 
 
+def test_help_shows_the_options_of_the_method_and_names_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--help"]) == 0
+    plain = " ".join(capsys.readouterr().out.split())
+    assert "--method.label_smoothing" in plain
+    assert "another method (qat, kd, pkkd) they are shown with --method.name NAME" in plain
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("method:\n  name: pkkd\n")
+    for words in (["--method.name", "pkkd"], ["--config", str(recipe)]):
+        assert main(["train", *words, "--help"]) == 0
+        shown = " ".join(capsys.readouterr().out.split())
+        for option in ("teacher", "temperature", "beta", "sigma"):
+            assert f"--method.{option}" in shown
+        assert "Weight of what layers say" in shown
+        assert "label_smoothing" not in shown
+
+
 def test_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out

@@ -79,7 +79,10 @@ def test_dict_and_yaml_round_trip(tmp_path: Path) -> None:
         ("--schedule.name=cosin", "train: `schedule.name` must be one of 'cosine', .*, got cosin"),
         ("--optimizer.lr", "--optimizer.lr: expected one argument"),
         ("--optimizer.lr=-1", "OptimizerConfig: `lr` must be positive, got -1.0"),
-        ("--method.name=magic", "get_method: `name` must be one of qat, supervised, got 'magic'"),
+        (
+            "--method.name=magic",
+            "get_method: `name` must be one of kd, pkkd, qat, supervised, got 'magic'",
+        ),
         ("--config", "`--config` must be followed by a file"),
         ("--config=nowhere.yaml", "must be a readable YAML file, got nowhere.yaml: No such file"),
     ],

@@ -14,7 +14,15 @@ from torch.nn.functional import cross_entropy
 
 from mulfree import models
 from mulfree.errors import ConfigError
-from mulfree.training import Batch, OptimizerConfig, build_optimizer, load_model, train
+from mulfree.training import (
+    Batch,
+    OptimizerConfig,
+    TrainConfig,
+    build_optimizer,
+    load_model,
+    read_config,
+    train,
+)
 from mulfree.training.methods import kd, pkkd, supervised
 
 SIZE: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "width": 0.25, "norm_logits": True}
@@ -194,6 +202,15 @@ def test_options_of_the_operator_are_the_students_alone() -> None:
         for k, v in models.config_of(student).arguments.items()
         if k not in ("operator", "gradient")
     }
+
+
+def test_options_from_the_command_line_and_from_mappings() -> None:
+    words = ["--method.name=pkkd", "--method.layers=[conv2,conv4]", "--method.sigma=0.5"]
+    config = read_config(words)
+    assert config.method == pkkd.Config(layers=("conv2", "conv4"), sigma=0.5)
+    assert TrainConfig.from_dict(config.to_dict()) == config
+    method = {"name": "pkkd", "layers": ["conv2", "conv4"], "sigma": 0.5}
+    assert TrainConfig.from_dict({"method": method}) == config
 
 
 @pytest.mark.parametrize(

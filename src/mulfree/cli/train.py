@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from mulfree.training import Result
 
 _INTERRUPTED = 130
+_HELP = ("-h", "--help")
 _PRINT = "--print_config"
 
 
@@ -19,12 +20,12 @@ def main(argv: list[str]) -> int:
     # Torch takes a second to import, which `mulfree -h` has no need of.
     from mulfree import training
     from mulfree.training.checkpoint import LAST, file_of
-    from mulfree.training.config import build_parser, take_option
+    from mulfree.training.config import help_parser, take_option
     from mulfree.training.runner import is_main_process
 
     resume, words = take_option(argv, "--resume")
-    if "-h" in words or "--help" in words:
-        parser = build_parser()
+    if any(word in _HELP for word in words):
+        parser = help_parser([word for word in words if word not in _HELP])
         parser.add_argument(
             "--resume", metavar="RUN", help="go on with a run: its directory or a checkpoint"
         )

@@ -16,7 +16,7 @@ import yaml
 from mulfree.data import DataConfig
 from mulfree.errors import BackendUnavailableError, ConfigError
 from mulfree.training.checks import require, require_choice
-from mulfree.training.methods import get_method, supervised
+from mulfree.training.methods import METHODS, get_method, supervised
 from mulfree.training.norm import NormConfig
 from mulfree.training.optimizer import OptimizerConfig
 from mulfree.training.schedule import ScheduleConfig
@@ -209,6 +209,24 @@ def read_config(words: Sequence[str], base: TrainConfig | None = None) -> TrainC
     return _parsed(parser, lambda: parser.parse_args(rest))
 
 
+def help_parser(words: Sequence[str]) -> jsonargparse.ArgumentParser:
+    """The parser of all options, those of the method as the words and files choose it.
+
+    Raises:
+        ConfigError: There is no such method, or a file cannot be read.
+        BackendUnavailableError: The package that parses options is not installed.
+    """
+    paths, rest = take_option(words, "--config")
+    method = _method_of([_read_yaml(path) for path in paths], rest)
+    parser = build_parser(method)
+    others = ", ".join(name for name in METHODS if name != method)
+    parser.epilog = (
+        f"The options of method.* are those of {method}; of another method ({others}) they are "
+        "shown with --method.name NAME --help."
+    )
+    return parser
+
+
 def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
     """The values of an option that stands for a file, and the words without it.
 
@@ -230,7 +248,7 @@ def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]
     return values, rest
 
 
-def build_parser(method: str = "supervised") -> jsonargparse.ArgumentParser:
+def build_parser(method: str) -> jsonargparse.ArgumentParser:
     """The parser of all options of a run with a method.
 
     Raises:
@@ -283,6 +301,8 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         return value
     if type(value) is int and float in kinds:
         return float(value)
+    if type(value) is list and tuple in kinds:
+        return tuple(value)
     wanted = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
     raise ConfigError(f"train: `{name}` must be {wanted}, got {value!r}")
 

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mulfree import models, operators
 from mulfree.errors import ConfigError, ShapeError
+from mulfree.training.checks import require, require_choice
 from mulfree.training.collective import average
 
 LIMIT = 8.0
@@ -45,10 +46,12 @@ class MatchingConfig:
     """How the responses of two networks are made comparable.
 
     Attributes:
-        layers: Names of layers of the student, glob patterns of names, or `STAGES`.
-        where: Read a layer's own result (layer), or what its normalisation makes of it (norm).
-        kernel: Put responses through a kernel.
-        linear: Put a 1x1 convolution behind that of both networks, of the student's alone, or of
+        layers: Layers of the student's operator: their names, glob patterns of names, or "stages"
+            for the last one at each size of map.
+        where: Compare what a layer itself says (layer), or its normalisation (norm).
+        kernel: Compare kernels of these responses, or else the responses.
+        linear: Compare them behind 1x1 convolutions, which exist in training only: one for each
+            network (both), one for the student, which has to foretell the teacher (student), or
             none.
         sigma: Width of the kernels: a number, one that fits the running deviation of the responses
             (matched), or that times a factor that each layer learns (learned).
@@ -57,13 +60,24 @@ class MatchingConfig:
         normalise: Compare results of unit variance, which cannot agree by vanishing.
     """
 
-    layers: tuple[str, ...]
-    where: Literal["layer", "norm"]
-    kernel: bool
-    linear: Literal["both", "student", "none"]
-    sigma: Sigma
-    sign: Literal["opposite", "same"]
-    normalise: bool
+    layers: tuple[str, ...] = (STAGES,)
+    where: Literal["layer", "norm"] = "layer"
+    kernel: bool = True
+    linear: Literal["both", "student", "none"] = "both"
+    sigma: Sigma = "learned"
+    sign: Literal["opposite", "same"] = "opposite"
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        require_choice("pkkd", "where", self.where, ("layer", "norm"))
+        require_choice("pkkd", "linear", self.linear, ("both", "student", "none"))
+        require_choice("pkkd", "sign", self.sign, ("opposite", "same"))
+        if isinstance(self.sigma, str):
+            require_choice("pkkd", "sigma", self.sigma, ("learned", "matched"))
+        else:
+            require("pkkd", "sigma", self.sigma, self.sigma > 0, "be positive")
+        if not self.layers:
+            raise ConfigError("pkkd: `layers` must name at least one layer, got none")
 
 
 class Kernel(nn.Module):

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree import models
-from mulfree.errors import ConfigError
-from mulfree.training.checks import require, require_choice
-from mulfree.training.matching import STAGES, Matching, MatchingConfig, Sigma
+from mulfree.training.checks import require
+from mulfree.training.matching import Matching, MatchingConfig
 from mulfree.training.methods import kd
 from mulfree.training.task import Batch, TrainingTask, precise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(kd.Config):
+class Config(MatchingConfig, kd.Config):
     """Options of kernel-based progressive distillation.
 
     Attributes:
@@ -26,54 +25,15 @@ class Config(kd.Config):
         teacher: Trained network that teaches as it is; by default a fresh one with convolutions
             learns the labels on the same images, as it would alone, and teaches what it knows.
         beta: Weight of what layers say; 0 leaves it out.
-        layers: Layers that are compared, of the student's operator: their names, glob patterns of
-            names, or "stages" for the last one at each size of map.
-        where: Compare what a layer itself says (layer), or its normalisation (norm).
-        kernel: Compare kernels of these responses, or else the responses.
-        linear: Compare them behind 1x1 convolutions, which exist in training only: one for each
-            network (both), one for the student, which has to foretell the teacher (student), or
-            none.
-        sigma: Width of the kernels: a number, one that fits the running deviation of the responses
-            (matched), or that times a factor that each layer learns (learned).
-        sign: The kernel of a convolution falls with its response and that of an adder layer rises
-            with its response (opposite), or both rise (same).
-        normalise: Compare results of unit variance, which cannot agree by vanishing.
     """
 
     name: Literal["pkkd"] = "pkkd"  # type: ignore[assignment]
     beta: float = 1.0
-    layers: tuple[str, ...] = (STAGES,)
-    where: Literal["layer", "norm"] = "layer"
-    kernel: bool = True
-    linear: Literal["both", "student", "none"] = "both"
-    sigma: Sigma = "learned"
-    sign: Literal["opposite", "same"] = "opposite"
-    normalise: bool = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        kd.Config.__post_init__(self)
+        MatchingConfig.__post_init__(self)
         require("pkkd", "beta", self.beta, self.beta >= 0, "be at least 0")
-        require_choice("pkkd", "where", self.where, ("layer", "norm"))
-        require_choice("pkkd", "linear", self.linear, ("both", "student", "none"))
-        require_choice("pkkd", "sign", self.sign, ("opposite", "same"))
-        if isinstance(self.sigma, str):
-            require_choice("pkkd", "sigma", self.sigma, ("learned", "matched"))
-        else:
-            require("pkkd", "sigma", self.sigma, self.sigma > 0, "be positive")
-        if not self.layers:
-            raise ConfigError("pkkd: `layers` must name at least one layer, got none")
-
-    def matching(self) -> MatchingConfig:
-        """The options of the comparison of layers."""
-        return MatchingConfig(
-            layers=tuple(self.layers),
-            where=self.where,
-            kernel=self.kernel,
-            linear=self.linear,
-            sigma=self.sigma,
-            sign=self.sign,
-            normalise=self.normalise,
-        )
 
 
 class Task(TrainingTask):
@@ -109,7 +69,7 @@ class Task(TrainingTask):
             fresh_teacher(model) if self.trains_teacher else kd.trained_teacher(model, config)
         )
         matches = config.beta > 0
-        self.matching = Matching(model, self.teacher, config.matching()) if matches else None
+        self.matching = Matching(model, self.teacher, config) if matches else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of the losses, each of them, and what is reported."""
