@@ -36,6 +36,21 @@ def test_a_run_tells_its_epochs_and_closes_with_a_summary(
     assert lines[7] == f"  mulfree evaluate {directory / 'model.safetensors'}"
 
 
+def test_a_run_with_a_teacher_tells_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "run"
+    assert main(["train", *WORDS, "--method.name=pkkd", f"--trainer.output={directory}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    metrics = json.loads((directory / "metrics.json").read_text())
+    taught, agreed = metrics["test_teacher_accuracy"], metrics["test_agreement"]
+    assert f"teacher {taught:.2%} agreement {agreed:.2%}" in lines[1]
+    assert lines[4] == (
+        f"its teacher: {taught:.2%}, and both name the same class of {agreed:.2%} of them"
+    )
+    assert lines[5] == f"  {directory / 'teacher.safetensors'}  the teacher"
+
+
 def test_help_shows_the_options_of_the_method_and_names_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,12 @@ def _print_summary(result: Result) -> None:
         f"(loss {metrics['test_loss']:.4f}) after {metrics['epochs']} epochs "
         f"in {minutes} min {seconds} s"
     )
+    if "test_agreement" in metrics:
+        print(
+            f"its teacher: {metrics['test_teacher_accuracy']:.2%}, and both name the same class of "
+            f"{metrics['test_agreement']:.2%} of them"
+        )
+        print(f"  {result.directory}/teacher.safetensors  the teacher")
     print(f"  {result.directory}/model.safetensors  the network")
     print(f"  {result.directory}/metrics.json       results; metrics.csv by epoch, curves.png")
     print(f"  {result.directory}/best.ckpt          the best epoch; last.ckpt the last")
