@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from mulfree.runtime.graph import (
     Add,
     Adder2d,
+    Concat,
     Conv2d,
     Graph,
     Input,
@@ -20,11 +21,14 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
+    Select,
     Value,
 )
 
 Shape = tuple[int, int, int]
-OPERATIONS = ("adder2d", "conv2d", "max_pool", "mean", "add", "lut", "pad", "repeat")
+OPERATIONS = (
+    *("adder2d", "conv2d", "max_pool", "mean", "add", "lut", "pad", "repeat", "concat", "select"),
+)
 
 
 class Builder:
@@ -194,6 +198,14 @@ def of_operation(operation: str, rng: np.random.Generator) -> Graph:
         padded = (channels, height + top + bottom, width + left + right)
         sides = {"left": left, "right": right, "top": top, "bottom": bottom}
         build.add_node(Pad, padded, like=build.last, **sides)
+    elif operation in ("concat", "select"):
+        source = build.last
+        chosen = rng.integers(0, channels, int(rng.integers(1, 8)), np.int32)
+        build.add_node(Select, (len(chosen), height, width), like=source, channels=chosen)
+        if operation == "concat":
+            order = rng.permutation(len(chosen) + 2 * channels).astype(np.int32)
+            stacked = (len(order), height, width)
+            build.add_node(Concat, stacked, like=source, others=("v0", "v0"), order=order)
     else:
         factor = int(rng.integers(1, 4))
         larger = (channels, height * factor, width * factor)
