@@ -437,21 +437,21 @@ def test_wrong_stacks() -> None:
     program.mean(x, small, (5, 6), (1, 1), 1, 0, 1, 0, 255)
     program.lut(x, odd, TABLE)
     y, order = program.value(8, 5, 6, 3), np.arange(8, dtype=np.int32)
-    with pytest.raises(ValueError, match="^concat: `xs` must hold a value, got none"):
+    with pytest.raises(ValueError, match=r"^concat: `xs` must hold a value, got none"):
         program.concat([], y, order)
-    with pytest.raises(ValueError, match="^concat: `xs` must be a value that an earlier node has"):
+    with pytest.raises(ValueError, match=r"^concat: `xs` must be a value that an earlier node has"):
         program.concat([x, y], y, order)
-    with pytest.raises(ValueError, match="^concat: `y` must be a value that no node has written"):
+    with pytest.raises(ValueError, match=r"^concat: `y` must be a value that no node has written"):
         program.concat([x, x], odd, order)
     with pytest.raises(ValueError, match=r"^concat: `xs` must have the rows and columns of the fi"):
         program.concat([x, small], y, order)
-    with pytest.raises(ValueError, match="^concat: `y` must have the zero of xs, 4, got 3"):
+    with pytest.raises(ValueError, match=r"^concat: `y` must have the zero of xs, 4, got 3"):
         program.concat([x, odd], y, order)
     with pytest.raises(
         ValueError, match=r"^concat: `y` must have shape \[4, 5, 6\], got \[8, 5, 6"
     ):
         program.concat([x], y, order)
-    with pytest.raises(ValueError, match="^concat: `order` must have 8 values, got 7"):
+    with pytest.raises(ValueError, match=r"^concat: `order` must have 8 values, got 7"):
         program.concat([x, x], y, order[:7])
     for wrong in (-1, 1, 8):
         changed = order.copy()

@@ -14,7 +14,8 @@ from torch.nn import functional
 from mulfree import data, models, runtime, training
 from mulfree.errors import ConfigError, ShapeError
 from mulfree.quantization import Pictures, quantize
-from mulfree.runtime import reference
+from mulfree.runtime import artifact, reference
+from mulfree.runtime.graph import Concat
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,22 @@ def test_the_network_is_not_changed(trained: tuple[nn.Module, list[Tensor]]) -> 
     net.eval()
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("shift_only", [False, True])
+def test_groups(trained: tuple[nn.Module, list[Tensor]], shift_only: bool) -> None:
+    net, images = trained
+    one, other = (quantize(net, images, 4, groups=g, shift_only=shift_only) for g in (1, 4))
+    assert artifact.to_bytes(one) == artifact.to_bytes(
+        quantize(net, images, 4, shift_only=shift_only)
+    )
+    assert not any(isinstance(node, Concat) for node in one.nodes)
+    stacks = [node for node in other.nodes if isinstance(node, Concat)]
+    assert 1 <= len(stacks) <= 3
+    assert correlation(net, other, images[0]) > (0.8 if shift_only else 0.95)
+    # Statistics are corrected for the rounding of the groups.
+    as_it_is = quantize(net, images, 4, groups=4, shift_only=shift_only, correct=False)
+    assert artifact.to_bytes(as_it_is) != artifact.to_bytes(other)
 
 
 def test_only_layers_that_are_convolutions_multiply_with_shifts(
@@ -131,6 +148,14 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
     ("change", "error", "message"),
     [
         ({"bits": 7}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 7"),
+        ({"groups": 0}, ConfigError, r"`groups` must be an int in 1..8, got 0"),
+        ({"groups": 9}, ConfigError, r"`groups` must be an int in 1..8, got 9"),
+        ({"groups": 2.0}, ConfigError, r"`groups` must be an int in 1..8, got 2.0"),
+        (
+            {"groups": 2, "ranges": {}},
+            ConfigError,
+            r"`groups` must be 1 for a network that was trained with the rounding, got 2",
+        ),
         ({"observer": "median"}, ConfigError, r"`observer` must be one of auto, minmax, "),
         ({"batches": []}, ShapeError, r"`batches` must hold images .* got nothing"),
         ({"batches": [torch.zeros(3, 4, 4)]}, ShapeError, r"of one size, got \[3, 4, 4\]"),

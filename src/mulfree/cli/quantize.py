@@ -88,7 +88,11 @@ def _options(
     """
     from mulfree.training.methods import qat
 
-    options = {"observer": arguments.observer, "shift_only": arguments.shift_only}
+    options = {
+        "observer": arguments.observer,
+        "groups": arguments.groups,
+        "shift_only": arguments.shift_only,
+    }
     checkpoint = trained.checkpoint
     if checkpoint is None or not isinstance(checkpoint.config.method, qat.Config):
         return arguments.bits or _BITS, options
@@ -121,6 +125,14 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--observer", choices=_OBSERVERS, default="auto", help="how ranges are found"
+    )
+    parser.add_argument(
+        "--groups",
+        type=int,
+        default=1,
+        choices=range(1, 9),
+        metavar="G",
+        help="groups, 1 to 8, of an adder layer's filters that have a scale each (default: 1)",
     )
     parser.add_argument(
         "--shift-only",

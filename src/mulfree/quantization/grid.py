@@ -68,6 +68,8 @@ class Layout:
     Args:
         plan: The network.
         bits: One of `BITS`.
+        divided: Names of values whose layers, if in the middle of the network, have filters in
+            groups with grids of their own. Copies on these are made of 8 bits.
 
     Attributes:
         roots: For every value the one whose scale it has: itself, or what it was copied from.
@@ -81,6 +83,7 @@ class Layout:
 
     plan: Plan
     bits: int
+    divided: frozenset[str] = frozenset()
     # Not worked out when they are asked for, which torch.compile does not follow.
     roots: Mapping[str, str] = field(init=False, repr=False)
     grids: Mapping[str, int] = field(init=False, repr=False)
@@ -111,6 +114,10 @@ class Layout:
         """Bits of the weights of a layer."""
         return self.bits if self._middle(layer) else FULL
 
+    def divides(self, layer: Layer) -> bool:
+        """Whether the filters of a layer are in groups."""
+        return layer.output in self.divided and self._middle(layer)
+
     def _find_roots(self) -> Mapping[str, str]:
         roots = {self.plan.input: self.plan.input}
         for step in self.plan.steps:
@@ -125,6 +132,8 @@ class Layout:
                 if step.rescales:
                     middle = isinstance(step, Layer) and name == step.input and self._middle(step)
                     reads[self.roots[name]].add(middle)
+                    if middle and step.output in self.divided:
+                        reads[self.roots[name]].add(False)
         if self.plan.classifier is not None:
             del reads[self.plan.classifier.output]
         grids = {}
