@@ -9,7 +9,7 @@ from tests.training.runs import make_config
 
 from mulfree import data, runtime
 from mulfree.cli.main import main
-from mulfree.runtime.graph import Adder2d, Concat, Conv2d
+from mulfree.runtime.graph import Adder2d, Conv2d
 from mulfree.training import train
 
 
@@ -106,12 +106,13 @@ def test_shifts_and_observers(
 
 
 def test_groups(run: Path, qat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "net.mulfree"
-    quantized([str(run), "-o", str(file), "--bits=4", "--groups=2"], capsys)
-    graph = runtime.load(file)
-    assert any(isinstance(node, Concat) for node in graph.nodes)
-    assert main(["quantize", str(qat), "-o", str(file), "--groups=2"]) == 2
-    assert "`groups` must be 1 for a network that was trained" in capsys.readouterr().err
+    output = ["-o", str(tmp_path / "net.mulfree")]
+    quantized([str(run), *output, "--bits=4", "--groups=2"], capsys)
+    assert main(["quantize", str(qat), *output, "--groups=2"]) == 2
+    err = capsys.readouterr().err
+    assert "`groups` must be 1 for a network that was trained with the rounding, got 2" in err
+    wrong = failure([str(run), *output, "--groups=9"], 2, capsys)
+    assert "argument --groups: invalid choice: 9" in wrong
 
 
 def failure(words: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> str:

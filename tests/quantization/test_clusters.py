@@ -45,7 +45,7 @@ def test_groups_are_the_best_there_are() -> None:
         assert loss([values[group] for group in found]) == pytest.approx(least, abs=1e-6)
 
 
-def stacked(layer: nn.Module) -> nn.Module:
+def stacked(layer: nn.Module) -> nn.Sequential:
     """A layer in the middle of a network."""
     first = (nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     return nn.Sequential(*first, layer, nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))

@@ -126,7 +126,7 @@ def test_families_with_groups(name: str, side: int, options: dict[str, Any], bit
     stacks = nodes_of(graph, Concat)
     assert stacks
     # A layer's parts read copies and residuals of their own and have all of its filters.
-    by_output = {node.output: node for node in graph.nodes}
+    by_output: dict[Any, Any] = {node.output: node for node in graph.nodes}
     for stack in stacks:
         parts = [by_output[part] for part in stack.inputs]
         assert [node.name for node in parts] == [

@@ -71,9 +71,10 @@ class FakeQuantise(Hooks):
         if isinstance(module, ADDER):
             return _shared(w, self._used[self._layout.operand(layer)], bits)
         largest = 2 ** (bits - 1) - 1
-        step = w.flatten(1).abs().amax(1).clamp(min=1e-12) / largest
+        step: Tensor = w.flatten(1).abs().amax(1).clamp(min=1e-12) / largest
         step = step.view(-1, *[1] * (w.ndim - 1))
-        return w + ((w / step).round() * step - w).detach()
+        rounded: Tensor = (w / step).round() * step
+        return w + (rounded - w).detach()
 
     def normalised(self, module: AnyLayer, norm: Norm, x: Tensor, y: Tensor) -> Tensor:
         """`y` as it is with the factor of the integer network."""
