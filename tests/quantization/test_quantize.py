@@ -73,7 +73,8 @@ def test_groups(shift_only: bool) -> None:
     assert not any(isinstance(node, Concat) for node in one.nodes)
     stacks = [node for node in other.nodes if isinstance(node, Concat)]
     assert 1 <= len(stacks) <= 3
-    assert correlation(net, other, images[0]) > 0.5
+    # With random weights powers of two alone leave 0.5, and groups no more.
+    assert correlation(net, other, images[0]) > (0.3 if shift_only else 0.8)
     # Statistics are corrected for the rounding of the groups.
     as_it_is = quantize(net, images, 4, groups=4, shift_only=shift_only, correct=False)
     assert artifact.to_bytes(as_it_is) != artifact.to_bytes(other)
