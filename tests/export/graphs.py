@@ -11,6 +11,7 @@ from tests.runtime.graphs import floats
 from mulfree.runtime.graph import (
     Add,
     Adder2d,
+    Concat,
     Conv2d,
     Conv2dFloat,
     Graph,
@@ -24,21 +25,14 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
+    Select,
     Value,
 )
 
 Shape = tuple[int, int, int]
 OPERATIONS = (
-    "adder2d",
-    "conv2d",
-    "conv2d_float",
-    "linear_float",
-    "max_pool",
-    "mean",
-    "add",
-    "lut",
-    "pad",
-    "repeat",
+    *("adder2d", "conv2d", "conv2d_float", "linear_float", "max_pool", "mean", "add", "lut"),
+    *("pad", "repeat", "concat", "select"),
 )
 
 
@@ -243,6 +237,14 @@ def of_operation(operation: str, rng: np.random.Generator) -> Graph:
         padded = (channels, height + top + bottom, width + left + right)
         sides = {"left": left, "right": right, "top": top, "bottom": bottom}
         build.add_node(Pad, padded, like=build.last, **sides)
+    elif operation in ("concat", "select"):
+        source = build.last
+        chosen = rng.integers(0, channels, int(rng.integers(1, 8)), np.int32)
+        build.add_node(Select, (len(chosen), height, width), like=source, channels=chosen)
+        if operation == "concat":
+            order = rng.permutation(len(chosen) + 2 * channels).astype(np.int32)
+            stacked = (len(order), height, width)
+            build.add_node(Concat, stacked, like=source, others=("v0", "v0"), order=order)
     else:
         factor = int(rng.integers(1, 4))
         larger = (channels, height * factor, width * factor)

@@ -187,6 +187,26 @@ class Network:
         y = self.node(x, lambda v: v[x].repeat(factor, 0).repeat(factor, 1), True)
         self.program.repeat(x, y, factor)
 
+    def concat(self) -> None:
+        """Values of the same rows, columns and zero, perhaps one more than once."""
+        rng, x = self.sample.rng, self.any()
+        fitting = [
+            v
+            for v, shape in self.shapes.items()
+            if shape[:2] == self.shapes[x][:2] and self.zeros[v] == self.zeros[x]
+        ]
+        xs = [x, *rng.choice(fitting, int(rng.integers(0, 4))).tolist()]
+        order = rng.permutation(sum(self.shapes[v][2] for v in xs)).astype(np.int32)
+        y = self.node(x, lambda v: np.concatenate([v[n] for n in xs], -1)[..., order], True)
+        self.program.concat(xs, y, order)
+
+    def select(self) -> None:
+        """Channels in any order, perhaps one more than once."""
+        rng, x = self.sample.rng, self.any()
+        channels = rng.integers(0, self.shapes[x][2], int(rng.integers(1, 40)), np.int32)
+        y = self.node(x, lambda v: v[x][..., channels], True)
+        self.program.select(x, y, channels)
+
     def finish(self, outputs: int) -> None:
         """A linear layer on the last value, and `compile`."""
         rng, x = self.sample.rng, max(self.shapes)
@@ -243,6 +263,8 @@ def random_network(seed: int, isa: str) -> tuple[Network, int]:
         network.lut,
         network.pad,
         network.repeat,
+        network.concat,
+        network.select,
     ]
     for _ in range(int(rng.integers(1, 8))):
         kinds[int(rng.integers(len(kinds)))]()
@@ -400,6 +422,7 @@ NODES: dict[str, dict[str, Any]] = {
     "lut": {"table": TABLE},
     "pad": {"left": 0, "right": 0, "top": 0, "bottom": 0},
     "repeat": {"factor": 1},
+    "select": {"channels": np.arange(4, dtype=np.int32)},
 }
 
 
@@ -457,6 +480,13 @@ NODES: dict[str, dict[str, Any]] = {
         ("pad", {"left": 1}, r"`y` must have shape \[4, 5, 7\], got \[4, 5, 6\]"),
         ("repeat", {"factor": 0}, r"`factor` must be positive and below 2\*\*31, got 0"),
         ("repeat", {"factor": 2}, r"`y` must have shape \[4, 10, 12\], got \[4, 5, 6\]"),
+        ("select", {"channels": np.zeros(3, np.int32)}, r"`y` must have shape \[3, 5, 6\], got"),
+        (
+            "select",
+            {"channels": np.arange(1, 5, dtype=np.int32)},
+            r"`channels` must be in \[0, 4\)",
+        ),
+        ("select", {"channels": np.full(4, -1, np.int32)}, r"`channels` must be in .*, got -1"),
     ],
 )
 def test_wrong_nodes(node: str, changes: dict[str, Any], message: str) -> None:
@@ -466,7 +496,37 @@ def test_wrong_nodes(node: str, changes: dict[str, Any], message: str) -> None:
     getattr(program, node)(x=x, y=y, **NODES[node])
 
 
-@pytest.mark.parametrize("node", ["max_pool", "pad", "repeat"])
+def test_wrong_stacks() -> None:
+    program, x, _ = started()
+    small, odd = program.value(4, 1, 1, 3), program.value(4, 5, 6, 4)
+    program.mean(x, small, (5, 6), (1, 1), 1, 0, 1, 0, 255)
+    program.lut(x, odd, TABLE)
+    y, order = program.value(8, 5, 6, 3), np.arange(8, dtype=np.int32)
+    with pytest.raises(ValueError, match=r"^concat: `xs` must hold a value, got none"):
+        program.concat([], y, order)
+    with pytest.raises(ValueError, match=r"^concat: `xs` must be a value that an earlier node has"):
+        program.concat([x, y], y, order)
+    with pytest.raises(ValueError, match=r"^concat: `y` must be a value that no node has written"):
+        program.concat([x, x], odd, order)
+    with pytest.raises(ValueError, match=r"^concat: `xs` must have the rows and columns of the fi"):
+        program.concat([x, small], y, order)
+    with pytest.raises(ValueError, match=r"^concat: `y` must have the zero of xs, 4, got 3"):
+        program.concat([x, odd], y, order)
+    with pytest.raises(
+        ValueError, match=r"^concat: `y` must have shape \[4, 5, 6\], got \[8, 5, 6"
+    ):
+        program.concat([x], y, order)
+    with pytest.raises(ValueError, match=r"^concat: `order` must have 8 values, got 7"):
+        program.concat([x, x], y, order[:7])
+    for wrong in (-1, 1, 8):
+        changed = order.copy()
+        changed[0] = wrong
+        with pytest.raises(ValueError, match=r"^concat: `order` must be a permutation of \[0, 8\)"):
+            program.concat([x, x], y, changed)
+    program.concat([x, x], y, order)
+
+
+@pytest.mark.parametrize("node", ["max_pool", "pad", "repeat", "select"])
 def test_nodes_that_keep_the_zero(node: str) -> None:
     program, x, _ = started()
     other = program.value(4, 5, 6, 4)

@@ -13,9 +13,11 @@ from torch.nn import functional
 
 from mulfree import data, models, runtime, training
 from mulfree.errors import ConfigError, ShapeError
+from mulfree.nn import Adder2d
 from mulfree.quantization import Pictures, quantize
-from mulfree.runtime import reference
-from mulfree.runtime.graph import Conv2d, Conv2dFloat
+from mulfree.runtime import artifact, reference
+from mulfree.runtime.graph import Adder2d as AdderNode
+from mulfree.runtime.graph import Concat, Conv2d, Conv2dFloat, Select
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,42 @@ def test_the_network_is_not_changed(trained: tuple[nn.Module, list[Tensor]]) -> 
     net.eval()
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert all(parameter.requires_grad for parameter in net.parameters())
+
+
+def test_one_group_is_one_layer_by_hand() -> None:
+    layer = Adder2d(2, 2, 1)
+    first = (nn.Conv2d(1, 2, 1), nn.ReLU())
+    net = nn.Sequential(*first, layer, nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[-2.0, -0.2], [0.6, 1.5]])[..., None, None])
+    images = [torch.zeros(1, 1, 1, 1)]
+    ranges = dict.fromkeys((value.name for value in quantize(net, images).values), (-1.0, 3.0))
+    _, node, _ = quantize(net, images, 4, groups=1, ranges=ranges).nodes
+    assert isinstance(node, AdderNode)
+    # Steps of 4 / 15 from the zero 4 on; -2 becomes -16 / 15, and 14 / 15 is left of it.
+    assert node.weight.tolist() == [[[[0, 3]]], [[[6, 10]]]]
+    # What is made has steps of 4 / 255 and the zero 64.
+    assert (node.shift, node.low, node.high) == (26, 64, 255)
+    assert node.multiplier.tolist() == [17 << 26] * 2
+    assert node.offset.tolist() == [round((64 - 14 / 15 * 255 / 4) * 2**26), 64 << 26]
+
+
+@pytest.mark.parametrize("shift_only", [False, True])
+def test_groups(shift_only: bool) -> None:
+    net = named("lenet5_bn", "adder2d", width=0.5, in_channels=2, num_classes=4)
+    images = warm(net, (2, 12, 12), size=32)
+    one, other = (quantize(net, images, 4, groups=g, shift_only=shift_only) for g in (1, 4))
+    assert artifact.to_bytes(one) == artifact.to_bytes(
+        quantize(net, images, 4, shift_only=shift_only)
+    )
+    assert not any(isinstance(node, Concat | Select) for node in one.nodes)
+    stacks = [node for node in other.nodes if isinstance(node, Concat)]
+    assert 1 <= len(stacks) <= 3
+    # With random weights powers of two alone leave 0.5, and groups no more.
+    assert correlation(net, other, images[0]) > (0.3 if shift_only else 0.8)
+    # Statistics are corrected for the rounding of the groups.
+    as_it_is = quantize(net, images, 4, groups=4, shift_only=shift_only, correct=False)
+    assert artifact.to_bytes(as_it_is) != artifact.to_bytes(other)
 
 
 def test_only_layers_that_are_convolutions_multiply_with_shifts(
@@ -146,6 +184,14 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
     [
         ({"bits": 7}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 7"),
         ({"edges": "int4"}, ConfigError, r"`edges` must be one of float, int8, got 'int4'"),
+        ({"groups": 0}, ConfigError, r"`groups` must be an int in 1..8, got 0"),
+        ({"groups": 9}, ConfigError, r"`groups` must be an int in 1..8, got 9"),
+        ({"groups": 2.0}, ConfigError, r"`groups` must be an int in 1..8, got 2.0"),
+        (
+            {"groups": 2, "ranges": {}},
+            ConfigError,
+            r"`groups` must be 1 for a network that was trained with the rounding, got 2",
+        ),
         ({"observer": "median"}, ConfigError, r"`observer` must be one of auto, minmax, "),
         ({"batches": []}, ShapeError, r"`batches` must hold images .* got nothing"),
         ({"batches": [torch.zeros(3, 4, 4)]}, ShapeError, r"of one size, got \[3, 4, 4\]"),

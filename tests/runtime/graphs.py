@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mulfree.runtime.graph import (
     Add,
     Adder2d,
+    Concat,
     Conv2d,
     Conv2dFloat,
     Graph,
@@ -23,6 +24,7 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
+    Select,
     Value,
 )
 
@@ -310,6 +312,33 @@ class _Growing:
         made = self.value((channels, rows * factor, columns * factor), source)
         self.nodes.append(Repeat(**names, output=made.name, factor=factor))
 
+    def concat(self) -> None:
+        """Of any values that fit, at times one value more than once."""
+        source, names = self.last, self.names("concat")
+        fitting = [
+            value
+            for value in self.values
+            if (value.shape[1:], value.scale, value.zero)
+            == (source.shape[1:], source.scale, source.zero)
+        ]
+        others = [fitting[self.number(0, len(fitting) - 1)] for _ in range(self.number(0, 3))]
+        channels = source.shape[0] + sum(other.shape[0] for other in others)
+        self.nodes.append(
+            Concat(
+                **names,
+                others=tuple(other.name for other in others),
+                output=self.value((channels, *source.shape[1:]), source).name,
+                order=self.rng.permutation(channels).astype("int32"),
+            )
+        )
+
+    def select(self) -> None:
+        """Of any channels, at times one channel more than once."""
+        source, names = self.last, self.names("select")
+        channels = self.array(0, source.shape[0] - 1, self.number(1, 20), "int32")
+        made = self.value((len(channels), *source.shape[1:]), source)
+        self.nodes.append(Select(**names, output=made.name, channels=channels))
+
     def linear(self) -> None:
         taps, outputs = self.last.elements, self.number(1, 12)
         if self.number(0, 2) == 0:
@@ -343,13 +372,15 @@ def random_graph(rng: np.random.Generator, nodes: int | None = None) -> Graph:
         growing.mean,
         growing.add,
         growing.lut,
+        growing.select,
+        growing.concat,
         growing.pad,
         growing.repeat,
     ]
     for _ in range(growing.number(1, 5) if nodes is None else nodes):
         # What enlarges is left out once the map is large.
         large = growing.last.elements > 3000
-        steps[growing.number(0, len(steps) - (3 if large else 1))]()
+        steps[growing.number(0, len(steps) - (4 if large else 1))]()
     growing.linear()
     return Graph(
         name="random",

@@ -15,6 +15,7 @@ from mulfree.runtime.graph import (
     NODES,
     Add,
     Adder2d,
+    Concat,
     Count,
     Graph,
     Input,
@@ -445,6 +446,81 @@ def test_the_operands_of_a_sum_have_one_shape() -> None:
         Graph(**parts)
 
 
+CONCAT = {"op": "concat", "others": ("x",)}
+
+
+@pytest.mark.parametrize(
+    ("made", "node", "message"),
+    [
+        ((4, 3, 3), {**CONCAT, "order": array([0, 1, 2], "int32")}, r"`node.order` must be a perm"),
+        (
+            (4, 3, 3),
+            {**CONCAT, "order": array([0, 1, 2, 2], "int32")},
+            r"`node.order` must be a permutation of 0..3, got int32\[4\]",
+        ),
+        ((4, 3, 3), {**CONCAT, "order": array([-1, 1, 2, 3], "int32")}, r"`node.order` must be a"),
+        ((4, 3, 3), {**CONCAT, "order": array([0] * 4, "int64")}, r"finite int32 array of rank 1"),
+        ((3, 3, 3), {**CONCAT, "order": array([3, 1, 2, 0], "int32")}, r"`y.shape` must be \(4, 3"),
+        (
+            (2, 3, 3),
+            {"op": "concat", "others": ["x"], "order": array([0, 1], "int32")},
+            r"`nodes\[0\].others` must be a tuple of printable texts of 1..200 characters, got",
+        ),
+        (
+            (2, 3, 3),
+            {"op": "concat", "others": None, "order": array([0, 1], "int32")},
+            r"`nodes\[0\].others` must be a tuple of printable texts of 1..200 characters, got N",
+        ),
+        (
+            (4, 3, 3),
+            {"op": "concat", "others": ("z",), "order": array([0, 1, 2, 3], "int32")},
+            r"`node.input` must be made by an earlier node, got 'z'",
+        ),
+        (
+            (1, 3, 3),
+            {"op": "select", "channels": array([2], "int32")},
+            r"`node.channels` must hold numbers in 0..1, at least one, got int32\[1\]",
+        ),
+        ((1, 3, 3), {"op": "select", "channels": array([-1], "int32")}, r"`node.channels` must ho"),
+        ((1, 3, 3), {"op": "select", "channels": array([], "int32")}, r"`node.channels` must hold"),
+        ((1, 3, 3), {"op": "select", "channels": array([1, 0], "int32")}, r"`y.shape` must be \(2"),
+    ],
+)
+def test_channels_that_do_not_fit(made: Any, node: Any, message: str) -> None:
+    with pytest.raises(ArtifactError, match="^Graph: .*" + message):
+        one_node((2, 3, 3), made, **node)
+
+
+def test_stacked_values_are_alike() -> None:
+    """In rows, columns, scale and zero, of all of them."""
+
+    def stacked(**changes: Any) -> Graph:
+        parts = tiny_parts()
+        adder, mean, fc = parts["nodes"]
+        x, y, z = parts["values"]
+        made = replace(z, name="w", shape=(6, 1, 1))
+        other = replace(z, name="u", **changes)
+        rows, columns = other.shape[1:]
+        again = replace(mean, name="again", output="u", kernel=(3 - rows, 3 - columns))
+        order = array([5, 4, 3, 2, 1, 0], "int32")
+        concat = Concat(name="all", input="z", others=("z", "u"), output="w", order=order)
+        weight = array(np.zeros((2, 6)), "int8")
+        parts["values"] = (x, y, z, other, made)
+        parts["nodes"] = (adder, mean, again, concat, replace(fc, input="w", weight=weight))
+        return Graph(**parts)
+
+    assert stacked().nodes[3].inputs == ("z", "z", "u")
+    with pytest.raises(
+        ArtifactError, match=r"`all.others` must have rows and columns \[1, 1\], go"
+    ):
+        stacked(shape=(2, 2, 1))
+    for other in ({"scale": 0.5}, {"zero": 8}):
+        with pytest.raises(
+            ArtifactError, match=r"`w` must have scale and zero of u, got \(0.25, 0"
+        ):
+            stacked(**other)
+
+
 @pytest.mark.parametrize("other", [{"scale": 0.25}, {"zero": 8}])
 def test_copied_integers_keep_their_meaning(other: Any) -> None:
     graph = one_node((1, 4, 4), (1, 8, 8), op="repeat", factor=2)
@@ -507,6 +583,8 @@ def test_counts_of_the_other_nodes() -> None:
         {"op": "pad", **NO_BORDER},
         {"op": "repeat", "factor": 1},
         {**POOL, "kernel": (1, 1), "minimum": array([0], "uint8")},
+        {"op": "concat", "others": (), "order": array([0], "int32")},
+        {"op": "select", "channels": array([0], "int32")},
     ):
         assert one_node((1, 4, 4), (1, 4, 4), **fields_).counts()[0] == Count()
 

@@ -13,6 +13,7 @@ from mulfree.errors import DTypeError, ShapeError
 from mulfree.runtime import reference
 from mulfree.runtime.graph import (
     Add,
+    Concat,
     Conv2dFloat,
     Linear,
     LinearFloat,
@@ -23,6 +24,7 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
+    Select,
     Value,
 )
 
@@ -356,6 +358,20 @@ def test_tables_are_per_channel() -> None:
     table = np.stack([np.arange(256), np.arange(256) // 2]).astype(np.uint8)
     got = reference.evaluate(Lut(**NAMES, table=table), SOURCE, {"x": x})
     assert got.tolist() == [[[[3, 1]]]]
+
+
+def test_channels_are_stacked_and_put_in_order() -> None:
+    made = {"x": array([[[[1, 2]]]], "uint8"), "z": array([[[[3]]]], "uint8")}
+    order = array([2, 0, 4, 1, 3], "int32")
+    node = Concat(**NAMES, others=("z", "x"), order=order)
+    # Stacked 1 2 3 1 2.
+    assert reference.evaluate(node, SOURCE, made).tolist() == [[[[3, 1, 2, 2, 1]]]]
+
+
+def test_channels_are_selected() -> None:
+    x = array([[[[1, 2, 3]], [[4, 5, 6]]]], "uint8")
+    node = Select(**NAMES, channels=array([2, 0, 2], "int32"))
+    assert reference.evaluate(node, SOURCE, {"x": x}).tolist() == [[[[3, 1, 3]], [[6, 4, 6]]]]
 
 
 def test_an_unknown_node_has_no_arithmetic() -> None:

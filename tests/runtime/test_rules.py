@@ -23,7 +23,8 @@ from mulfree.runtime.rules import (
     [
         (Text(), ["x", "é", "a" * 200], ["", "a" * 201, "\n", "\ud800", None, 1, b"x"]),
         (Text(optional=True), ["x", None], ["", 0, False]),
-        (Texts(), [None, (), ("a", "b")], [["a"], ("a", ""), "ab", (1,)]),
+        (Texts(), [(), ("a", "b")], [["a"], ("a", ""), "ab", (1,), None]),
+        (Texts(optional=True), [None, ("a",)], [[None], (None,), 0]),
         (Integer(-1, 3), [-1, 0, 3], [-2, 4, 1.0, True, None, "1", np.int64(1)]),
         (Integers(2, 1, 5), [(1, 5)], [(1,), (1, 2, 3), (0, 1), [1, 2], (True, 2), 1, "12"]),
         (Scale(), [1e-30, 0.5, 1e30], [0.0, -1.0, 1e-31, 1e31, 1, np.float64(1), float("nan")]),

@@ -156,6 +156,18 @@ void define_integer(nb::module_& m) {
       .def("pad", &Program::pad, "x"_a, "y"_a, "left"_a, "right"_a, "top"_a, "bottom"_a)
       .def("repeat", &Program::repeat, "x"_a, "y"_a, "factor"_a)
       .def(
+          "concat",
+          [](Program& self, const std::vector<i64>& xs, i64 y, const Array<const i32, 1>& order) {
+            self.concat(xs, y, order.data(), size(order));
+          },
+          "xs"_a, "y"_a, "order"_a.noconvert())
+      .def(
+          "select",
+          [](Program& self, i64 x, i64 y, const Array<const i32, 1>& channels) {
+            self.select(x, y, channels.data(), size(channels));
+          },
+          "x"_a, "y"_a, "channels"_a.noconvert())
+      .def(
           "linear",
           [](Program& self, i64 x, const Array<const i8, 2>& weight,
              const Array<const float, 1>& scale, const Array<const float, 1>& bias) {

@@ -61,12 +61,16 @@ def main(argv: list[str]) -> int:
         splits.test, config.eval_batch_size, train=False, transform=splits.test_transform
     )
 
+    def made(number: int) -> Graph:
+        return quantize(model, images, number, pictures=pictures, name=name, **options)
+
+    # The first before anything is measured, as what cannot be made is refused by then.
+    first = made(bits[0])
+    runtime.save(first, output)
     before = training.evaluate(model, shown(test, "as it is")).accuracy
     print(f"float   {before:7.2%}  ({len(splits.test)} test images)", flush=True)
     for number in bits:
-        graph = quantize(model, images, number, pictures=pictures, name=name, **options)
-        if number == bits[0]:
-            runtime.save(graph, output)
+        graph = first if number == bits[0] else made(number)
         accuracy = _accuracy(graph, test, f"{number} bits", arguments.threads)
         points = 100 * (accuracy - before)
         print(f"{number} bits  {accuracy:7.2%}  ({points:+.2f} points)", flush=True)
@@ -85,6 +89,7 @@ def _options(
 
     options = {
         "observer": arguments.observer,
+        "groups": arguments.groups,
         "shift_only": arguments.shift_only,
         "edges": arguments.edges or "int8",
     }
@@ -121,6 +126,14 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--observer", choices=_OBSERVERS, default="auto", help="how ranges are found"
+    )
+    parser.add_argument(
+        "--groups",
+        type=int,
+        default=1,
+        choices=range(1, 9),
+        metavar="G",
+        help="groups, 1 to 8, of an adder layer's filters that have a scale each (default: 1)",
     )
     parser.add_argument(
         "--shift-only",

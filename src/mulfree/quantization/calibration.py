@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from mulfree.errors import ConfigError
-from mulfree.quantization.fake import FakeQuantise
+from mulfree.quantization.clusters import Clusters
+from mulfree.quantization.fake import FakeQuantise, lattice_of
 from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.observers import Range, observe
 from mulfree.quantization.plan import Hooks, execute
@@ -88,6 +90,7 @@ def correct_norms(
     images: Sequence[Tensor],
     grids: Mapping[str, Grid],
     *,
+    clusters: Clusters = MappingProxyType({}),
     shift_only: bool = False,
 ) -> None:
     """Corrects the statistics of every batch normalisation for what rounding does to its input.
@@ -103,13 +106,13 @@ def correct_norms(
         model: The network in evaluation mode, changed in place.
         images: Batches `[N, C, H, W]`.
         grids: The grids.
+        clusters: Layers whose filters have grids of their own.
         shift_only: Whether factors become powers of two.
     """
-    lattices = {
-        name: (torch.tensor(grid.scale), torch.tensor(grid.zero, dtype=torch.int32))
-        for name, grid in grids.items()
-    }
-    rounding = FakeQuantise(layout, lambda name, _: lattices[name], shift_only=shift_only)
+    lattices = {name: lattice_of(grid) for name, grid in grids.items()}
+    rounding = FakeQuantise(
+        layout, lambda name, _: lattices[name], clusters=clusters, shift_only=shift_only
+    )
     before = _statistics(layout, model, images, Hooks())
     after = _statistics(layout, model, images, rounding)
     for path, (mean, variance) in before.items():

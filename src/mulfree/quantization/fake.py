@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
-from mulfree.quantization.grid import Layout
+from mulfree.quantization.clusters import Cluster, Clusters, order_of
+from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.plan import Hooks
 from mulfree.quantization.steps import ADDER, AnyLayer, Layer, Norm
 
@@ -25,6 +28,7 @@ class FakeQuantise(Hooks):
     Args:
         layout: The grids.
         lattice: Scale and zero of a grid by its name, told of the value's tensor.
+        clusters: Layers whose filters have grids of their own.
         shift_only: Round the factors of normalisations behind adder layers to powers of two. Those
             behind convolutions become so by the scale of the weights.
     """
@@ -34,16 +38,26 @@ class FakeQuantise(Hooks):
         layout: Layout,
         lattice: Callable[[str, Tensor], Lattice],
         *,
+        clusters: Clusters = MappingProxyType({}),
         shift_only: bool = False,
     ) -> None:
         self._layout = layout
         self._lattice = lattice
+        self._clusters = clusters
         self._shift_only = shift_only
         self._used: dict[str, Lattice] = {}
 
     def value(self, name: str, x: Tensor) -> Tensor:
         """`x` on its grid."""
         return self._rounded(name, x)
+
+    def apply(self, layer: Layer, module: AnyLayer, x: Tensor) -> Tensor:
+        """What a layer makes of `x`, by the grids of its groups if it has any."""
+        clusters = self._clusters.get(layer.output)
+        if clusters is None:
+            return super().apply(layer, module, x)
+        parts = [_part(module, cluster, x) for cluster in clusters]
+        return torch.cat(parts, 1).index_select(1, torch.from_numpy(order_of(clusters)))
 
     def operand(self, layer: Layer, x: Tensor) -> Tensor:
         """`x` on the grid that the layer reads, if that is another one."""
@@ -52,19 +66,17 @@ class FakeQuantise(Hooks):
 
     def weight(self, layer: Layer, module: AnyLayer) -> Tensor:
         """The weights as integers stand for them, or as they are where they stay so."""
+        w: Tensor = module.weight
         if self._layout.in_float(layer, module):
-            return module.weight
-        w, bits = module.weight, self._layout.weight_bits(layer)
+            return w
+        bits = self._layout.weight_bits(layer)
         if isinstance(module, ADDER):
-            scale, zero = self._used[self._layout.operand(layer)]
-            rounded = _fake(w, scale, zero, bits)
-            clipped = w.clamp(-scale * zero, scale * (2**bits - 1 - zero))
-        else:
-            largest = 2 ** (bits - 1) - 1
-            step = w.flatten(1).abs().amax(1).clamp(min=1e-12) / largest
-            step = step.view(-1, *[1] * (w.ndim - 1))
-            rounded, clipped = (w / step).round() * step, w
-        return w + (rounded - clipped).detach()
+            return _shared(w, self._used[self._layout.operand(layer)], bits)
+        largest = 2 ** (bits - 1) - 1
+        step: Tensor = w.flatten(1).abs().amax(1).clamp(min=1e-12) / largest
+        step = step.view(-1, *[1] * (w.ndim - 1))
+        rounded: Tensor = (w / step).round() * step
+        return w + (rounded - w).detach()
 
     def normalised(self, module: AnyLayer, norm: Norm, x: Tensor, y: Tensor) -> Tensor:
         """`y` as it is with the factor of the integer network."""
@@ -90,6 +102,28 @@ class FakeQuantise(Hooks):
     def _rounded(self, name: str, x: Tensor) -> Tensor:
         self._used[name] = self._lattice(name, x)
         return _fake(x, *self._used[name], self._layout.grids[name])
+
+
+def lattice_of(grid: Grid) -> Lattice:
+    """Scale and zero of a grid that does not change."""
+    return torch.tensor(grid.scale), torch.tensor(grid.zero, dtype=torch.int32)
+
+
+def _part(module: AnyLayer, cluster: Cluster, x: Tensor) -> Tensor:
+    """What the filters of one group make of `x`."""
+    lattice, filters = lattice_of(cluster.grid), torch.from_numpy(cluster.filters)
+    parts = {"weight": _shared(module.weight[filters], lattice, cluster.grid.bits)}
+    if module.bias is not None:
+        parts["bias"] = module.bias[filters]
+    y: Tensor = functional_call(module, parts, (_fake(x, *lattice, cluster.grid.bits),))
+    return y
+
+
+def _shared(w: Tensor, lattice: Lattice, bits: int) -> Tensor:
+    """Weights of an adder layer on the grid of what it reads, or as far from it as they were."""
+    scale, zero = lattice
+    clipped = w.clamp(-scale * zero, scale * (2**bits - 1 - zero))
+    return w + (_fake(w, scale, zero, bits) - clipped).detach()
 
 
 def _fake(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mulfree.quantization.steps import (
     Add,
@@ -49,6 +50,14 @@ class Hooks:
         """The value called `name`, which has a scale of its own."""
         return x
 
+    def apply(self, layer: Layer, module: AnyLayer, x: Tensor) -> Tensor:
+        """What a layer, without all that is behind it, makes of `x`."""
+        x = self.operand(layer, x)
+        weight = self.weight(layer, module)
+        parts = {} if weight is None else {"weight": weight}
+        y: Tensor = functional_call(module, parts, (x,))
+        return y
+
     def operand(self, layer: Layer, x: Tensor) -> Tensor:
         """What a layer reads."""
         return x
@@ -78,10 +87,9 @@ def execute(plan: Plan, model: nn.Module, images: Tensor, hooks: Hooks) -> Tenso
         match step:
             case Layer():
                 residual = None if step.residual is None else values[step.residual]
-                x = hooks.operand(step, x)
                 module = step.layer(model)
-                weight = hooks.weight(step, module)
-                y = step.compute(model, x, residual, weight, partial(hooks.normalised, module))
+                apply = partial(hooks.apply, step, module)
+                y = step.compute(model, x, residual, apply, partial(hooks.normalised, module))
             case Add():
                 y = step.compute(x, values[step.other])
             case MaxPool() | Mean() | Repeat() | Pad():

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from mulfree import runtime
 from mulfree.errors import ConfigError, ShapeError, choices_message
 from mulfree.quantization.calibration import Ranges, correct_norms, find_ranges, make_grids
+from mulfree.quantization.clusters import divisible, make_clusters
 from mulfree.quantization.grid import Layout
 from mulfree.quantization.grouping import make_plan
 from mulfree.quantization.lower import Pictures, lower
 from mulfree.quantization.observers import OBSERVERS
+
+MOST_GROUPS = 8
 
 # Images that make statistics worth having, and images at a time.
 _ENOUGH = 64
@@ -30,6 +33,7 @@ def quantize(
     bits: int = 8,
     *,
     observer: str = "auto",
+    groups: int = 1,
     correct: bool | None = None,
     shift_only: bool = False,
     edges: str = "int8",
@@ -53,6 +57,8 @@ def quantize(
         edges: Weights of convolutions and linear layers at the ends of the network, the first
             layer and the classifier: "int8", or "float" for floating-point ones.
         observer: How ranges are found, one of `OBSERVERS`; see `observe`.
+        groups: 1 to 8. Filters of an adder layer in the middle of the network are put into so many
+            groups that have a scale each, see `make_clusters`.
         correct: Correct the normalisations for the rounding, see `correct_norms`; by default where
             there are 64 images or more to learn that from. A network that was trained with the
             rounding must not be corrected for it.
@@ -68,10 +74,18 @@ def quantize(
         ShapeError: `batches` holds no images, or of more than one size.
 
     References:
-        Shared scale: arXiv 2101.10015. Ranges, and weights outside of them: arXiv 2212.10200.
+        Shared scale: arXiv 2101.10015. Ranges, weights outside of them, and groups: arXiv
+        2212.10200.
     """
     if observer not in OBSERVERS:
         raise ConfigError(choices_message("quantize", "observer", observer, OBSERVERS))
+    if type(groups) is not int or not 1 <= groups <= MOST_GROUPS:
+        raise ConfigError(f"quantize: `groups` must be an int in 1..{MOST_GROUPS}, got {groups!r}")
+    if ranges is not None and groups > 1:
+        raise ConfigError(
+            "quantize: `groups` must be 1 for a network that was trained with the rounding, got "
+            f"{groups}"
+        )
     images = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
     shapes = {tuple(batch.shape[1:]) for batch in images}
     if len(shapes) != 1 or any(batch.ndim != 4 or len(batch) == 0 for batch in images):
@@ -84,16 +98,24 @@ def quantize(
     count = sum(map(len, images))
     images = list(torch.cat(images).chunk(-(-count // _TOGETHER)))
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    layout = Layout(plan=make_plan(model, (channels, height, width)), bits=bits, edges=edges)
-    known = find_ranges(layout, model, images, observer) if ranges is None else ranges
-    grids = make_grids(layout, known, shift_only=shift_only)
+    plan = make_plan(model, (channels, height, width))
+    divided = divisible(plan, model, groups)
+    while True:
+        layout = Layout(plan=plan, bits=bits, edges=edges, divided=divided)
+        known = find_ranges(layout, model, images, observer) if ranges is None else ranges
+        grids = make_grids(layout, known, shift_only=shift_only)
+        clusters = make_clusters(layout, model, grids, groups, shift_only=shift_only)
+        if len(clusters) == len(divided):
+            break
+        # Layers whose groups turned out to be one need no values of their own.
+        divided = frozenset(clusters)
     if correct is None:
         correct = ranges is None and count >= _ENOUGH
     if correct:
-        correct_norms(layout, model, images, grids, shift_only=shift_only)
+        correct_norms(layout, model, images, grids, clusters=clusters, shift_only=shift_only)
     if pictures is None:
         pictures = Pictures(
             mean=(0.0,) * channels, std=(1.0,) * channels, resize=max(height, width)
         )
     name = name or type(model).__name__
-    return lower(name, layout, model, grids, pictures, shift_only=shift_only)
+    return lower(name, layout, model, grids, pictures, clusters=clusters, shift_only=shift_only)

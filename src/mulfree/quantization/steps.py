@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional
 
 from mulfree.nn import Adder2d, AdderLinear
@@ -117,7 +116,7 @@ class Layer(Step):
         model: nn.Module,
         x: Tensor,
         residual: Tensor | None,
-        weight: Tensor | None,
+        apply: Callable[[Tensor], Tensor],
         normalised: Callable[[Norm, Tensor, Tensor], Tensor],
     ) -> Tensor:
         """The result `[N, C, H, W]`.
@@ -126,14 +125,14 @@ class Layer(Step):
             model: The network.
             x: What the layer reads.
             residual: What is added.
-            weight: Takes the place of the layer's own.
+            apply: What the layer makes of that, in a linear layer's flat form.
             normalised: Called with the normalisation, what it reads and what it makes of that; its
                 result takes that place.
         """
         layer = self.layer(model)
         flat = isinstance(layer, LINEAR)
         x = x.flatten(1) if flat else x
-        y = layer(x) if weight is None else functional_call(layer, {"weight": weight}, (x,))
+        y = apply(x)
         if self.pool is not None:
             y = self.pool.maximum(y)
         if self.norm is not None:

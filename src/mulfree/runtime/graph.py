@@ -64,6 +64,7 @@ Operations = Mapping[str, Count]
 """Counts by the operands they are for: int8, int32 (the epilogues' too), fp32 (or float64)."""
 
 _Name = Annotated[str, Text()]
+_Names = Annotated[tuple[str, ...], Texts()]
 _U8 = Annotated[int, Integer(0, 255)]
 _I32 = Annotated[int, Integer(-(2**31), 2**31 - 1)]
 _I64 = Annotated[int, Integer(-(2**63), 2**63 - 1)]
@@ -170,7 +171,7 @@ class _Map(Node):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Same(_Map):
-    """A node whose output has the scale and zero of its input."""
+    """A node whose output has the scale and zero of all that it reads."""
 
     def operations(self, values: _Values) -> Operations:
         """None: integers are compared or copied."""
@@ -571,6 +572,66 @@ class Repeat(_Same):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Concat(_Same):
+    """Values side by side: their channels stacked in the order of `inputs`, then put in order.
+
+    Attributes:
+        others: Names of the values behind `input`, with its rows, columns, scale and zero.
+        order: `i32[C]`, a permutation: channel c of the output is stacked channel `order[c]`.
+    """
+
+    op = "concat"
+
+    others: _Names
+    order: Annotated[NDArray[np.int32], Tensor("int32", 1)]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All values, in the order in which they are stacked."""
+        return self.input, *self.others
+
+    def output_shape(self, values: _Values) -> tuple[int, int, int]:
+        """`[C, H, W]`, C of all values together."""
+        _, *sides = values[self.input].shape
+        for other in self.others:
+            if values[other].shape[1:] != tuple(sides):
+                raise refusal(
+                    f"{self.name}.others", f"have rows and columns {sides}", values[other].shape
+                )
+        channels = sum(values[name].shape[0] for name in self.inputs)
+        self._require(
+            np.array_equal(np.sort(self.order), np.arange(channels)),
+            "order",
+            f"be a permutation of 0..{channels - 1}",
+        )
+        return channels, sides[0], sides[1]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Select(_Same):
+    """Some of the channels of a value.
+
+    Attributes:
+        channels: `i32[C_out]`: channel c of the output is channel `channels[c]` of the input.
+    """
+
+    op = "select"
+
+    channels: Annotated[NDArray[np.int32], Tensor("int32", 1)]
+
+    def output_shape(self, values: _Values) -> tuple[int, int, int]:
+        """`[C_out, H, W]`."""
+        channels, rows, columns = values[self.input].shape
+        inside = (self.channels >= 0) & (self.channels < channels)
+        self._require(
+            self.channels.size > 0 and bool(inside.all()),
+            "channels",
+            f"hold numbers in 0..{channels - 1}, at least one",
+        )
+        return len(self.channels), rows, columns
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Logits(Node):
     """The classifier that ends every graph: logits in float32 of a map in the order H, W, C.
 
@@ -730,7 +791,7 @@ def _positions(
 NODES: Mapping[str, type[Node]] = {
     kind.op: kind
     for kind in (
-        *(Adder2d, Conv2d, Conv2dFloat, MaxPool, Mean, Add, Lut, Pad, Repeat),
+        *(Adder2d, Conv2d, Conv2dFloat, MaxPool, Mean, Add, Lut, Pad, Repeat, Concat, Select),
         *(Linear, LinearFloat),
     )
 }
@@ -760,7 +821,7 @@ class Graph:
     input: Input
     values: tuple[Value, ...]
     nodes: tuple[Node, ...]
-    classes: Annotated[tuple[str, ...] | None, Texts()] = None
+    classes: Annotated[tuple[str, ...] | None, Texts(optional=True)] = None
 
     def __post_init__(self) -> None:
         check_fields("graph", self)
@@ -855,10 +916,10 @@ class Graph:
             made = self.by_name[node.output]
             if made.shape != shape:
                 raise refusal(f"{made.name}.shape", f"be {shape} as {node.name} makes", made.shape)
-            source = self.by_name[node.input]
             meaning = (made.scale, made.zero)
-            if isinstance(node, _Same) and meaning != (source.scale, source.zero):
-                raise refusal(made.name, f"have scale and zero of {source.name}", meaning)
+            for source in (self.by_name[name] for name in node.inputs):
+                if isinstance(node, _Same) and meaning != (source.scale, source.zero):
+                    raise refusal(made.name, f"have scale and zero of {source.name}", meaning)
 
     def _check_sizes(self) -> None:
         """Each value with the widest borders that its readers ask for fits into memory."""

@@ -16,6 +16,7 @@ from mulfree.errors import DTypeError, ShapeError
 from mulfree.runtime.graph import (
     Add,
     Adder2d,
+    Concat,
     Conv2d,
     Conv2dFloat,
     Graph,
@@ -28,6 +29,7 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
+    Select,
     Value,
 )
 
@@ -156,6 +158,10 @@ def evaluate(node: Node, source: Value, made: dict[str, U8]) -> U8:
             return np.pad(x, border, constant_values=source.zero)
         case Repeat():
             return x.repeat(node.factor, axis=1).repeat(node.factor, axis=2)
+        case Concat():
+            return np.concatenate([made[name] for name in node.inputs], axis=3)[..., node.order]
+        case Select():
+            return x[..., node.channels]
     raise TypeError(f"no arithmetic for {type(node).__name__}")
 
 

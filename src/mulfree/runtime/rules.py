@@ -44,14 +44,18 @@ class Text(Rule):
 
 
 class Texts(Rule):
-    """Names, or None."""
+    """Names; None as well if `optional`."""
 
-    def __init__(self) -> None:
-        super().__init__(f"be a tuple of printable texts of 1..{MAX_NAME} characters or None")
+    def __init__(self, *, optional: bool = False) -> None:
+        none = " or None" if optional else ""
+        super().__init__(f"be a tuple of printable texts of 1..{MAX_NAME} characters{none}")
+        self.optional = optional
 
     def holds(self, value: object) -> bool:
-        """Whether it is None or a tuple of names."""
-        return value is None or (isinstance(value, tuple) and all(map(Text().holds, value)))
+        """Whether it is a tuple of names."""
+        if value is None:
+            return self.optional
+        return isinstance(value, tuple) and all(map(Text().holds, value))
 
 
 class Integer(Rule):

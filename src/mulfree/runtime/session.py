@@ -25,6 +25,7 @@ from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import (
     Add,
     Adder2d,
+    Concat,
     Conv2d,
     Conv2dFloat,
     Count,
@@ -38,6 +39,7 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
+    Select,
 )
 
 if TYPE_CHECKING:
@@ -326,6 +328,10 @@ def _append(program: Program, node: Node, ids: dict[str, int]) -> None:
             program.pad(x, y, node.left, node.right, node.top, node.bottom)
         case Repeat():
             program.repeat(x, y, node.factor)
+        case Concat():
+            program.concat([ids[name] for name in node.inputs], y, node.order)
+        case Select():
+            program.select(x, y, node.channels)
         case _:
             raise TypeError(f"no kernel for {type(node).__name__}")
 

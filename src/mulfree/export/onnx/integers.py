@@ -25,6 +25,7 @@ from mulfree.export.onnx.nodes import IR_VERSION, OPSET, Nodes, Window
 from mulfree.runtime.graph import (
     Add,
     Adder2d,
+    Concat,
     Conv2d,
     Conv2dFloat,
     Graph,
@@ -36,6 +37,7 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
+    Select,
     Value,
 )
 
@@ -153,6 +155,11 @@ def _emit(add: Nodes, node: Node, values: Mapping[str, Value], made: Mapping[str
                 index = np.arange(side, dtype=np.int64).repeat(node.factor)
                 x = add("Gather", x, add.constant(index), axis=axis)
             return x
+        case Concat():
+            x = add("Concat", *(made[name] for name in node.inputs), axis=1)
+            return add("Gather", x, add.constant(node.order), axis=1)
+        case Select():
+            return add("Gather", x, add.constant(node.channels), axis=1)
         case Linear():
             return _linear(add, x, source, node)
         case LinearFloat():

@@ -322,6 +322,58 @@ void Program::repeat(i64 x_id, i64 y_id, i64 factor) {
   append(make_repeat(&x, &y, factor), y_id);
 }
 
+void Program::concat(const std::vector<i64>& x_ids, i64 y_id, const i32* order, i64 size) {
+  check_open("concat");
+  if (x_ids.empty()) fail("concat", "xs", "hold a value", "none");
+  const Value& y = unwritten("concat", "y", y_id);
+  const Value& first = written("concat", "xs", x_ids[0]);
+  std::vector<const Value*> xs;
+  i64 channels = 0;
+  for (const i64 id : x_ids) {
+    const Value& x = written("concat", "xs", id);
+    if (x.h != first.h || x.w != first.w) {
+      fail("concat", "xs", "have the rows and columns of the first, " + shape_text(first),
+           shape_text(x));
+    }
+    if (x.zero != y.zero) {
+      fail("concat", "y", "have the zero of xs, " + std::to_string(x.zero), std::to_string(y.zero));
+    }
+    channels += x.c;
+    xs.push_back(&x);
+  }
+  check_shape("concat", y, channels, first.h, first.w);
+  if (size != channels) {
+    fail("concat", "order", "have " + std::to_string(channels) + " values", std::to_string(size));
+  }
+  std::vector<i32> places(static_cast<std::size_t>(channels), -1);
+  for (i64 c = 0; c < channels; ++c) {
+    const i64 stacked = order[c];
+    if (stacked < 0 || stacked >= channels || places[static_cast<std::size_t>(stacked)] != -1) {
+      fail("concat", "order", "be a permutation of [0, " + std::to_string(channels) + ")",
+           std::to_string(stacked) + " at " + std::to_string(c));
+    }
+    places[static_cast<std::size_t>(stacked)] = static_cast<i32>(c);
+  }
+  append(make_concat(std::move(xs), &y, std::move(places)), y_id);
+}
+
+void Program::select(i64 x_id, i64 y_id, const i32* channels, i64 size) {
+  check_open("select");
+  const Value& x = written("select", "x", x_id);
+  const Value& y = unwritten("select", "y", y_id);
+  check_shape("select", y, size, x.h, x.w);
+  if (x.zero != y.zero) {
+    fail("select", "y", "have the zero of x, " + std::to_string(x.zero), std::to_string(y.zero));
+  }
+  for (i64 c = 0; c < size; ++c) {
+    if (channels[c] < 0 || channels[c] >= x.c) {
+      fail("select", "channels", "be in [0, " + std::to_string(x.c) + ")",
+           std::to_string(channels[c]));
+    }
+  }
+  append(make_select(&x, &y, {channels, channels + size}), y_id);
+}
+
 void Program::linear(i64 x_id, const i8* weight, Pair shape, const float* scale, i64 scales,
                      const float* bias, i64 biases) {
   check_open("linear");

@@ -296,6 +296,59 @@ class Repeat final : public Step {
   i64 factor_;
 };
 
+class Concat final : public Step {
+ public:
+  Concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places)
+      : Step(std::move(xs), y), places_(std::move(places)) {}
+  std::string describe() const override { return "concat"; }
+
+ protected:
+  void rows(const Frame& frame, i64 begin, i64 end) const override {
+    const Value& y = *writes();
+    const i32* places = places_.data();
+    for (const Value* x : reads()) {
+      for (i64 row = begin; row < end; ++row) {
+        const u8* from = x->origin(frame.arena) + row * x->row();
+        u8* to = y.origin(frame.arena) + row * y.row();
+        const i64 channels = x->c, all = y.c;
+        for (i64 left = y.w; left > 0; --left, from += channels, to += all) {
+#pragma GCC unroll 8
+          for (i64 c = 0; c < channels; ++c) to[places[c]] = from[c];
+        }
+      }
+      places += x->c;
+    }
+  }
+
+ private:
+  std::vector<i32> places_;
+};
+
+class Select final : public Step {
+ public:
+  Select(const Value* x, const Value* y, std::vector<i32> channels)
+      : Step({x}, y), channels_(std::move(channels)) {}
+  std::string describe() const override { return "select"; }
+
+ protected:
+  void rows(const Frame& frame, i64 begin, i64 end) const override {
+    const Value &x = *reads()[0], &y = *writes();
+    const i32* const chosen = channels_.data();
+    for (i64 row = begin; row < end; ++row) {
+      const u8* from = x.origin(frame.arena) + row * x.row();
+      u8* to = y.origin(frame.arena) + row * y.row();
+      const i64 channels = y.c, all = x.c;
+      for (i64 left = y.w; left > 0; --left, from += all, to += channels) {
+#pragma GCC unroll 8
+        for (i64 c = 0; c < channels; ++c) to[c] = from[chosen[c]];
+      }
+    }
+  }
+
+ private:
+  std::vector<i32> channels_;
+};
+
 // A layer that ends the network. A task has one pixel and so its own filters.
 class Classifier : public Step {
  public:
@@ -403,6 +456,14 @@ StepPointer make_pad(const Value* x, const Value* y, i64 left, i64 top) {
 
 StepPointer make_repeat(const Value* x, const Value* y, i64 factor) {
   return std::make_unique<Repeat>(x, y, factor);
+}
+
+StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places) {
+  return std::make_unique<Concat>(std::move(xs), y, std::move(places));
+}
+
+StepPointer make_select(const Value* x, const Value* y, std::vector<i32> channels) {
+  return std::make_unique<Select>(x, y, std::move(channels));
 }
 
 StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
