@@ -53,11 +53,10 @@ def test_matched_width_is_the_running_deviation_about_the_means_of_channels() ->
     )
     assert k[:, 1].flatten().tolist() == pytest.approx([1.0, 1.0], rel=1e-12)
     # The next batch counts for a tenth.
-    kernel(y + 10)
-    assert kernel.mean.flatten().tolist() == pytest.approx([4.0, 101.0])
-    assert kernel.deviation.item() == pytest.approx(deviation)
-    kernel.eval()(y + 1000)
-    assert kernel.mean.flatten().tolist() == pytest.approx([4.0, 101.0])
+    kernel(3 * y)
+    assert kernel.deviation.item() == pytest.approx(1.2 * deviation)
+    kernel.eval()(9 * y)
+    assert kernel.deviation.item() == pytest.approx(1.2 * deviation)
 
 
 def test_learned_width_starts_matched_and_has_its_gradient() -> None:
@@ -132,6 +131,28 @@ def test_loss_and_gradient_equal_those_of_every_position(
         results.append((loss, *torch.autograd.grad(loss, variables)))
     for ours, expected in zip(*results, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_a_constant_added_to_a_channel_changes_nothing(kernel: bool, normalise: bool) -> None:
+    # The weights of an adder layer follow `sum (x - w) g`, which without that has a part along w:
+    # they would grow and grow, and the means of the responses with them.
+    torch.manual_seed(0)
+    options = config(kernel=kernel, normalise=normalise, sigma="learned")
+    pair = Pair("layer", 3, (1.0, -1.0), options).double()
+    pair(maps(4, 3, 5, 5), maps(4, 3, 5, 5))
+    student, teacher = maps(4, 3, 5, 5, offset=-9).requires_grad_(), maps(4, 3, 5, 5)
+    pair.eval()
+    loss = pair(student, teacher)
+    loss.backward()
+    assert student.grad is not None
+    assert student.grad.abs().max() > 1e-4
+    torch.testing.assert_close(
+        student.grad.sum((0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-12
+    )
+    moved = student.detach() + torch.tensor([7.0, -300.0, 1.0]).view(3, 1, 1)
+    assert pair(moved, teacher).item() == pytest.approx(loss.item(), rel=1e-9)
 
 
 def test_a_student_that_answers_as_the_teacher_has_no_loss() -> None:

@@ -85,11 +85,13 @@ class Kernel(nn.Module):
 
     .. math:: k = \exp\left(\pm \frac{y - \mu}{2 \sigma^2}\right)
 
-    The running mean :math:`\mu` of each channel divides its kernel by a constant. That is nothing
-    to a 1x1 convolution behind it, and it keeps the exponential of a sum of hundreds of distances,
-    all of one sign, from vanishing; exponents are cut at `LIMIT`, so that it cannot overflow
-    either. Where sigma is matched, :math:`2 \sigma^2` is the running deviation of the responses
-    about the means of their channels, where it is learned a multiple of it.
+    The mean :math:`\mu` of each channel over the images divides its kernel by a constant. That is
+    nothing to a 1x1 convolution behind it, and it keeps the exponential of a sum of hundreds of
+    distances, all of one sign, from vanishing; exponents are cut at `LIMIT`, so that it cannot
+    overflow either. Like the normalisation behind the layer, the kernel does not tell a constant
+    that is added to a channel, and its gradient has none to add. Where sigma is matched,
+    :math:`2 \sigma^2` is the running deviation of the responses about the means of their channels,
+    where it is learned a multiple of it.
 
     Args:
         channels: C.
@@ -97,7 +99,6 @@ class Kernel(nn.Module):
         config: With `kernel` false the result is the exponent, without its sign.
     """
 
-    mean: Tensor
     deviation: Tensor
     seen: Tensor
 
@@ -108,13 +109,14 @@ class Kernel(nn.Module):
         self.sigma = config.sigma
         # A vector, because a lone number cannot be divided among processes.
         self.width = nn.Parameter(torch.zeros(1)) if config.sigma == "learned" else None
-        self.register_buffer("mean", torch.zeros(channels, 1, 1))
         self.register_buffer("deviation", torch.ones(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
     def forward(self, y: Tensor) -> Tensor:
         """`[N, C, H, W]` to the same, in float32 at least."""
         y = y.to(torch.promote_types(y.dtype, torch.float32))
+        count = y.numel() / y.shape[1]
+        y = y - average(y.flatten(2).sum(2).sum(0) / count).view(-1, 1, 1)
         if self.training:
             self._see(y.detach())
         if isinstance(self.sigma, str):
@@ -123,24 +125,17 @@ class Kernel(nn.Module):
             factor = torch.full_like(self.deviation, self.sign / (2 * self.sigma**2))
         if self.width is not None:
             factor = factor * self.width.exp()
-        # One product and one sum for each number, however many factors there are.
-        exponent = torch.addcmul(-self.mean * factor, y, factor)
+        exponent = y * factor
         return exponent.clamp(-LIMIT, LIMIT).exp_() if self.exponential else exponent
 
     @torch.no_grad()
-    def _see(self, y: Tensor) -> None:
-        """Takes a batch into the running statistics, which are those of all processes."""
-        positions = y.flatten(2)
-        count = len(y) * positions.shape[2]
-        # Not `torch.var_mean`, which takes a hundred times as long on a CPU.
-        squares = torch.linalg.vector_norm(positions, dim=2).double().square()
-        sums = torch.stack([positions.sum(2).double().sum(0), squares.sum(0)])
-        mean, square = average(sums / count).unbind()
-        deviation = (square - mean.square()).mean().clamp_min(_NARROWEST**2).sqrt()
-        # The first batch alone makes them.
-        weight = torch.where(self.seen > 0, _MOMENTUM, 1.0)
-        for running, now in ((self.mean, mean.view_as(self.mean)), (self.deviation, deviation)):
-            running.copy_(running.lerp(now.to(running.dtype), weight.to(running.dtype)))
+    def _see(self, centred: Tensor) -> None:
+        """Takes the deviation of a batch into the running one, which is that of all processes."""
+        variance = average(torch.linalg.vector_norm(centred).square() / centred.numel())
+        deviation = variance.sqrt().clamp_min(_NARROWEST)
+        # The first batch alone makes it.
+        weight = torch.where(self.seen > 0, _MOMENTUM, 1.0).to(deviation.dtype)
+        self.deviation.copy_(self.deviation.lerp(deviation.to(self.deviation.dtype), weight))
         self.seen.add_(1)
 
 
