@@ -50,8 +50,10 @@ class TrainingTask(nn.Module):
         self.trains_teacher = False
 
     def learners(self) -> list[list[nn.Parameter]]:
-        """All parameters, those of networks that do not know of each other apart."""
-        apart = list(self.teacher.parameters()) if self.teacher is not None else []
+        """All parameters, those of a teacher that is trained apart."""
+        if self.teacher is None or not self.trains_teacher:
+            return [list(self.parameters())]
+        apart = list(self.teacher.parameters())
         known = set(apart)
         return [[p for p in self.parameters() if p not in known], apart]
 
