@@ -92,6 +92,8 @@ def _assert_close(one: Any, other: Any, where: str) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _plain_is_a_model() -> Iterator[None]:
+    # Families register when they are first asked for, which has to be outside of the copy.
+    models.list_models()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
         models.register_model(plain)
