@@ -88,6 +88,42 @@ def test_the_teacher_is_the_network_that_learns_alone(optimizer: dict[str, Any])
         assert torch.equal(beside.teacher.state_dict()[name], tensor), name
 
 
+def test_the_teacher_has_a_learning_rate_of_its_own() -> None:
+    alone = supervised.Task(make_network("conv2d"), supervised.Config()).double().train()
+    steps(alone, 3, lr=0.02)
+    beside = make_task(teacher_lr=0.02)
+    steps(beside, 3)
+    for name, tensor in alone.model.state_dict().items():
+        assert torch.equal(beside.teacher.state_dict()[name], tensor), name
+    # One step, before the student hears anything new of the teacher.
+    beside, same = (make_task(teacher_lr=rate) for rate in (0.02, None))
+    for task in (beside, same):
+        steps(task, 1)
+    for name, tensor in same.model.state_dict().items():
+        assert torch.equal(beside.model.state_dict()[name], tensor), name
+
+
+def test_the_schedule_is_that_of_both_learning_rates(tmp_path: Path) -> None:
+    options = {"width": 0.25, "norm_logits": True}
+    cnn = make_config(
+        tmp_path / "cnn",
+        model={"operator": "conv2d", "options": options},
+        optimizer={"lr": 0.02},
+        schedule={"name": "cosine", "interval": "step"},
+    )
+    pair = make_config(
+        tmp_path / "pair",
+        model={"options": options},
+        schedule={"name": "cosine", "interval": "step"},
+        method={"name": "pkkd", "teacher_lr": 0.02},
+    )
+    for config in (cnn, pair):
+        train(config)
+    teacher = load_model(tmp_path / "pair" / "teacher.safetensors").state_dict()
+    for name, tensor in load_model(tmp_path / "cnn").state_dict().items():
+        assert torch.equal(teacher[name], tensor), name
+
+
 def test_the_student_starts_as_it_would_alone_and_learns_from_everything() -> None:
     task = make_task()
     for name, tensor in make_network("adder2d").state_dict().items():
@@ -225,6 +261,11 @@ def test_options_from_the_command_line_and_from_mappings() -> None:
         ({"where": "relu"}, r"pkkd: `where` must be one of layer, norm, got 'relu'"),
         ({"sign": "minus"}, r"pkkd: `sign` must be one of opposite, same, got 'minus'"),
         ({"linear": "teacher"}, r"pkkd: `linear` must be one of both, none, student, got 'teach"),
+        ({"teacher_lr": 0.0}, r"pkkd: `teacher_lr` must be positive, got 0.0"),
+        (
+            {"teacher_lr": 0.1, "teacher": "runs/cnn"},
+            r"pkkd: `teacher_lr` must be None for a teacher that is trained already, got 0.1",
+        ),
         ({"layers": ()}, r"pkkd: `layers` must name at least one layer, got none"),
     ],
 )

@@ -176,8 +176,8 @@ class RunModule(LightningModule):
     ) -> None:
         """Limits the norm of the gradients, for networks that learn side by side each its own."""
         if gradient_clip_val is not None:
-            for parameters in self.task.learners():
-                torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+            for learner in self.task.learners():
+                torch.nn.utils.clip_grad_norm_(learner.parameters, gradient_clip_val)
 
     @torch.no_grad()
     def _average(self, ema: AveragedModel) -> None:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from mulfree.errors import ConfigError, TrainingError
 from mulfree.operators import uses_adaptive_local_lr
 from mulfree.training.checks import require, require_choice
+from mulfree.training.task import Learner, TrainingTask
 
 _NORM_FLOOR = 1e-12
 _OPTIMIZERS = ("adamw", "nag", "sgd")
@@ -292,16 +293,16 @@ def _norms(params: list[Tensor]) -> Tensor:
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The optimiser of all trainable parameters of `module` that `config` describes."""
-    params = [p for p in module.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": params}]
-    if config.decay == "weights":
-        # A bias, and the scale and shift of a normalisation, are the vectors among them.
-        groups = [
-            {"params": [p for p in params if p.ndim > 1]},
-            {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        groups = [group for group in groups if group["params"]]
+    """The optimiser of all trainable parameters of `module` that `config` describes.
+
+    Where it is a `TrainingTask` each of its learners has a learning rate of its own.
+    """
+    learners = (
+        module.learners()
+        if isinstance(module, TrainingTask)
+        else [Learner(list(module.parameters()))]
+    )
+    groups = [group for learner in learners for group in _groups(learner, config)]
     optimizer: Optimizer
     if config.name == "adamw":
         optimizer = torch.optim.AdamW(
@@ -318,6 +319,21 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
             weight_decay=config.weight_decay,
             nesterov=config.name == "nag",
         )
-    if config.eta > 0 and any(uses_adaptive_local_lr(p) for p in params):
+    every = (p for group in groups for p in group["params"])
+    if config.eta > 0 and any(uses_adaptive_local_lr(p) for p in every):
         optimizer = AdaptiveLocalLR(optimizer, config.eta)
     return optimizer
+
+
+def _groups(learner: Learner, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """What of a learner is trained, divided by what is asked of the optimiser."""
+    lr = config.lr if learner.lr is None else learner.lr
+    params = [p for p in learner.parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": params, "lr": lr}]
+    if config.decay == "weights":
+        # A bias, and the scale and shift of a normalisation, are the vectors among them.
+        groups = [
+            {"params": [p for p in params if p.ndim > 1], "lr": lr},
+            {"params": [p for p in params if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+        ]
+    return [group for group in groups if group["params"]]

@@ -25,6 +25,19 @@ class MethodConfig:
     name: str
 
 
+@dataclass(frozen=True)
+class Learner:
+    """Parameters that learn from losses of their own.
+
+    Attributes:
+        parameters: All of them.
+        lr: Their learning rate at its peak; None is that of the run.
+    """
+
+    parameters: list[nn.Parameter]
+    lr: float | None = None
+
+
 class TrainingTask(nn.Module):
     """What one training step computes, without any loop around it.
 
@@ -36,6 +49,7 @@ class TrainingTask(nn.Module):
     Attributes:
         teacher: A network that `model` learns from, if the method has one.
         trains_teacher: Whether the teacher is trained beside it, on a loss of its own.
+        teacher_lr: The learning rate of such a teacher at its peak; None is that of the run.
         piecewise: Whether the modules in a network are called, not the network. Its parameters are
             then divided and gathered all together, as nobody calls what would gather some.
     """
@@ -48,14 +62,16 @@ class TrainingTask(nn.Module):
         self.model = model
         self.teacher = None
         self.trains_teacher = False
+        self.teacher_lr: float | None = None
 
-    def learners(self) -> list[list[nn.Parameter]]:
+    def learners(self) -> list[Learner]:
         """All parameters, those of a teacher that is trained apart."""
         if self.teacher is None or not self.trains_teacher:
-            return [list(self.parameters())]
+            return [Learner(list(self.parameters()))]
         apart = list(self.teacher.parameters())
         known = set(apart)
-        return [[p for p in self.parameters() if p not in known], apart]
+        own = [p for p in self.parameters() if p not in known]
+        return [Learner(own), Learner(apart, self.teacher_lr)]
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

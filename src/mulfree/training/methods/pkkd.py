@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree import models
+from mulfree.errors import ConfigError
 from mulfree.training.checks import require
 from mulfree.training.matching import Matching, MatchingConfig
 from mulfree.training.methods import kd
@@ -24,16 +25,25 @@ class Config(MatchingConfig, kd.Config):
         name: Name of the method.
         teacher: Trained network that teaches as it is; by default a fresh one with convolutions
             learns the labels on the same images, as it would alone, and teaches what it knows.
+        teacher_lr: Learning rate of a teacher that learns, at its peak; by default the student's.
         beta: Weight of what layers say; 0 leaves it out.
     """
 
     name: Literal["pkkd"] = "pkkd"  # type: ignore[assignment]
+    teacher_lr: float | None = None
     beta: float = 1.0
 
     def __post_init__(self) -> None:
         kd.Config.__post_init__(self)
         MatchingConfig.__post_init__(self)
         require("pkkd", "beta", self.beta, self.beta >= 0, "be at least 0")
+        if self.teacher_lr is not None:
+            require("pkkd", "teacher_lr", self.teacher_lr, self.teacher_lr > 0, "be positive")
+            if self.teacher is not None:
+                raise ConfigError(
+                    "pkkd: `teacher_lr` must be None for a teacher that is trained already, "
+                    f"got {self.teacher_lr}"
+                )
 
 
 class Task(TrainingTask):
@@ -65,6 +75,7 @@ class Task(TrainingTask):
         super().__init__(model)
         self.config = config
         self.trains_teacher = config.teacher is None
+        self.teacher_lr = config.teacher_lr
         self.teacher = (
             fresh_teacher(model) if self.trains_teacher else kd.trained_teacher(model, config)
         )
