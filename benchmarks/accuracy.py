@@ -1,0 +1,141 @@
+"""What teachers do for an adder network, over seeds: `python benchmarks/accuracy.py RECIPE`.
+
+The recipe is one of pkkd. From it come the network with convolutions, the adder network alone, kd
+and the grid of arXiv 2009.13044: {none, 1x1, kernel, both} for what layers say, with a teacher that
+is trained already (the network with convolutions of the same seed) or learns beside it
+(progressive).
+Everything else is equal. A run that is there is not run again, and one that was stopped goes on, so
+the same command finishes what was begun; other processes may take other seeds in the same folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mulfree.training import TrainConfig, read_config
+from mulfree.training.methods import kd, pkkd, supervised
+
+CONVOLUTION, ADDER, KD, PKKD = "convolution", "adder", "kd", "pkkd"
+TRAINED, LEARNING = "trained", "progressive"
+# What is done to the responses of layers before they are compared.
+TRANSFORMS: dict[str, dict[str, Any]] = {
+    "none": {"kernel": False, "linear": "none"},
+    "1x1": {"kernel": False},
+    "kernel": {"linear": "none"},
+    "both": {},
+}
+GRID = [f"{PKKD}-{name}-{teacher}" for teacher in (TRAINED, LEARNING) for name in TRANSFORMS]
+NETWORKS = [CONVOLUTION, ADDER, KD, *GRID]
+
+
+def main() -> None:
+    """Trains what is missing, and prints a table of all that is there."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Words after -- are options of `mulfree train` for all runs.",
+    )
+    parser.add_argument("recipe", help="a recipe of pkkd")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        choices=NETWORKS,
+        default=NETWORKS,
+        metavar="NETWORK",
+        help=f"some of {', '.join(NETWORKS)}",
+    )
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    own, options = sys.argv[1:], []
+    if "--" in own:
+        place = own.index("--")
+        own, options = own[:place], own[place + 1 :]
+    arguments = parser.parse_args(own)
+    base = read_config(["--config", arguments.recipe, *options])
+    if not isinstance(base.method, pkkd.Config):
+        parser.error(f"`recipe` must be of pkkd, got {base.method.name}")
+    if not arguments.table:
+        for seed in arguments.seeds:
+            for network in arguments.networks:
+                _train(arguments.output, network, seed, base, base.method)
+    print("\n".join(_table(arguments.output)))
+
+
+def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkkd.Config) -> None:
+    directory = _directory(output, network, seed)
+    if (directory / "metrics.json").exists():
+        return
+    teacher = str(_directory(output, CONVOLUTION, seed))
+    model = base.model
+    chosen: supervised.Config | kd.Config = supervised.Config()
+    if network == CONVOLUTION:
+        model = replace(model, operator="conv2d")
+    elif network == KD:
+        chosen = kd.Config(
+            teacher=teacher,
+            alpha=method.alpha,
+            blend=method.blend,
+            temperature=method.temperature,
+        )
+    elif network != ADDER:
+        _, transform, mode = network.split("-")
+        chosen = replace(method, **TRANSFORMS[transform])
+        if mode == TRAINED:
+            chosen = replace(chosen, teacher=teacher, teacher_lr=None)
+    trainer = replace(base.trainer, seed=seed, output=str(directory))
+    config = replace(base, model=model, method=chosen, trainer=trainer)
+    words = ["--resume", str(directory)]
+    if not (directory / "last.ckpt").exists():
+        recipe = directory.with_suffix(".yaml")
+        recipe.parent.mkdir(parents=True, exist_ok=True)
+        recipe.write_text(config.to_yaml())
+        words = ["--config", str(recipe)]
+    with directory.with_suffix(".log").open("a") as log:
+        command = [sys.executable, "-m", "mulfree", "train", *words]
+        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+
+
+def _directory(output: Path, network: str, seed: int) -> Path:
+    return output / f"{network}-seed{seed}"
+
+
+def _table(output: Path) -> Iterator[str]:
+    """Lines of Markdown: the network of the last epoch, of all seeds that are finished."""
+    yield "| network | seeds | validation | test | agreement with the teacher |"
+    yield "|---|---|---|---|---|"
+    for network in NETWORKS:
+        runs = [_results(path.parent) for path in output.glob(f"{network}-seed*/metrics.json")]
+        if runs:
+            keys = "validation_accuracy", "test_accuracy", "test_agreement"
+            cells = [_spread([run[key] for run in runs if key in run]) for key in keys]
+            yield f"| {' | '.join([network, str(len(runs)), *cells])} |"
+
+
+def _results(run: Path) -> dict[str, Any]:
+    """Of the last epoch by the images of every part."""
+    with (run / "metrics.csv").open() as file:
+        *_, last = csv.DictReader(file)
+    results: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return results | {key: float(last[key]) for key in last if key.startswith("validation_")}
+
+
+def _spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, in percent."""
+    if not values:
+        return ""
+    mean = f"{100 * statistics.mean(values):.2f} %"
+    return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
+
+
+if __name__ == "__main__":
+    main()
