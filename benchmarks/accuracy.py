@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mulfree.errors import MulfreeError
 from mulfree.training import TrainConfig, read_config
 from mulfree.training.methods import kd, pkkd, supervised
 
@@ -61,7 +62,10 @@ def main() -> None:
         place = own.index("--")
         own, options = own[:place], own[place + 1 :]
     arguments = parser.parse_args(own)
-    base = read_config(["--config", arguments.recipe, *options])
+    try:
+        base = read_config(["--config", arguments.recipe, *options])
+    except MulfreeError as error:
+        parser.error(str(error))
     if not isinstance(base.method, pkkd.Config):
         parser.error(f"`recipe` must be of pkkd, got {base.method.name}")
     if not arguments.table:
@@ -75,6 +79,8 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
     directory = _directory(output, network, seed)
     if (directory / "metrics.json").exists():
         return
+    if network == KD or network.endswith(TRAINED):
+        _train(output, CONVOLUTION, seed, base, method)
     teacher = str(_directory(output, CONVOLUTION, seed))
     model = base.model
     chosen: supervised.Config | kd.Config = supervised.Config()
@@ -102,7 +108,9 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
         words = ["--config", str(recipe)]
     with directory.with_suffix(".log").open("a") as log:
         command = [sys.executable, "-m", "mulfree", "train", *words]
-        subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=True)
+        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        sys.exit(f"accuracy: {directory} did not finish (exit {status}), see {log.name}")
 
 
 def _directory(output: Path, network: str, seed: int) -> Path:
