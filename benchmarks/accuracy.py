@@ -23,7 +23,9 @@ from typing import Any
 
 from mulfree.errors import MulfreeError
 from mulfree.training import TrainConfig, read_config
+from mulfree.training.checkpoint import LAST
 from mulfree.training.methods import kd, pkkd, supervised
+from mulfree.training.report import METRICS_CSV, METRICS_JSON
 
 CONVOLUTION, ADDER, KD, PKKD = "convolution", "adder", "kd", "pkkd"
 TRAINED, LEARNING = "trained", "progressive"
@@ -77,7 +79,7 @@ def main() -> None:
 
 def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkkd.Config) -> None:
     directory = _directory(output, network, seed)
-    if (directory / "metrics.json").exists():
+    if (directory / METRICS_JSON).exists():
         return
     if network == KD or network.endswith(TRAINED):
         _train(output, CONVOLUTION, seed, base, method)
@@ -101,7 +103,7 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
     trainer = replace(base.trainer, seed=seed, output=str(directory))
     config = replace(base, model=model, method=chosen, trainer=trainer)
     words = ["--resume", str(directory)]
-    if not (directory / "last.ckpt").exists():
+    if not (directory / LAST).exists():
         recipe = directory.with_suffix(".yaml")
         recipe.parent.mkdir(parents=True, exist_ok=True)
         recipe.write_text(config.to_yaml())
@@ -122,7 +124,7 @@ def _table(output: Path) -> Iterator[str]:
     yield "| network | seeds | validation | test | agreement with the teacher |"
     yield "|---|---|---|---|---|"
     for network in NETWORKS:
-        runs = [_results(path.parent) for path in output.glob(f"{network}-seed*/metrics.json")]
+        runs = [_results(path.parent) for path in output.glob(f"{network}-seed*/{METRICS_JSON}")]
         if runs:
             keys = "validation_accuracy", "test_accuracy", "test_agreement"
             cells = [_spread([run[key] for run in runs if key in run]) for key in keys]
@@ -131,9 +133,9 @@ def _table(output: Path) -> Iterator[str]:
 
 def _results(run: Path) -> dict[str, Any]:
     """Of the last epoch by the images of every part."""
-    with (run / "metrics.csv").open() as file:
+    with (run / METRICS_CSV).open() as file:
         *_, last = csv.DictReader(file)
-    results: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    results: dict[str, Any] = json.loads((run / METRICS_JSON).read_text())
     return results | {key: float(last[key]) for key in last if key.startswith("validation_")}
 
 

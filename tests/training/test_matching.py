@@ -35,15 +35,15 @@ TINY = torch.tensor([[[[1.0]]], [[[5.0]]]], dtype=torch.float64)
 
 
 def test_kernel_of_a_given_width_by_hand() -> None:
-    falling = Kernel(1, -1.0, config(sigma=0.5)).double()(TINY)
+    falling = Kernel(-1.0, config(sigma=0.5)).double()(TINY)
     # The mean is 3; 2 sigma^2 = 1/2.
     assert falling.flatten().tolist() == pytest.approx([math.exp(4), math.exp(-4)], rel=1e-12)
-    rising = Kernel(1, 1.0, config(sigma=2.0)).double()(TINY)
+    rising = Kernel(1.0, config(sigma=2.0)).double()(TINY)
     assert rising.flatten().tolist() == pytest.approx([math.exp(-0.25), math.exp(0.25)], rel=1e-12)
 
 
 def test_matched_width_is_the_running_deviation_about_the_means_of_channels() -> None:
-    kernel = Kernel(2, 1.0, config()).double()
+    kernel = Kernel(1.0, config()).double()
     # Means 3 and 100, variances 4 and 0.
     y = torch.cat([TINY, torch.full_like(TINY, 100.0)], dim=1)
     deviation = math.sqrt(2.0)
@@ -61,8 +61,8 @@ def test_matched_width_is_the_running_deviation_about_the_means_of_channels() ->
 
 def test_learned_width_starts_matched_and_has_its_gradient() -> None:
     y = maps(4, 3, 2, 2)
-    learned = Kernel(3, -1.0, config(sigma="learned")).double()
-    matched = Kernel(3, -1.0, config()).double()
+    learned = Kernel(-1.0, config(sigma="learned")).double()
+    matched = Kernel(-1.0, config()).double()
     assert torch.equal(learned(y), matched(y))
     assert learned.width is not None
 
@@ -75,7 +75,7 @@ def test_learned_width_starts_matched_and_has_its_gradient() -> None:
 
 
 def test_without_kernel_the_exponent_itself() -> None:
-    y = Kernel(1, -1.0, config(kernel=False, sigma=1.0)).double()(TINY)
+    y = Kernel(-1.0, config(kernel=False, sigma=1.0)).double()(TINY)
     assert y.flatten().tolist() == [-1.0, 1.0]
 
 

@@ -94,7 +94,6 @@ class Kernel(nn.Module):
     where it is learned a multiple of it.
 
     Args:
-        channels: C.
         sign: 1 or -1.
         config: With `kernel` false the result is the exponent, without its sign.
     """
@@ -102,7 +101,7 @@ class Kernel(nn.Module):
     deviation: Tensor
     seen: Tensor
 
-    def __init__(self, channels: int, sign: float, config: MatchingConfig) -> None:
+    def __init__(self, sign: float, config: MatchingConfig) -> None:
         super().__init__()
         self.exponential = config.kernel
         self.sign = sign if config.kernel else 1.0
@@ -161,7 +160,7 @@ class Pair(nn.Module):
         super().__init__()
         self.name = name
         self.normalise = config.normalise
-        self.student_kernel, self.teacher_kernel = (Kernel(channels, s, config) for s in signs)
+        self.student_kernel, self.teacher_kernel = (Kernel(s, config) for s in signs)
         wanted = config.linear in ("both", "student"), config.linear == "both"
         # A normalisation takes a bias away again.
         bias = not config.normalise
