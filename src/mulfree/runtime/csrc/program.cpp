@@ -128,6 +128,14 @@ void Program::check_shape(const char* function, const Value& y, i64 c, i64 h, i6
   }
 }
 
+void Program::check_zero(const char* function, const char* name, const Value& x,
+                         const Value& y) const {
+  if (x.zero != y.zero) {
+    fail(function, "y", std::string("have the zero of ") + name + ", " + std::to_string(x.zero),
+         std::to_string(y.zero));
+  }
+}
+
 void Program::append(StepPointer step, i64 y) {
   steps_.push_back(std::move(step));
   written_[static_cast<std::size_t>(y)] = true;
@@ -243,9 +251,7 @@ void Program::max_pool(i64 x_id, i64 y_id, Pair kernel, Pair stride, Pair paddin
   if (size != x.c) {
     fail("max_pool", "minimum", "have " + std::to_string(x.c) + " values", std::to_string(size));
   }
-  if (x.zero != y.zero) {
-    fail("max_pool", "y", "have the zero of x, " + std::to_string(x.zero), std::to_string(y.zero));
-  }
+  check_zero("max_pool", "x", x, y);
   append(make_max_pool(&x, &y, kernel, stride, padding, {minimum, minimum + size}), y_id);
 }
 
@@ -302,9 +308,7 @@ void Program::pad(i64 x_id, i64 y_id, i64 left, i64 right, i64 top, i64 bottom) 
          text(std::vector<i64>{left, right, top, bottom}));
   }
   check_shape("pad", y, x.c, x.h + top + bottom, x.w + left + right);
-  if (x.zero != y.zero) {
-    fail("pad", "y", "have the zero of x, " + std::to_string(x.zero), std::to_string(y.zero));
-  }
+  check_zero("pad", "x", x, y);
   append(make_pad(&x, &y, left, top), y_id);
 }
 
@@ -316,9 +320,7 @@ void Program::repeat(i64 x_id, i64 y_id, i64 factor) {
     fail("repeat", "factor", "be positive and below 2**31", std::to_string(factor));
   }
   check_shape("repeat", y, x.c, x.h * factor, x.w * factor);
-  if (x.zero != y.zero) {
-    fail("repeat", "y", "have the zero of x, " + std::to_string(x.zero), std::to_string(y.zero));
-  }
+  check_zero("repeat", "x", x, y);
   append(make_repeat(&x, &y, factor), y_id);
 }
 
@@ -335,9 +337,7 @@ void Program::concat(const std::vector<i64>& x_ids, i64 y_id, const i32* order, 
       fail("concat", "xs", "have the rows and columns of the first, " + shape_text(first),
            shape_text(x));
     }
-    if (x.zero != y.zero) {
-      fail("concat", "y", "have the zero of xs, " + std::to_string(x.zero), std::to_string(y.zero));
-    }
+    check_zero("concat", "xs", x, y);
     channels += x.c;
     xs.push_back(&x);
   }
@@ -362,9 +362,7 @@ void Program::select(i64 x_id, i64 y_id, const i32* channels, i64 size) {
   const Value& x = written("select", "x", x_id);
   const Value& y = unwritten("select", "y", y_id);
   check_shape("select", y, size, x.h, x.w);
-  if (x.zero != y.zero) {
-    fail("select", "y", "have the zero of x, " + std::to_string(x.zero), std::to_string(y.zero));
-  }
+  check_zero("select", "x", x, y);
   for (i64 c = 0; c < size; ++c) {
     if (channels[c] < 0 || channels[c] >= x.c) {
       fail("select", "channels", "be in [0, " + std::to_string(x.c) + ")",

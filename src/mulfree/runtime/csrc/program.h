@@ -84,6 +84,7 @@ class Program {
   Value& written(const char* function, const char* argument, i64 id);
   Value& unwritten(const char* function, const char* argument, i64 id);
   void check_shape(const char* function, const Value& y, i64 c, i64 h, i64 w) const;
+  void check_zero(const char* function, const char* name, const Value& x, const Value& y) const;
   void append(StepPointer step, i64 y);
   // Makes room for the padding of a layer that reads x, and counts its work.
   void note_window(Value& x, const int8::Geometry& geometry);
