@@ -81,8 +81,6 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
     directory = _directory(output, network, seed)
     if (directory / METRICS_JSON).exists():
         return
-    if network == KD or network.endswith(TRAINED):
-        _train(output, CONVOLUTION, seed, base, method)
     teacher = str(_directory(output, CONVOLUTION, seed))
     model = base.model
     chosen: supervised.Config | kd.Config = supervised.Config()
@@ -100,6 +98,8 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
         chosen = replace(method, **TRANSFORMS[transform])
         if mode == TRAINED:
             chosen = replace(chosen, teacher=teacher, teacher_lr=None)
+    if isinstance(chosen, kd.Config) and chosen.teacher == teacher:
+        _train(output, CONVOLUTION, seed, base, method)
     trainer = replace(base.trainer, seed=seed, output=str(directory))
     config = replace(base, model=model, method=chosen, trainer=trainer)
     words = ["--resume", str(directory)]
