@@ -70,6 +70,8 @@ def main() -> None:
         parser.error(str(error))
     if not isinstance(base.method, pkkd.Config):
         parser.error(f"`recipe` must be of pkkd, got {base.method.name}")
+    if base.method.teacher is not None:
+        parser.error(f"`method.teacher` must be left out, got {base.method.teacher}")
     if not arguments.table:
         for seed in arguments.seeds:
             for network in arguments.networks:
@@ -120,15 +122,31 @@ def _directory(output: Path, network: str, seed: int) -> Path:
 
 
 def _table(output: Path) -> Iterator[str]:
-    """Lines of Markdown: the network of the last epoch, of all seeds that are finished."""
-    yield "| network | seeds | validation | test | agreement with the teacher |"
-    yield "|---|---|---|---|---|"
+    """Lines of Markdown: the networks of the last epoch, of all seeds that are finished."""
+    yield (
+        "| network | seeds | validation | test | test, less the convolution's of the same seed "
+        "| agreement with the teacher |"
+    )
+    yield "|---|---|---|---|---|---|"
+    taught_by = _runs(output, CONVOLUTION)
     for network in NETWORKS:
-        runs = [_results(path.parent) for path in output.glob(f"{network}-seed*/{METRICS_JSON}")]
+        runs = _runs(output, network)
         if runs:
             keys = "validation_accuracy", "test_accuracy", "test_agreement"
-            cells = [_spread([run[key] for run in runs if key in run]) for key in keys]
-            yield f"| {' | '.join([network, str(len(runs)), *cells])} |"
+            validation, test, agreement = (
+                _spread([run[key] for run in runs.values() if key in run]) for key in keys
+            )
+            key = "test_accuracy"
+            pairs = [(runs[seed], taught_by[seed]) for seed in runs.keys() & taught_by.keys()]
+            ahead = [own[key] - other[key] for own, other in pairs if network != CONVOLUTION]
+            cells = network, str(len(runs)), validation, test, _spread(ahead, "+.2f"), agreement
+            yield f"| {' | '.join(cells)} |"
+
+
+def _runs(output: Path, network: str) -> dict[str, dict[str, Any]]:
+    """Results of what is finished, by seed."""
+    files = output.glob(f"{network}-seed*/{METRICS_JSON}")
+    return {file.parent.name.rpartition("-seed")[2]: _results(file.parent) for file in files}
 
 
 def _results(run: Path) -> dict[str, Any]:
@@ -139,11 +157,11 @@ def _results(run: Path) -> dict[str, Any]:
     return results | {key: float(last[key]) for key in last if key.startswith("validation_")}
 
 
-def _spread(values: Sequence[float]) -> str:
+def _spread(values: Sequence[float], form: str = ".2f") -> str:
     """Mean and standard deviation, in percent."""
     if not values:
         return ""
-    mean = f"{100 * statistics.mean(values):.2f} %"
+    mean = f"{100 * statistics.mean(values):{form}} %"
     return mean if len(values) == 1 else f"{mean} ± {100 * statistics.stdev(values):.2f}"
 
 

@@ -58,6 +58,10 @@ def main(argv: list[str]) -> int:
 
 
 def _print_summary(result: Result) -> None:
+    from mulfree.training.checkpoint import BEST, LAST, WEIGHTS
+    from mulfree.training.report import CURVES, METRICS_CSV, METRICS_JSON
+    from mulfree.training.runner import TEACHER
+
     metrics = result.metrics
     minutes, seconds = divmod(round(metrics["seconds"]), 60)
     print(
@@ -66,13 +70,15 @@ def _print_summary(result: Result) -> None:
         f"(loss {metrics['test_loss']:.4f}) after {metrics['epochs']} epochs "
         f"in {minutes} min {seconds} s"
     )
+    paths = [result.directory / name for name in (TEACHER, WEIGHTS, METRICS_JSON, BEST)]
+    teacher, network, results, best = map(str, paths)
     if "test_agreement" in metrics:
         print(
             f"its teacher: {metrics['test_teacher_accuracy']:.2%}, and both name the same class of "
             f"{metrics['test_agreement']:.2%} of them"
         )
-        print(f"  {result.directory}/teacher.safetensors  the teacher")
-    print(f"  {result.directory}/model.safetensors  the network")
-    print(f"  {result.directory}/metrics.json       results; metrics.csv by epoch, curves.png")
-    print(f"  {result.directory}/best.ckpt          the best epoch; last.ckpt the last")
-    print(f"  mulfree evaluate {shlex.quote(str(result.directory / 'model.safetensors'))}")
+        print(f"  {teacher}  the teacher")
+    print(f"  {network}  the network")
+    print(f"  {results}       results; {METRICS_CSV} by epoch, {CURVES}")
+    print(f"  {best}          the best epoch; {LAST} the last")
+    print(f"  mulfree evaluate {shlex.quote(network)}")
