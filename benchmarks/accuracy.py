@@ -38,6 +38,13 @@ TRANSFORMS: dict[str, dict[str, Any]] = {
 }
 GRID = [f"{PKKD}-{name}-{teacher}" for teacher in (TRAINED, LEARNING) for name in TRANSFORMS]
 NETWORKS = [CONVOLUTION, ADDER, KD, *GRID]
+# What the table tells of a run, and how it is written.
+COLUMNS = {
+    "validation_accuracy": ".2f",
+    "test_accuracy": ".2f",
+    "ahead": "+.2f",
+    "test_agreement": ".2f",
+}
 
 
 def main() -> None:
@@ -128,19 +135,18 @@ def _table(output: Path) -> Iterator[str]:
         "| agreement with the teacher |"
     )
     yield "|---|---|---|---|---|---|"
-    taught_by = _runs(output, CONVOLUTION)
-    for network in NETWORKS:
-        runs = _runs(output, network)
+    found = {network: _runs(output, network) for network in NETWORKS}
+    for network, runs in found.items():
+        for seed in runs.keys() & found[CONVOLUTION].keys():
+            if network != CONVOLUTION:
+                other = found[CONVOLUTION][seed]
+                runs[seed]["ahead"] = runs[seed]["test_accuracy"] - other["test_accuracy"]
         if runs:
-            keys = "validation_accuracy", "test_accuracy", "test_agreement"
-            validation, test, agreement = (
-                _spread([run[key] for run in runs.values() if key in run]) for key in keys
-            )
-            key = "test_accuracy"
-            pairs = [(runs[seed], taught_by[seed]) for seed in runs.keys() & taught_by.keys()]
-            ahead = [own[key] - other[key] for own, other in pairs if network != CONVOLUTION]
-            cells = network, str(len(runs)), validation, test, _spread(ahead, "+.2f"), agreement
-            yield f"| {' | '.join(cells)} |"
+            cells = [
+                _spread([run[key] for run in runs.values() if key in run], form)
+                for key, form in COLUMNS.items()
+            ]
+            yield f"| {' | '.join([network, str(len(runs)), *cells])} |"
 
 
 def _runs(output: Path, network: str) -> dict[str, dict[str, Any]]:
@@ -157,7 +163,7 @@ def _results(run: Path) -> dict[str, Any]:
     return results | {key: float(last[key]) for key in last if key.startswith("validation_")}
 
 
-def _spread(values: Sequence[float], form: str = ".2f") -> str:
+def _spread(values: Sequence[float], form: str) -> str:
     """Mean and standard deviation, in percent."""
     if not values:
         return ""
