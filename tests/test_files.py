@@ -2,11 +2,21 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from mulfree.files import remove_parts, write_atomically
+from mulfree.files import (
+    check_regular,
+    check_writable,
+    open_regular,
+    read_regular,
+    remove_parts,
+    write_atomically,
+)
 
 
 def test_it_writes_and_replaces(tmp_path: Path) -> None:
@@ -30,7 +40,160 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_parts_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    for name in (".last.ckpt.7.part", "last.ckpt", ".keep"):
+    for name in (".last.ckpt.7.part", ".0123456789abcdef.part", "last.ckpt", ".keep"):
         (tmp_path / name).touch()
     remove_parts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".keep", "last.ckpt"]
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to(folder / "target")
+    (tmp_path / "chain").symlink_to("link")
+    write_atomically(tmp_path / "chain", b"new")
+    assert (folder / "target").read_bytes() == b"new"
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "chain").is_symlink()
+
+
+def test_a_dangling_link_gets_its_target(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+
+
+def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with pytest.raises(OSError, match=r"symbolic links.*link'"):
+        write_atomically(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o644, 0o755, 0o664])
+def test_permissions_are_kept(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    write_atomically(path, b"new")
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_new_file_has_the_permissions_of_the_process(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", b"new")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_owner_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    os.chown(path, 1234, 4321)
+    write_atomically(path, b"new")
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    received: list[bytes] = []
+    reader = threading.Thread(target=lambda: received.append(pipe.read_bytes()))
+    reader.start()
+    write_atomically(pipe, b"content")
+    reader.join(timeout=30)
+    assert received == [b"content"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+
+
+def test_a_device_stays_a_device(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(os.devnull)
+    check_writable(tmp_path / "link")
+    write_atomically(tmp_path / "link", b"content")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_device_that_is_full_says_so() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        write_atomically(Path("/dev/full"), b"content")
+
+
+def test_many_threads_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(write_atomically, path, c) for c in contents * 30]:
+            done.result()
+    assert path.read_bytes() in contents
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_longest_name(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    write_atomically(path, b"content")
+    assert path.read_bytes() == b"content"
+
+
+def test_check_writable_writes_nothing(tmp_path: Path) -> None:
+    check_writable(tmp_path / "result.json")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "result.json").write_text("old")
+    check_writable(tmp_path / "result.json")
+    assert (tmp_path / "result.json").read_text() == "old"
+
+
+def test_check_writable_looks_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "none" / "target")
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*/link'"):
+        check_writable(tmp_path / "link")
+
+
+def test_check_writable_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"No such file or directory: '.*/none/result"):
+        check_writable(tmp_path / "none" / "result.json")
+
+
+def test_check_writable_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="Is a directory"):
+        check_writable(tmp_path)
+
+
+def test_regular_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    (tmp_path / "link").symlink_to(path)
+    check_regular(tmp_path / "link")
+    with open_regular(tmp_path / "link") as file:
+        assert file.read() == b"content"
+    assert read_regular(path) == b"content"
+    assert read_regular(path, 7) == b"content"
+    with pytest.raises(OSError, match=r"Larger than 6 bytes.*file'"):
+        read_regular(path, 6)
+
+
+def test_nothing_else_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        for read in (check_regular, open_regular, read_regular):
+            with pytest.raises(OSError, match=f"Not a regular file.*{name}'"):
+                read(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "none")
+
+
+def test_a_file_of_the_kernel_is_bounded_too() -> None:
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("no /proc here")
+    with pytest.raises(OSError, match="Larger than 16 bytes"):
+        read_regular(Path("/proc/self/maps"), 16)

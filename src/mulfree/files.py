@@ -1,34 +1,64 @@
-"""Files that are either complete or not there."""
+"""Files that are written whole or not at all, and read only where they are regular files."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
+import stat
+import tempfile
 from pathlib import Path
+from typing import BinaryIO
+
+_NEW_FILE = 0o666
+_PERMISSIONS = 0o777
+"""Mode bits that are kept: not set-user-id, which new content has to be given anew."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Replaces the file at `path` by one with `content`, in one step.
 
-    A process killed at any moment leaves the old or the new file, never a part of one.
+    A process killed at any moment leaves the old or the new file, never a part of one, and of
+    several writers at once the last one's content stays. Links are followed and permissions kept.
+    A device or a pipe cannot be replaced: it is written to.
 
     Raises:
         OSError: The content cannot be written, for example because the disk is full; what was
             there before is untouched.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    target = _target(path)
     try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        if isinstance(error, OSError) and error.errno is not None:
-            # Writing to an open file says neither which one it was, nor its final name.
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        state = _state(target)
+        if state is not None and not stat.S_ISREG(state.st_mode):
+            _write_through(target, content)
+            return
+        _replace(target, content, state)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # Writing to an open file says neither which one it was, nor its final name.
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def check_writable(path: Path) -> None:
+    """Fail now rather than after a long computation.
+
+    Raises:
+        OSError: `write_atomically` cannot write to `path`.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    try:
+        target = _target(path)
+        state = _state(target)
+        if state is None or stat.S_ISREG(state.st_mode):
+            with tempfile.TemporaryFile(dir=target.parent):
+                pass
+        elif not os.access(target, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        error.filename = str(path)
         raise
 
 
@@ -37,3 +67,99 @@ def remove_parts(directory: Path) -> None:
     for part in directory.glob(".*.part"):
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what is no regular file: reading a pipe may never end, a device may have no end.
+
+    Raises:
+        OSError: Nothing is there, or something else than a file or a link to one.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "Not a regular file", str(path))
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file opened for reading; nothing else is opened, so nothing blocks.
+
+    Raises:
+        OSError: Nothing is there, it cannot be read, or it is something else than a file.
+    """
+    check_regular(path)
+    # Without blocking and once more, in case a pipe has taken the file's place in between.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: Path, limit: int | None = None) -> bytes:
+    """Content of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: Nothing is there, it cannot be read, is something else than a file or too large.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # Files of the kernel, such as those in /proc, claim to be empty.
+        content = file.read() if limit is None else file.read(limit + 1)
+    if limit is not None and max(size, len(content)) > limit:
+        raise OSError(errno.EFBIG, f"Larger than {limit} bytes", str(path))
+    return content
+
+
+def _target(path: Path) -> Path:
+    """The file that `path` stands for, links followed."""
+    # A link to itself is left for the kernel to refuse.
+    with contextlib.suppress(OSError, RuntimeError):
+        return path.resolve()
+    return path
+
+
+def _state(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    # Neither created nor truncated: a regular file that takes its place now is left as it is.
+    descriptor = os.open(path, os.O_WRONLY)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _keep_access(path: Path, old: os.stat_result) -> None:
+    """Gives a file the owner, where that is allowed, and the permissions of another one."""
+    new = path.stat()
+    if hasattr(os, "chown") and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with contextlib.suppress(OSError):
+            os.chown(path, old.st_uid, old.st_gid)
+    path.chmod(old.st_mode & _PERMISSIONS)
+
+
+def _replace(path: Path, content: bytes, old: os.stat_result | None) -> None:
+    # No other process or thread has this name; with O_EXCL a link planted there is not followed.
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(part, flags, _NEW_FILE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            if old is not None:
+                _keep_access(part, old)
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise

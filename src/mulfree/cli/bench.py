@@ -18,11 +18,10 @@ from torch.optim import SGD, Optimizer
 from mulfree import models
 from mulfree._native import core
 from mulfree.cli.arguments import Parser, positive, sizes
-from mulfree.cli.output import check_writable
 from mulfree.cli.progress import progress
 from mulfree.environment import ISA_VARIABLE, environment, variables
 from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
-from mulfree.files import write_atomically
+from mulfree.files import check_writable, write_atomically
 from mulfree.operators import OPERATORS, get_operator
 from mulfree.profiling.bench_report import report
 from mulfree.profiling.counting import BASELINE

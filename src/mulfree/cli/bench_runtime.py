@@ -10,12 +10,11 @@ from typing import Any
 
 from mulfree import models
 from mulfree.cli.arguments import Parser, positive, sizes
-from mulfree.cli.output import check_writable
 from mulfree.cli.progress import progress
 from mulfree.environment import environment
 from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
 from mulfree.export import to_onnx
-from mulfree.files import write_atomically
+from mulfree.files import check_writable, write_atomically
 from mulfree.operators import OPERATORS
 from mulfree.profiling.counting import BASELINE
 from mulfree.profiling.runtime_bench import bench_networks, check, memory_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mulfree.cli.arguments import Parser, sizes
 from mulfree.cli.network import load_any
-from mulfree.cli.output import check_writable
+from mulfree.files import check_writable
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from mulfree import __version__
 from mulfree.cli.arguments import Parser
-from mulfree.errors import ConfigError, MulfreeError, choices_message
+from mulfree.errors import MAX_MESSAGE, ConfigError, MulfreeError, choices_message, printable
 
 VERBS = {
     "train": "train a network; without a configuration, a small adder network on digits",
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 2 for bad usage or input, 1 for a failure, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name may hold bytes that are no text, and a terminal may lack the characters of one.
+        sys.stdout.reconfigure(errors="backslashreplace")
     prefix = f"mulfree {words[0]}" if words and words[0] in VERBS else "mulfree"
     try:
         status = _dispatch(words, prefix)
@@ -101,8 +105,7 @@ def _top_level(words: list[str]) -> int:
 
 
 def _fail(prefix: str, message: str, status: int) -> int:
-    line = " ".join(message.split())
-    print(f"{prefix}: error: {line}", file=sys.stderr)
+    print(f"{prefix}: error: {printable(message, MAX_MESSAGE)}", file=sys.stderr)
     return status
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
 from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
-from mulfree.cli.output import check_writable
+from mulfree.files import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
