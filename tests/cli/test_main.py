@@ -189,3 +189,37 @@ def test_a_full_disk_behind_stdout_is_one_line(buffering: list[str], option: str
             check=False,
         )
     assert (done.returncode, done.stderr) == (1, "mulfree: error: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [("ascii", rb"gr\xfcn \udcff.png"), ("utf-8", "grün ".encode() + rb"\udcff.png")],
+)
+def test_names_that_stdout_cannot_encode_are_escaped(
+    encoding: str,
+    written: bytes,
+    verb: Callable[[Callable[[list[str]], int]], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run(words: list[str]) -> int:
+        print("grün \udcff.png")
+        return 0
+
+    verb(run)
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert command.main(["info"]) == 0
+    assert stdout.buffer.getvalue().strip() == written  # type: ignore[attr-defined]
+
+
+def test_an_error_of_the_system_is_escaped_and_bounded(
+    verb: Callable[[Callable[[list[str]], int]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(words: list[str]) -> int:
+        raise OSError(errno.ENOENT, "No such file", "\x1b[31m" + "x" * 1000)
+
+    verb(run)
+    assert command.main(["info"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(r"mulfree info: error: No such file: \x1b[31mxxx")
+    assert len(line) == len("mulfree info: error: ") + 400

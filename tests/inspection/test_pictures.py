@@ -80,3 +80,20 @@ def test_the_file_is_a_png(tmp_path: Path) -> None:
     with Image.open(path) as image:
         assert (image.format, image.size) == ("PNG", (540, 576))
     assert [file.name for file in tmp_path.iterdir()] == ["features.png"]
+
+
+def test_names_are_drawn_as_they_are_spelt(tmp_path: Path) -> None:
+    classes = ["$x^$", "_hidden", r"\frac{", "\x1b[31mred", "n" * 100, "a%b#c&d~e{f}"]
+    titles = ["e[/red]\n$\\unknown$", "line\n" + "n" * 200]
+    figure = inspection.feature_picture([(title, points(0, 6)) for title in titles], classes)
+    (legend,) = figure.legends
+    drawn = [text.get_text() for text in legend.get_texts()]
+    assert drawn[:4] == ["$x^$", "_hidden", r"\frac{", r"\x1b[31mred"]
+    assert len(drawn[4]) == 60
+    assert drawn[5] == "a%b#c&d~e{f}"
+    assert figure.axes[0].get_title() == "e[/red]\n$\\unknown$\n75.00%"
+    weights_figure = inspection.weight_picture([(titles[0], weights("gaussian", 1))], layers=True)
+    for number, made in enumerate((figure, weights_figure)):
+        inspection.save(made, tmp_path / f"{number}.png")
+        with Image.open(tmp_path / f"{number}.png") as image:
+            assert image.width > 100

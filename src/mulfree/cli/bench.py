@@ -18,6 +18,7 @@ from torch.optim import SGD, Optimizer
 from mulfree import models
 from mulfree._native import core
 from mulfree.cli.arguments import Parser, positive, sizes
+from mulfree.cli.output import print_text
 from mulfree.cli.progress import progress
 from mulfree.environment import ISA_VARIABLE, environment, variables
 from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
@@ -100,7 +101,7 @@ def main(argv: list[str]) -> int:
         result = _measure(options)
     if options.output is not None:
         write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")
-    print(report(result), end="")
+    print_text(report(result).rstrip("\n"))
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mulfree import models
 from mulfree.cli.arguments import Parser, positive, sizes
+from mulfree.cli.output import print_text
 from mulfree.cli.progress import progress
 from mulfree.environment import environment
 from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
@@ -73,7 +74,7 @@ def main(argv: list[str]) -> int:
         write_atomically(options.output, json.dumps(result, indent=1).encode() + b"\n")
     if options.plot is not None:
         plot(result, options.plot)
-    print(report(result), end="")
+    print_text(report(result).rstrip("\n"))
     return 0
 
 

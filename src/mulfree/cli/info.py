@@ -11,6 +11,7 @@ from typing import Any
 
 from mulfree import data, models
 from mulfree.cli.arguments import Parser
+from mulfree.cli.output import print_text
 from mulfree.environment import environment
 from mulfree.operators import OPERATORS
 from mulfree.training.methods import METHODS
@@ -29,7 +30,10 @@ def main(argv: list[str]) -> int:
     )
     options = parser.parse_args(argv)
     facts = gather()
-    print(json.dumps(facts, indent=2) if options.format == "json" else _text(facts))
+    if options.format == "json":
+        print(json.dumps(facts, indent=2))
+    else:
+        print_text(_text(facts))
     return 0
 
 

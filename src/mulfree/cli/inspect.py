@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, positive
 from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
+from mulfree.cli.output import print_text
 from mulfree.errors import ConfigError, choices_message
 from mulfree.files import check_writable
 
@@ -74,8 +75,8 @@ def _weights(argv: list[str]) -> int:
         values = [{"network": path, "kind": kind, **_numbers(w)} for path, kind, w in found]
         print(json.dumps(values, indent=2))
     else:
-        print("\n".join(_table(f"{path}: {kind}", weights) for path, kind, weights in found))
-        print(f"{output}: the last row of each table")
+        tables = [_table(f"{path}: {kind}", weights) for path, kind, weights in found]
+        print_text("\n".join([*tables, f"{output}: the last row of each table"]))
     return 0
 
 
@@ -115,8 +116,8 @@ def _features(argv: list[str]) -> int:
         print(json.dumps(values, indent=2))
     else:
         for path, kind, points in found:
-            print(f"{path}: {kind}, accuracy {points.accuracy:.2%}")
-        print(f"{output}: {len(splits.test)} test images of {names[0]}")
+            print_text(f"{path}: {kind}, accuracy {points.accuracy:.2%}")
+        print_text(f"{output}: {len(splits.test)} test images of {names[0]}")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
+from mulfree.errors import printable
 from mulfree.files import write_atomically
 from mulfree.inspection.features import Features
 from mulfree.inspection.weights import Law, NetworkWeights, Sample
@@ -23,6 +24,8 @@ _REACH = 5.0
 _MIN_BINS, _MAX_BINS = 10, 80
 # More names of classes than that are no help.
 _MAX_LEGEND = 20
+# Longer names leave no room for the points.
+_MAX_LABEL = 60
 
 
 def weight_picture(
@@ -64,17 +67,21 @@ def feature_picture(networks: Sequence[tuple[str, Features]], classes: Sequence[
         for label, name in enumerate(classes):
             x, y = found.points[found.labels == label].T
             axes.scatter(x, y, s=3, linewidths=0, color=palette(label), label=name)
-        axes.set_title(f"{title}\n{found.accuracy:.2%}", fontsize=9)
+        _set_title(axes, title, f"{found.accuracy:.2%}")
         axes.set_xlabel("feature 1")
         axes.set_ylabel("feature 2")
         axes.grid(alpha=0.3)
     if len(classes) <= _MAX_LEGEND:
-        figure.legend(
-            *grid[0][0].get_legend_handles_labels(),
+        legend = figure.legend(
+            grid[0][0].collections,
+            range(len(classes)),
             loc="outside lower center",
             ncols=5,
             markerscale=3,
         )
+        # Afterwards: a legend leaves out labels that begin with an underscore.
+        for text, name in zip(legend.get_texts(), classes, strict=True):
+            text.set(text=printable(name, _MAX_LABEL), parse_math=False)
     return figure
 
 
@@ -101,6 +108,12 @@ def _panels(
     return figure, figure.subplots(rows, columns, squeeze=False).tolist()
 
 
+def _set_title(axes: Axes, title: str, result: str) -> None:
+    """A heading of one or more lines, names of files among them, and the line of its result."""
+    lines = [*(printable(line, _MAX_LABEL) for line in title.split("\n")), result]
+    axes.set_title("\n".join(lines), fontsize=9, parse_math=False)
+
+
 def _draw_weights(axes: Axes, title: str, sample: Sample) -> None:
     values, found = sample.values, sample.fit
     reach = (found.mean - _REACH * found.std, found.mean + _REACH * found.std)
@@ -112,10 +125,7 @@ def _draw_weights(axes: Axes, title: str, sample: Sample) -> None:
     law: Law
     for law in get_args(Law):
         axes.plot(x, found.density(law, x), label=law.capitalize())
-    axes.set_title(
-        f"{title}\n{found.better.capitalize()} by {abs(found.difference):.4f} nats, "
-        f"excess kurtosis {found.kurtosis:.2f}",
-        fontsize=9,
-    )
+    result = f"{found.better.capitalize()} by {abs(found.difference):.4f} nats"
+    _set_title(axes, title, f"{result}, excess kurtosis {found.kurtosis:.2f}")
     axes.set_ylabel("density")
     axes.grid(alpha=0.3)

@@ -9,6 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mulfree.errors import printable
+
 # Wider than any table: what goes into a file or pipe must not be cut to a terminal's width.
 _WIDTH = 1000
 
@@ -21,7 +23,7 @@ def text_table(
     left: int,
     total: Sequence[str] | None = None,
 ) -> str:
-    """A table as text.
+    """A table as text, with what a terminal would obey escaped.
 
     Args:
         title: Line above it.
@@ -34,7 +36,7 @@ def text_table(
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < left else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     if total is not None:
         table.add_section()
         table.add_row(*total)
@@ -42,4 +44,5 @@ def text_table(
     console = Console(file=stream, width=_WIDTH, color_system=None, markup=False, highlight=False)
     console.print(table)
     # Not as the table's own title, which is wrapped to the table's width.
-    return "\n".join([title, *(line.rstrip() for line in stream.getvalue().splitlines())]) + "\n"
+    lines = [printable(title), *map(str.rstrip, stream.getvalue().splitlines())]
+    return "".join(f"{line}\n" for line in lines)
