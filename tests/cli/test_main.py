@@ -209,7 +209,7 @@ def test_names_that_stdout_cannot_encode_are_escaped(
     stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     monkeypatch.setattr(sys, "stdout", stdout)
     assert command.main(["info"]) == 0
-    assert stdout.buffer.getvalue().strip() == written  # type: ignore[attr-defined]
+    assert stdout.buffer.getvalue().strip() == written
 
 
 def test_an_error_of_the_system_is_escaped_and_bounded(

@@ -74,7 +74,7 @@ def feature_picture(networks: Sequence[tuple[str, Features]], classes: Sequence[
     if len(classes) <= _MAX_LEGEND:
         legend = figure.legend(
             grid[0][0].collections,
-            range(len(classes)),
+            [str(label) for label in range(len(classes))],
             loc="outside lower center",
             ncols=5,
             markerscale=3,
