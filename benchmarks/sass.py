@@ -1,6 +1,6 @@
 """What the GPU kernels compile to, on a computer that needs no GPU.
 
-    PYTHONPATH=src python benchmarks/sass.py [--capability 90] [--output sass.json]
+    PYTHONPATH=src python -m benchmarks.sass [--capability 90] [--output sass.json]
 
 Every kernel of the adder operator is compiled ahead of time for layers of real networks; registers,
 spills, shared memory and the instructions of the hottest loop are read from the machine code.
@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu import aot, sass
 from mulfree.environment import environment
 from mulfree.files import write_atomically
 from mulfree.operators.adder2d import triton
 from mulfree.operators.adder2d.gradient import parse_gradient
 from mulfree.operators.window import Window
 from mulfree.profiling.gate import BenchmarkError
-from mulfree.profiling.gpu import aot, sass
 from mulfree.profiling.table import text_table
 
 SCHEMA = "mulfree.sass/1"

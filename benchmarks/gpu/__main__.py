@@ -15,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.gpu.bench import NETWORKS, GpuBench, Network
+from benchmarks.gpu.epoch import cifar10
+from benchmarks.gpu.plan import Deadline, Part, carry_out
+from benchmarks.gpu.report import report
+from benchmarks.gpu.targets import targets
 
 import mulfree
 from mulfree import models
@@ -24,17 +29,12 @@ from mulfree.environment import environment
 from mulfree.files import write_atomically
 from mulfree.profiling.counting import BASELINE
 from mulfree.profiling.device import sm_clock_hz
-from mulfree.profiling.gpu.bench import NETWORKS, GpuBench, Network
-from mulfree.profiling.gpu.epoch import cifar10
-from mulfree.profiling.gpu.plan import Deadline, Part, carry_out
-from mulfree.profiling.gpu.report import report
-from mulfree.profiling.gpu.targets import targets
 from mulfree.profiling.step_bench import How, Step, build_step, captured_step
 
 SCHEMA = "mulfree.gpu/1"
 OPERATOR = "adder2d"
 SECONDS = 300
-RESULTS = Path(__file__).parent / "results" / mulfree.__version__
+RESULTS = Path(__file__).parents[1] / "results" / mulfree.__version__
 
 INSTRUCTIONS_PER_TAP = 2
 

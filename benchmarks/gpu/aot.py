@@ -15,9 +15,9 @@ from triton.compiler import ASTSource, make_backend
 from triton.errors import TritonError
 from triton.runtime.jit import create_function_from_signature
 
+from benchmarks.gpu import sass
 from mulfree._triton import Launch
 from mulfree.profiling.gate import BenchmarkError
-from mulfree.profiling.gpu import sass
 
 CAPABILITIES = (80, 90)
 

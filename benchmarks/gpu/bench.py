@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from benchmarks.gpu.epoch import cifar10, time_epoch
+from benchmarks.gpu.layers import time_layer
+from benchmarks.gpu.plan import Part, one_line
 
 from mulfree.operators import get_operator
 from mulfree.profiling.counting import BASELINE
 from mulfree.profiling.device import Precision
-from mulfree.profiling.gpu.epoch import cifar10, time_epoch
-from mulfree.profiling.gpu.layers import time_layer
-from mulfree.profiling.gpu.plan import Part, one_line
 from mulfree.profiling.operator_bench import BenchLayer, layers_of
 from mulfree.profiling.passes import ALL_PASSES, taps
 from mulfree.profiling.step_bench import How, MakeOptimizer, Mode, bench_step, step_memory
@@ -115,7 +115,7 @@ class GpuBench:
 
     def _rates(self) -> Iterator[dict[str, Any]]:
         # Not where this is imported: a machine without Triton measures the rest.
-        from mulfree.profiling.gpu.rates import measure_rates
+        from benchmarks.gpu.rates import measure_rates
 
         yield from measure_rates(self.device)
 

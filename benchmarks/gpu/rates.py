@@ -4,7 +4,7 @@ One loop serves all of them. Every lane holds two registers a and b that feed ea
 constant w; a step computes `(a, b) <- step(a, b, w)` by PTX instructions that are given as text.
 Because a and b are carried from step to step, nothing of a step can be moved out of the loop, and
 because the values stay bounded or grow slowly, nothing of it becomes trivial. What the loop body
-consists of in the end is checked by reading the machine code: see `tests/profiling`.
+consists of in the end is checked by reading the machine code: see `tests/benchmarks/gpu`.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ RATES = (
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def steps(  # type: ignore[no-untyped-def]  # noqa: D103
+def steps(  # type: ignore[no-untyped-def]
     out, seed, iterations, STEP: tl.constexpr, LANES: tl.constexpr, REPEAT: tl.constexpr
 ):
     lane = tl.program_id(0) * LANES + tl.arange(0, LANES)

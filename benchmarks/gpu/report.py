@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from benchmarks.gpu.plan import MEASURED
+
 from mulfree.profiling.counting import BASELINE
-from mulfree.profiling.gpu.plan import MEASURED
 from mulfree.profiling.table import text_table
 from mulfree.profiling.timing import geometric_mean
 

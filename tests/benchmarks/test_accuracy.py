@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import accuracy as benchmark
 
+from benchmarks import accuracy as benchmark
 from mulfree.training.report import METRICS_CSV, METRICS_JSON
 
 RECIPE = "recipes/digits/lenet5_bn_pkkd_plane.yaml"

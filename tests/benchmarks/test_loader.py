@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import loader as benchmark
 
+from benchmarks import loader as benchmark
 from mulfree.data import BatchLoader, ImageSet
 
 CPU = torch.device("cpu")

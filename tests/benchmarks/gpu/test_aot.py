@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 from mulfree._triton import Launch
-from mulfree.profiling.gpu import aot, rates, sass
+from benchmarks.gpu import aot, rates, sass
 from mulfree.profiling.gate import BenchmarkError
 
 @triton.jit
@@ -140,6 +140,6 @@ def test_a_kernel_that_does_not_compile(found: dict[str, Any]) -> None:
 
 
 def test_the_tools_are_there() -> None:
-    from mulfree.profiling.gpu import aot
+    from benchmarks.gpu import aot
 
     assert Path(aot._TOOLS / "cuobjdump").exists()

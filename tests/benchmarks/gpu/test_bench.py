@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import gpu
+from benchmarks.gpu.bench import NETWORKS, GpuBench, Network
+from benchmarks.gpu.plan import Deadline, carry_out
+from benchmarks.gpu.report import report
+from benchmarks.gpu.targets import targets
 from torch import nn
 from torch.optim import SGD, Optimizer
 
+from benchmarks.gpu import __main__ as gpu
+from benchmarks.gpu import bench, epoch
 from mulfree import data, models
 from mulfree.data import DataConfig, DataSplits, make_synthetic
-from mulfree.profiling.gpu import bench, epoch
-from mulfree.profiling.gpu.bench import NETWORKS, GpuBench, Network
-from mulfree.profiling.gpu.plan import Deadline, carry_out
-from mulfree.profiling.gpu.report import report
-from mulfree.profiling.gpu.targets import targets
 from mulfree.profiling.operator_bench import layers_of
 from mulfree.profiling.step_bench import How
 

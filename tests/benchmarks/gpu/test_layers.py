@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.gpu import layers
 from mulfree import functional
 from mulfree.operators import Operator, get_operator
 from mulfree.operators.window import Window
 from mulfree.profiling.gate import BenchmarkError
-from mulfree.profiling.gpu import layers
 from mulfree.profiling.operator_bench import BenchLayer
 from mulfree.profiling.passes import ALL_PASSES
 

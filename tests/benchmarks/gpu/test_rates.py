@@ -7,8 +7,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from mulfree.profiling.gpu import rates
-from mulfree.profiling.gpu.rates import RATES, measure_rates
+from benchmarks.gpu.rates import RATES, measure_rates
+
+from benchmarks.gpu import rates
 
 CARD = SimpleNamespace(major=8, minor=0, multi_processor_count=2)
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mulfree.profiling.gpu import sass
+from benchmarks.gpu import sass
 
 LISTING = """
 	code for sm_90a

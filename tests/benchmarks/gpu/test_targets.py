@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mulfree.profiling.gpu.targets import best_step, targets
+from benchmarks.gpu.targets import best_step, targets
 
 
 def layer(model: str, kernel: int, share: float | None, precision: str = "fp32") -> dict[str, Any]:
