@@ -24,7 +24,6 @@ ISA_VARIABLE = "MULFREE_ISA"
 PACKAGES = (
     "torch",
     "lightning",
-    "torchmetrics",
     "jsonargparse",
     "numpy",
     "safetensors",
