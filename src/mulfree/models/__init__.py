@@ -10,6 +10,7 @@ from __future__ import annotations
 from mulfree.models.checkpoint import load_model as load_model
 from mulfree.models.checkpoint import load_published as load_published
 from mulfree.models.checkpoint import save_weights as save_weights
+from mulfree.models.placement import ConversionWarning as ConversionWarning
 from mulfree.models.placement import convert as convert
 from mulfree.models.registry import ModelConfig as ModelConfig
 from mulfree.models.registry import ModelOptions as ModelOptions

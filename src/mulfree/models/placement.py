@@ -5,30 +5,41 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import inspect
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from mulfree import operators
-from mulfree.errors import ConfigError
+from mulfree.errors import MAX_MESSAGE, ConfigError, printable, quoted
+from mulfree.models.replaceable import (
+    Layer,
+    arguments,
+    check_replaceable,
+    listed,
+    losses,
+    zeroed_in_sequence,
+)
+from mulfree.models.trial import Trial
+from mulfree.models.wrappers import unwrapped
 from mulfree.operators import Operator
 
 FIRST_AND_LAST = ("first", "last")
 
 
-@dataclass(kw_only=True)
-class _Layer:
-    """A convolution or linear layer of the model, under every name it has there."""
+# The operator that multiplies.
+_BASELINE = "conv2d"
+_REPLACED = "mulfree_replaced"
+_MAX_PATTERN = 100
 
-    module: nn.Module
-    names: list[str] = field(default_factory=list)
 
-    @property
-    def name(self) -> str:
-        return self.names[0] or type(self.module).__name__
+class ConversionWarning(UserWarning):
+    """What a conversion drops, leaves as it was, or makes useless."""
 
 
 def convert(
@@ -38,58 +49,145 @@ def convert(
     *,
     linear: bool = True,
     gradient: str | None = None,
+    input_size: Sequence[int] | None = None,
 ) -> nn.Module:
     """Change the operator of the layers inside any model, in place.
 
     Every `torch.nn.Conv2d` and `torch.nn.Linear` (or layer of another mulfree operator) that is not
     kept becomes a layer of `operator` with the same geometry, device, dtype and mode and freshly
     initialised parameters. Layers that are of `operator` already keep theirs. Subclasses are left
-    as they are, because their forward may be another one; so are transposed convolutions.
-    Outputs of an adder layer need a normalisation after them, which is not added here.
+    as they are, because their forward may be another one; so are transposed convolutions and those
+    of other dimensions. Outputs of an adder layer need a normalisation after them, which is not
+    added here.
+
+    With `input_size` the model is run on zeros before and after, in evaluation mode and without
+    gradients. That finds layers that it does not call as modules, and leaves parameters, buffers,
+    random states and attributes as they were, but not objects of the user's own.
+
+    An optimiser must be made after the conversion, and so must distributed wrappers.
 
     Args:
-        model: Any torch model.
+        model: Any torch model; inside of `torch.compile`, `DataParallel` and `AveragedModel` the
+            network is changed.
         operator: One of `mulfree.operators.OPERATORS`.
         keep: The layers to leave alone: "first" and "last" are the first and the last convolution
             or linear layer in the order in which the model registers them; anything else is the
             name, or a glob pattern of names, of layers or of modules that contain layers.
         linear: Whether linear layers are changed too.
         gradient: Gradient rule of the new layers, for operators that have rules.
+        input_size: Shape of one input without the batch, for example `(3, 32, 32)`, to run the
+            model with.
 
     Returns:
         The model; a new layer if the model itself is the layer to change.
 
     Raises:
         ConfigError: Unknown operator or gradient rule, a name in `keep` that matches nothing, a
-            model without layers, or a layer that cannot be changed without breaking something else.
-            The model is then as it was.
+            model without layers, or a layer that cannot be changed without breaking something else:
+            parametrizations or hooks on it, parameters that are tied or that another module
+            computes with, references to it beside the registered ones. The model is then as it was.
+        ShapeError: `input_size` is not a shape, or the model fails on such an input.
+
+    Warns:
+        ConversionWarning: Attributes, buffers, children or hooks of layers are dropped; subclasses
+            of layers and other convolutions stay as they are; or an activation follows an adder
+            layer without a normalisation between, so that the network is constant.
 
     References:
         arXiv 1912.13200; which layers multiply: resnet20.py of github.com/huawei-noah/AdderNet.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"convert: `model` must be a torch.nn.Module, got {type(model).__name__}")
     target = operators.get_operator(operator)
     options = _rule(target, gradient)
-    layers = _layers(model)
-    kept = _kept(layers, keep)
+    network = unwrapped(model)
+    layers = _layers(network)
+    others = _other_layers(network, target, linear)
+    kept = _kept(layers, others, keep)
     chosen = [
         layer
         for layer in layers
         if layer.name not in kept and (linear or not _is_linear(layer.module))
     ]
     same = [layer.module for layer in chosen if isinstance(layer.module, _classes(target))]
-    owners = _parameter_owners(model)
-    replacements: dict[nn.Module, nn.Module] = {}
-    for layer in chosen:
-        if layer.module not in same:
-            _check_replaceable(model, layer, owners)
-            replacements[layer.module] = _replacement(layer.module, target, options)
+    replaced = [layer for layer in chosen if layer.module not in same]
+    check_replaceable(model, replaced)
+    before = None if input_size is None else Trial.of(network, replaced, input_size)
+    remarks = _losses(replaced)
+    remarks += _left_alone([layer for layer in others if layer.name not in kept])
+    new = {layer.module: _replacement(layer.module, target, options) for layer in replaced}
+    names = {new.get(layer.module, layer.module): layer.name for layer in chosen}
+    adders = names if target.name != _BASELINE else {}
+    swapped = _swap(model, new)
+    try:
+        converted = new.get(network, network)
+        zeroed = set(zeroed_in_sequence(converted, adders))
+        if before is not None:
+            zeroed |= before.again(converted, new, adders)
+        remarks += _constant([name for layer, name in adders.items() if layer in zeroed])
+        for remark in remarks:
+            warnings.warn(printable(remark, MAX_MESSAGE), ConversionWarning, stacklevel=2)
+    except BaseException:
+        for parent, name, child in swapped:
+            parent._modules[name] = child
+        raise
     for module in same:
         vars(module).update(options)
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child in replacements:
-                parent._modules[name] = replacements[child]
-    return replacements.get(model, model)
+    for module in new:
+        for parameter in module.parameters(recurse=False):
+            setattr(parameter, _REPLACED, True)
+    return new.get(model, model)
+
+
+def was_replaced(parameter: Tensor) -> bool:
+    """Whether `parameter` belonged to a layer that `convert` replaced by another."""
+    return bool(getattr(parameter, _REPLACED, False))
+
+
+def _swap(
+    model: nn.Module, new: Mapping[nn.Module, nn.Module]
+) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Put new modules in the place of old ones; the old ones, and where they were."""
+    swapped = [
+        (parent, name, child)
+        for parent in list(model.modules())
+        for name, child in parent._modules.items()
+        if child is not None and child in new
+    ]
+    for parent, name, child in swapped:
+        parent._modules[name] = new[child]
+    return swapped
+
+
+def _losses(layers: Iterable[Layer]) -> list[str]:
+    """One line for every kind of loss, with the layers that it happens to."""
+    names: dict[str, list[str]] = {}
+    for layer in layers:
+        lost = ", ".join(losses(layer.module))
+        if lost:
+            names.setdefault(lost, []).append(layer.name)
+    return [f"convert: drops of {listed(where)}: {lost}" for lost, where in names.items()]
+
+
+def _left_alone(layers: Sequence[Layer]) -> list[str]:
+    """The line about layers that multiply and are not changed."""
+    if not layers:
+        return []
+    names = [f"{layer.name} ({type(layer.module).__name__})" for layer in layers]
+    return [
+        f"convert: leaves {listed(names)} as they are, whose class is another than the layers' "
+        "to change; name them in `keep` if this is meant"
+    ]
+
+
+def _constant(names: Sequence[str]) -> list[str]:
+    """The line about layers without a normalisation behind them."""
+    if not names:
+        return []
+    return [
+        "convert: outputs of adder layers are never positive, and an activation without a "
+        f"normalisation before it makes a constant of them; normalise those of {listed(names)}"
+    ]
 
 
 def _classes(operator: Operator) -> tuple[type[nn.Module], ...]:
@@ -103,27 +201,27 @@ def _rule(target: Operator, gradient: str | None) -> dict[str, str]:
     if "gradient" not in inspect.signature(target.linear).parameters:
         raise ConfigError(
             f"convert: `gradient` must be None for operator {target.name!r}, "
-            f"which has no gradient rules, got {gradient!r}"
+            f"which has no gradient rules, got {quoted(gradient)}"
         )
     with torch.device("meta"):  # Where no random numbers are drawn.
         target.linear(1, 1, gradient=gradient)  # Refuses an unknown rule before any change.
     return {"gradient": gradient}
 
 
-def _layers(model: nn.Module) -> list[_Layer]:
+def _layers(model: nn.Module) -> list[Layer]:
     """The layers that can be changed, in order of registration."""
     classes = tuple(
         cls for name in operators.OPERATORS for cls in _classes(operators.get_operator(name))
     )
-    layers: dict[nn.Module, _Layer] = {}
+    layers: dict[nn.Module, Layer] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, LazyModuleMixin) and isinstance(module, classes):
             raise ConfigError(
                 f"convert: `model` must have no lazy layers left, got {name} = {module}; "
                 "run one batch through the model first"
             )
-        if type(module) in classes:
-            layers.setdefault(module, _Layer(module=module)).names.append(name)
+        if type_before_parametrizations(module) in classes:
+            layers.setdefault(module, Layer(module=module)).names.append(name)
     if not layers:
         raise ConfigError(
             "convert: `model` must contain a convolution or linear layer, "
@@ -132,14 +230,34 @@ def _layers(model: nn.Module) -> list[_Layer]:
     return list(layers.values())
 
 
-def _kept(layers: list[_Layer], keep: Sequence[str]) -> set[str]:
-    """Names of the layers that `keep` names."""
+def _other_layers(model: nn.Module, target: Operator, linear: bool) -> list[Layer]:
+    """The layers of other operators and convolutions that cannot be changed."""
+    known = [operators.get_operator(name) for name in operators.OPERATORS]
+    exact = {cls for operator in known for cls in _classes(operator)}
+    other = tuple(cls for operator in known if operator != target for cls in _classes(operator))
+    if target.name != _BASELINE:
+        other += (_ConvNd,)
+    layers: dict[nn.Module, Layer] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if (
+            isinstance(module, other)
+            and type_before_parametrizations(module) not in exact
+            # Torch's attention reads the weight of this one and never calls it.
+            and not isinstance(module, NonDynamicallyQuantizableLinear)
+            and (linear or not _is_linear(module))
+        ):
+            layers.setdefault(module, Layer(module=module)).names.append(name)
+    return list(layers.values())
+
+
+def _kept(layers: list[Layer], others: list[Layer], keep: Sequence[str]) -> set[str]:
+    """Names of the layers that `keep` names; the first and last are of those to change."""
     if (
         isinstance(keep, str)
         or not isinstance(keep, Sequence)
         or not all(isinstance(pattern, str) for pattern in keep)
     ):
-        raise ConfigError(f"convert: `keep` must be a sequence of names, got {keep!r}")
+        raise ConfigError(f"convert: `keep` must be a sequence of names, got {quoted(keep)}")
     kept = set()
     for pattern in keep:
         if pattern in FIRST_AND_LAST:
@@ -147,15 +265,15 @@ def _kept(layers: list[_Layer], keep: Sequence[str]) -> set[str]:
         else:
             matches = {
                 layer.name
-                for layer in layers
+                for layer in layers + others
                 if any(fnmatch.fnmatchcase(part, pattern) for part in _parts(layer.names))
             }
         if not matches:
-            names = sorted({part for layer in layers for part in _parts(layer.names)})
-            near = difflib.get_close_matches(pattern, names, n=1)
+            names = sorted({part for layer in layers + others for part in _parts(layer.names)})
+            near = difflib.get_close_matches(pattern[:_MAX_PATTERN], names, n=1)
             raise ConfigError(
                 "convert: `keep` must name layers of the model (or be first or last), "
-                f"got {pattern!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+                f"got {quoted(pattern)}" + (f"; did you mean {near[0]!r}?" if near else "")
             )
         kept |= matches
     return kept
@@ -174,60 +292,11 @@ def _is_linear(module: nn.Module) -> bool:
     return not hasattr(module, "kernel_size")
 
 
-def _parameter_owners(model: nn.Module) -> dict[Tensor, list[str]]:
-    """For every parameter the modules that hold it, so that tied ones are seen."""
-    owners: dict[Tensor, list[str]] = {}
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            owners.setdefault(parameter, []).append(name)
-    return owners
-
-
-def _check_replaceable(model: nn.Module, layer: _Layer, owners: dict[Tensor, list[str]]) -> None:
-    """Refuse what a new layer would silently drop, or what would silently not use it."""
-    module = layer.module
-    parents = [model.get_submodule(name.rpartition(".")[0]) for name in layer.names]
-    if any(isinstance(parent, nn.TransformerEncoderLayer) for parent in parents):
-        raise ConfigError(
-            "convert: `model` must call the layers to change, got a TransformerEncoderLayer "
-            f"that multiplies with the weights of {layer.name} itself; keep it"
-        )
-    mode = getattr(module, "padding_mode", "zeros")
-    if mode != "zeros":
-        raise ConfigError(
-            "convert: `model` must pad with zeros in the layers to change, "
-            f"got padding_mode={mode!r} in {layer.name}; keep it or pad before it"
-        )
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
-        raise ConfigError(
-            "convert: `model` must have no hooks on the layers to change, got some on "
-            f"{layer.name} (weight_norm and spectral_norm are hooks too); remove or keep it"
-        )
-    for parameter in module.parameters():
-        if len(owners[parameter]) > 1:
-            raise ConfigError(
-                "convert: `model` must not tie parameters of the layers to change, got one "
-                f"shared by {' and '.join(owners[parameter])}; keep them"
-            )
-
-
 def _replacement(old: nn.Module, target: Operator, options: dict[str, str]) -> nn.Module:
     """A layer of `target` in the place of `old`."""
-    weight, bias = old.weight, old.bias is not None
+    weight = old.weight
     assert isinstance(weight, Tensor)
+    cls = target.linear if _is_linear(old) else target.conv
     with torch.device(weight.device):
-        if _is_linear(old):
-            new = target.linear(old.in_features, old.out_features, bias=bias, **options)
-        else:
-            new = target.conv(
-                old.in_channels,
-                old.out_channels,
-                old.kernel_size,
-                stride=old.stride,
-                padding=old.padding,
-                dilation=old.dilation,
-                groups=old.groups,
-                bias=bias,
-                **options,
-            )
+        new = cls(**arguments(old, cls) | options)
     return new.to(weight.dtype).train(old.training)

@@ -17,21 +17,31 @@ _WRAPPERS = (
 )
 
 
+# These hold on to the parameters that they were given, to average or gather them.
+_DISTRIBUTED = ("DistributedDataParallel", "FullyShardedDataParallel")
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside `torch.compile`, parallel and averaging wrappers, however nested.
 
     Args:
         model: Any module; one that is no wrapper is returned as it is.
     """
-    while (attribute := _attribute(model)) is not None:
-        model = getattr(model, attribute)
+    while (wrapper := _wrapper(model)) is not None:
+        model = getattr(model, wrapper[1])
     return model
 
 
-def _attribute(model: nn.Module) -> str | None:
-    """The attribute that holds what `model` wraps; None if it is no wrapper."""
+def is_distributed(model: nn.Module) -> bool:
+    """Whether `model` is the wrapper of a network that several processes train."""
+    wrapper = _wrapper(model)
+    return wrapper is not None and wrapper[0] in _DISTRIBUTED
+
+
+def _wrapper(model: nn.Module) -> tuple[str, str] | None:
+    """The class of a wrapper and its attribute with the network; None of any other module."""
     for module, name, attribute in _WRAPPERS:
         wrapper = getattr(sys.modules.get(module), name, None)
         if wrapper is not None and isinstance(model, wrapper):
-            return attribute
+            return name, attribute
     return None

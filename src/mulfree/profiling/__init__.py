@@ -7,6 +7,7 @@ from mulfree.profiling.energy import ENERGY_45NM as ENERGY_45NM
 from mulfree.profiling.energy import NumberFormat as NumberFormat
 from mulfree.profiling.energy import energy as energy
 from mulfree.profiling.graph_counting import count_graph as count_graph
+from mulfree.profiling.profile import FunctionProfile as FunctionProfile
 from mulfree.profiling.profile import LayerProfile as LayerProfile
 from mulfree.profiling.profile import Profile as Profile
 from mulfree.profiling.profile import Totals as Totals

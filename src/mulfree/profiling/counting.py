@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
-from mulfree.errors import BackendUnavailableError, ConfigError, ShapeError, choices_message
+from mulfree.errors import ConfigError, choices_message
+from mulfree.models.wrappers import unwrapped
+from mulfree.models.zero_run import ARITHMETIC, Observer, tensors_in, zero_run
 from mulfree.operators import Cost, Operator, operator_of
 from mulfree.profiling.energy import energy, number_format
-from mulfree.profiling.profile import LayerProfile, Profile, Totals
+from mulfree.profiling.profile import FunctionProfile, LayerProfile, Profile, Totals
 
 CONVENTIONS = ("exact", "paper")
 
@@ -27,6 +30,12 @@ _NORMALISATION = (
     nn.GroupNorm,
     nn.LayerNorm,
 )
+
+# These hold parameters that their owner computes with, or belong to a layer that is listed.
+_NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, ParametrizationList)
+
+# Operations of a normalisation by a function.
+_FUNCTIONAL_NORMALISATION = re.compile(r"(batch|layer|group|instance)_norm")
 
 
 def count(
@@ -44,13 +53,15 @@ def count(
     each pair of input and weight, an adder layer two additions. Biases are left out. A layer that
     is called several times counts each time. Operations outside of layers (pooling, activations,
     sums of branches, functions called in `forward`) are not counted, nor are layers of a kind
-    that no operator knows; those that have parameters are listed in `Profile.uncounted`.
+    that no operator knows. `Profile.uncounted` lists those of them that have parameters, and the
+    functions that multiply or compare tensors (`conv2d`, `linear`, `@`, `adder2d`, attention).
 
     The model is run once, in evaluation mode, without data where it allows that; its parameters,
     statistics and training flags stay as they are.
 
     Args:
-        model: Any module that maps a float tensor `[N, *input_size]` to anything.
+        model: Any module that maps a float tensor `[N, *input_size]` to anything; the network
+            inside of `torch.compile` and of parallel wrappers is counted.
         input_size: Shape of one input without the batch, for example `(3, 32, 32)`.
         dtype: Number format for bytes and energy: a key of `ENERGY_45NM`.
         convention: "exact" counts every layer as what it is. "paper" counts the convolutions that
@@ -73,8 +84,13 @@ def count(
     itemsize = number_format(dtype).itemsize
     if convention not in CONVENTIONS:
         raise ConfigError(choices_message("profiling.count", "convention", convention, CONVENTIONS))
-    size = _checked_size(input_size)
-    calls = _trace(_checked_model(model), size)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            f"profiling.count: `model` must be a torch.nn.Module, got {type(model).__name__}"
+        )
+    model = unwrapped(model)
+    trace = zero_run("profiling.count", model, input_size, lambda: _Calls(model, normalisation))
+    calls = trace.calls
     stand_in = _other_operator(calls) if convention == "paper" else None
 
     layers = []
@@ -108,7 +124,7 @@ def count(
     params = sum(parameter.numel() for parameter in model.parameters())
     return Profile(
         model=name or type(model).__name__,
-        input_size=size,
+        input_size=tuple(input_size),
         dtype=dtype,
         convention=convention,
         normalisation=normalisation,
@@ -122,12 +138,17 @@ def count(
             activation_bytes=sum(layer.activation_bytes for layer in layers),
             energy=energy(total, dtype),
         ),
+        uncalled=trace.uncalled(),
+        functions=tuple(
+            FunctionProfile(function=function, module=module, calls=calls)
+            for (function, module), calls in trace.functions.items()
+        ),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """One call of a layer, as the hooks saw it."""
+    """One call of a layer."""
 
     name: str
     layer: nn.Module
@@ -152,142 +173,82 @@ class _Call:
         return Cost()
 
 
-def _checked_size(input_size: Sequence[int]) -> tuple[int, ...]:
-    try:
-        size = tuple(input_size)
-    except TypeError:
-        size = ()
-    if not size or any(not isinstance(side, int) or side < 1 for side in size):
-        raise ShapeError(
-            "profiling.count: `input_size` must be the positive sizes of one input without the "
-            f"batch, such as (3, 32, 32), got {input_size!r}"
-        )
-    return size
-
-
-def _checked_model(model: nn.Module) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise ConfigError(
-            f"profiling.count: `model` must be a torch.nn.Module, got {type(model).__name__}"
-        )
-    for name, parameter in model.named_parameters():
-        if nn.parameter.is_lazy(parameter):
-            raise ConfigError(
-                "profiling.count: `model` must be initialised, got a lazy parameter "
-                f"{name}; call it once first"
-            )
-    return model
-
-
 def _other_operator(calls: Sequence[_Call]) -> Operator | None:
     """The operator other than the baseline that is called most; None if there is none."""
     others = [call.operator for call in calls if call.operator and call.operator.name != BASELINE]
     return Counter(others).most_common(1)[0][0] if others else None
 
 
-def _trace(model: nn.Module, size: tuple[int, ...]) -> list[_Call]:
-    """Run `model` once and note every call of a layer that has an operator or parameters."""
-    # What a user's forward can raise has no common type.
-    with contextlib.suppress(Exception), _recorded(model) as calls:
-        _run_on_meta(model, size)
-        return calls
-    try:
-        with _recorded(model) as calls:
-            _run(model, size)
-    except BackendUnavailableError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ShapeError(
-            f"profiling.count: `input_size` must fit {type(model).__name__}, got {size}: {reason}"
-        ) from error
-    return calls
+class _Calls(Observer):
+    """Calls of layers that have an operator or parameters, and what functions do outside of them.
+
+    Attributes:
+        calls: Calls of layers. A layer may be built of others (a parametrised weight is one): only
+            the outermost counts.
+        functions: Calls of functions that do arithmetic, by their names and their module's.
+        called: Modules that were called.
+    """
+
+    def __init__(self, model: nn.Module, normalisation: bool) -> None:
+        super().__init__()
+        self.calls: list[_Call] = []
+        self.functions: Counter[tuple[str, str]] = Counter()
+        self.called: set[nn.Module] = set()
+        self._names = {module: name for name, module in model.named_modules()}
+        self._operators = {module: operator_of(module) for module in self._names}
+        self._arithmetic = (ARITHMETIC, _FUNCTIONAL_NORMALISATION)[: 1 + normalisation]
+        self._last = 0
+
+    def leave(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        self.called.add(module)
+        if self._inside_layer() or not self._listed(module):
+            return
+        self.calls.append(
+            _Call(
+                name=self._names[module],
+                layer=module,
+                operator=self._operators[module],
+                input_shape=_first_shape((args, kwargs)),
+                output_shape=_first_shape(output),
+            )
+        )
+
+    def operation(self, name: str, args: tuple[Any, ...], output: Any) -> None:
+        module = self.stack[-1]
+        # A layer of torch that has parameters of its own is listed itself.
+        listed = self._listed(module) and type(module).__module__.startswith("torch.")
+        counts = any(pattern.search(name) for pattern in self._arithmetic)
+        if listed or self._inside_layer() or not counts:
+            return
+        # One function may do several operations.
+        if self.function is None or self._last != self.number:
+            self.functions[self.function or name.strip("_"), self._names[module]] += 1
+        self._last = self.number
+
+    def uncalled(self) -> tuple[str, ...]:
+        """Names of the layers that have parameters and were not called."""
+        return tuple(
+            name
+            for module, name in self._names.items()
+            if module not in self.called
+            and next(module.parameters(recurse=False), None) is not None
+            and not isinstance(module, _NEVER_CALLED)
+        )
+
+    def _inside_layer(self) -> bool:
+        return any(self._operators[module] is not None for module in self.stack)
+
+    def _listed(self, module: nn.Module) -> bool:
+        return (
+            self._operators[module] is not None
+            or next(module.parameters(recurse=False), None) is not None
+            or isinstance(module, _NORMALISATION)
+        )
 
 
-@contextlib.contextmanager
-def _recorded(model: nn.Module) -> Iterator[list[_Call]]:
-    """Evaluation mode without gradients, with hooks that append to the yielded list."""
-    calls: list[_Call] = []
-    # A layer may be built of others (a parametrised weight is one): only the outermost counts.
-    inside = 0
-    handles = []
-
-    def enter(layer: nn.Module, args: tuple[object, ...]) -> None:
-        nonlocal inside
-        inside += 1
-
-    def leave(name: str, operator: Operator | None) -> Callable[..., None]:
-        def hook(
-            layer: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object
-        ) -> None:
-            nonlocal inside
-            inside -= operator is not None
-            if not inside:
-                calls.append(
-                    _Call(
-                        name=name,
-                        layer=layer,
-                        operator=operator,
-                        input_shape=_first_shape((args, kwargs)) or (),
-                        output_shape=_first_shape(output) or (),
-                    )
-                )
-
-        return hook
-
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        for name, module in model.named_modules():
-            operator = operator_of(module)
-            if operator is not None:
-                handles.append(module.register_forward_pre_hook(enter))
-            elif next(module.parameters(recurse=False), None) is None and not isinstance(
-                module, _NORMALISATION
-            ):
-                continue
-            handles.append(module.register_forward_hook(leave(name, operator), with_kwargs=True))
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, training in modes:
-            module.training = training
-
-
-def _run_on_meta(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Run shapes only; fails where `forward` looks at values or makes tensors elsewhere."""
-    tensors = {name: tensor.to("meta") for name, tensor in _tensors(model).items()}
-    image = torch.empty((1, *size), dtype=_dtype(model), device="meta")
-    torch.func.functional_call(model, tensors, (image,))
-
-
-def _run(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Run on a zero image, with copies of the buffers in case `forward` writes to them."""
-    parameter = next(model.parameters(), None)
-    device = parameter.device if parameter is not None else torch.device("cpu")
-    buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
-    image = torch.zeros((1, *size), dtype=_dtype(model), device=device)
-    torch.func.functional_call(model, buffers, (image,))
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    floating = (p.dtype for p in model.parameters() if p.dtype.is_floating_point)
-    return next(floating, torch.get_default_dtype())
-
-
-def _first_shape(value: object) -> tuple[int, ...] | None:
+def _first_shape(value: object) -> tuple[int, ...]:
     """Shape of the first tensor in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, (tuple, list)):
-        shapes = (_first_shape(item) for item in value)
-        return next((shape for shape in shapes if shape is not None), None)
-    return None
+    tensor = next(tensors_in(value), None)
+    return () if tensor is None else tuple(tensor.shape)

@@ -42,6 +42,24 @@ class LayerProfile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FunctionProfile:
+    """Arithmetic that the forward of a module does by a function, which is not counted.
+
+    Attributes:
+        function: Name of the function, such as "conv2d" or "matmul".
+        module: Qualified name of the module, "" for the model itself.
+        calls: Number of calls in one forward pass.
+    """
+
+    function: str
+    module: str
+    calls: int
+
+    def __str__(self) -> str:
+        return f"{self.function} in {self.module}" if self.module else self.function
+
+
+@dataclass(frozen=True, kw_only=True)
 class Totals:
     """Sums over a network.
 
@@ -77,6 +95,8 @@ class Profile:
         normalisation: Whether the arithmetic of normalisation layers is included.
         layers: One entry for every call of a layer that has an operator or parameters.
         total: Sums.
+        uncalled: Names of the layers that have parameters and were never called.
+        functions: Arithmetic done by functions outside of layers.
     """
 
     model: str
@@ -86,8 +106,14 @@ class Profile:
     normalisation: bool
     layers: tuple[LayerProfile, ...]
     total: Totals
+    uncalled: tuple[str, ...] = ()
+    functions: tuple[FunctionProfile, ...] = ()
 
     @property
     def uncounted(self) -> tuple[str, ...]:
-        """Names of the layers that have parameters but arithmetic nobody declares."""
-        return tuple(layer.name for layer in self.layers if not layer.counted)
+        """Layers with parameters but arithmetic that no operator declares, and functions.
+
+        A layer is given by its name, a function as "conv2d in body.0".
+        """
+        layers = (layer.name for layer in self.layers if not layer.counted)
+        return (*layers, *map(str, self.functions))

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from mulfree.errors import printable
 from mulfree.operators import Cost
 from mulfree.profiling.profile import LayerProfile, Profile
 from mulfree.profiling.table import text_table
 
 _COLUMNS = ("layer", "operator", "output", "#mul", "#add", "#xnor", "params", "bytes", "energy")
 _TEXT_COLUMNS = 3
+_MAX_LISTED = 8
 
 
 def to_text(profile: Profile) -> str:
@@ -48,10 +50,25 @@ def _title(profile: Profile) -> str:
 
 def _notes(profile: Profile) -> list[str]:
     kinds = Counter(layer.kind for layer in profile.layers if not layer.counted)
-    if not kinds:
-        return []
-    listed = ", ".join(f"{number} x {kind}" for kind, number in kinds.items())
-    return [f"Arithmetic not counted, no operator declares it: {listed}."]
+    functions = Counter({str(function): function.calls for function in profile.functions})
+    notes = []
+    if kinds:
+        notes.append(f"Arithmetic not counted, no operator declares it: {_numbered(kinds)}.")
+    if functions:
+        notes.append(f"Arithmetic not counted, done by functions: {_numbered(functions)}.")
+    if profile.uncalled:
+        notes.append(f"Parameters, but never called: {_listed(profile.uncalled)}.")
+    return notes
+
+
+def _numbered(counts: Counter[str]) -> str:
+    return _listed([f"{number} x {kind}" for kind, number in counts.items()])
+
+
+def _listed(items: Sequence[str]) -> str:
+    """The first of the items, and how many more there are."""
+    more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
+    return printable(", ".join(items[:_MAX_LISTED]) + more)
 
 
 def _rows(profile: Profile) -> list[list[str]]:

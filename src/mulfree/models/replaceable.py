@@ -1,0 +1,201 @@
+"""Whether layers of a network can be replaced, and what is lost or goes wrong if they are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from mulfree.errors import ConfigError, quoted
+from mulfree.models.references import held_outside
+from mulfree.models.wrappers import is_distributed
+
+_MAX_LISTED = 5
+
+# Torch's own list, closed: of a large negative number these give next to nothing, or a constant.
+_ACTIVATIONS = (
+    nn.CELU,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Mish,
+    nn.ReLU,
+    nn.SELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Softplus,
+    nn.Tanh,
+    nn.Threshold,
+)
+# Files of torch.nn.modules: behind these modules a negative number is still one.
+_SIGN_KEEPING_FILES = ("dropout", "flatten", "padding", "pixelshuffle", "pooling", "upsampling")
+
+
+@dataclass(kw_only=True)
+class Layer:
+    """A convolution or linear layer of the model, under every name it has there."""
+
+    module: nn.Module
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The first of its names; its class if it is the model itself."""
+        return self.names[0] or type(self.module).__name__
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
+
+
+def check_replaceable(model: nn.Module, layers: Sequence[Layer]) -> None:
+    """Refuse what new layers would silently drop, or what would silently not use them.
+
+    Args:
+        model: The network, with the wrappers around it.
+        layers: The layers to change.
+
+    Raises:
+        ConfigError: A layer cannot be changed without breaking something else.
+    """
+    for module in model.modules():
+        if layers and is_distributed(module):
+            raise ConfigError(
+                "convert: `model` must be converted before it is distributed, got a "
+                f"{type(module).__name__}, which holds on to the parameters that it was given"
+            )
+    owners: dict[Tensor, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            owners.setdefault(parameter, []).append(name)
+    parents = _parents(model)
+    for layer in layers:
+        _check_layer(layer, parents[layer.module], owners)
+    names = {layer.module: layer.name for layer in layers}
+    for module, where in held_outside(model, names):
+        raise ConfigError(
+            "convert: `model` must hold the layers to change as registered modules alone, got "
+            f"{names[module]} or its weight in {where}, which would go on with the old one; keep it"
+        )
+
+
+def _parents(model: nn.Module) -> dict[nn.Module, list[nn.Module]]:
+    parents: dict[nn.Module, list[nn.Module]] = {model: []}
+    for parent in model.modules():
+        for child in parent.children():
+            parents.setdefault(child, []).append(parent)
+    return parents
+
+
+def _check_layer(
+    layer: Layer, parents: Iterable[nn.Module], owners: Mapping[Tensor, Sequence[str]]
+) -> None:
+    module = layer.module
+    if any(isinstance(parent, nn.TransformerEncoderLayer) for parent in parents):
+        raise ConfigError(
+            "convert: `model` must call the layers to change, got a TransformerEncoderLayer "
+            f"that multiplies with the weights of {layer.name} itself; keep it"
+        )
+    if parametrize.is_parametrized(module):
+        raise ConfigError(
+            "convert: `model` must have no parametrizations (weight_norm, spectral_norm) on the "
+            f"layers to change, got one on {layer.name}; remove or keep it"
+        )
+    mode = getattr(module, "padding_mode", "zeros")
+    if mode != "zeros":
+        raise ConfigError(
+            "convert: `model` must pad with zeros in the layers to change, "
+            f"got padding_mode={mode!r} in {layer.name}; keep it or pad before it"
+        )
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        raise ConfigError(
+            "convert: `model` must have no hooks on the layers to change, got some on "
+            f"{layer.name} (weight_norm and spectral_norm are hooks too); remove or keep it"
+        )
+    if not isinstance(getattr(module, "weight", None), Tensor):
+        raise ConfigError(
+            "convert: `model` must have a weight in the layers to change, got "
+            f"{quoted(getattr(module, 'weight', None))} in {layer.name}; keep it"
+        )
+    for parameter in module.parameters():
+        if hasattr(parameter, "device_mesh"):
+            raise ConfigError(
+                "convert: `model` must be converted before it is distributed, got a sharded "
+                f"parameter in {layer.name}"
+            )
+        if len(owners[parameter]) > 1:
+            raise ConfigError(
+                "convert: `model` must not tie parameters of the layers to change, got one "
+                f"shared by {' and '.join(owners[parameter])}; keep them"
+            )
+
+
+def arguments(layer: nn.Module, cls: type[nn.Module]) -> dict[str, Any]:
+    """The arguments of the class `cls` that make a layer of the same geometry as `layer`."""
+    known = vars(layer) | {"bias": layer.bias is not None}
+    return {name: known[name] for name in inspect.signature(cls).parameters if name in known}
+
+
+def losses(layer: nn.Module) -> list[str]:
+    """What a layer has that a fresh one of its class has not, in words."""
+    cls = type(layer)
+    with torch.device("meta"):  # Where no random numbers are drawn.
+        fresh = cls(**arguments(layer, cls))
+    lost = []
+    for kind, registered in (
+        ("parameter", "_parameters"),
+        ("buffer", "_buffers"),
+        ("child", "_modules"),
+    ):
+        usual = getattr(fresh, registered)
+        lost += [f"{kind} {name}" for name in getattr(layer, registered) if name not in usual]
+    for key, value in vars(layer).items():
+        if key not in vars(fresh):
+            lost.append("replaced forward" if key == "forward" else f"attribute {key}")
+        elif isinstance(value, dict) and "hooks" in key and value:
+            lost.append(f"hooks in {key}")
+        elif isinstance(value, (bool, int, str, tuple)) and key != "training":
+            usual = vars(fresh)[key]
+            # A cache of `padding` for modes of padding that are refused.
+            if usual != value and key != "_reversed_padding_repeated_twice":
+                lost.append(f"attribute {key}")
+    for name, parameter in layer.named_parameters(recurse=False):
+        lost += [f"{what} of {name}" for what in _extras(parameter)]
+    return lost
+
+
+def _extras(parameter: nn.Parameter) -> Iterator[str]:
+    if not parameter.requires_grad:
+        yield "requires_grad=False"
+    if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+        yield "hooks"
+    # Marks of this library are set anew.
+    yield from (f"attribute {key}" for key in vars(parameter) if not key.startswith("mulfree_"))
+
+
+def zeroed_in_sequence(model: nn.Module, adders: Iterable[nn.Module]) -> Iterator[nn.Module]:
+    """The layers behind which a `torch.nn.Sequential` has an activation and no normalisation."""
+    wanted = set(adders)
+    for sequence in model.modules():
+        if type(sequence) is not nn.Sequential:
+            continue
+        pending: nn.Module | None = None
+        for module in sequence:
+            if module in wanted:
+                pending = module
+            elif pending is not None and isinstance(module, _ACTIVATIONS):
+                yield pending
+            elif not isinstance(module, nn.Identity) and (
+                not type(module).__module__.startswith("torch.nn.modules.")
+                or type(module).__module__.rpartition(".")[2] not in _SIGN_KEEPING_FILES
+            ):
+                pending = None
