@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mulfree import models
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.training import AdaptiveLocalLR, OptimizerConfig, build_optimizer
@@ -466,3 +467,53 @@ def test_build_leaves_out_what_does_not_apply() -> None:
 def test_bad_configurations(values: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=f"OptimizerConfig: {message}"):
         OptimizerConfig(**values)  # type: ignore[arg-type]
+
+
+def convolutions() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
+
+
+REPLACED = r"`optimizer` must be made after convert, got one with 3 parameters of layers that conve"
+
+
+def test_an_optimiser_made_before_convert_is_refused() -> None:
+    model = convolutions()
+    before = SGD(model.parameters(), lr=0.1)
+    models.convert(model, keep=())
+    with pytest.raises(ConfigError, match=REPLACED):
+        AdaptiveLocalLR(before)
+    with pytest.raises(ConfigError, match=REPLACED):
+        AdaptiveLocalLR(SGD(model.parameters(), lr=0.1), params=before.param_groups[0]["params"])
+    after = AdaptiveLocalLR(SGD(model.parameters(), lr=0.1))
+    old = before.param_groups[0]["params"][0]
+    with pytest.raises(ConfigError, match=REPLACED.replace("3", "1")):
+        after.add_param_group({"params": [old]})
+    assert len(after.param_groups) == 1
+
+
+def test_a_conversion_behind_the_back_of_the_optimiser_is_refused_at_its_step() -> None:
+    model = convolutions()
+    optimizer = AdaptiveLocalLR(SGD(model.parameters(), lr=0.1))
+    optimizer.step()
+    models.convert(model, keep=())
+    norm = model.get_parameter("1.weight")
+    norm.grad = torch.ones_like(norm)
+    with pytest.raises(ConfigError, match=REPLACED):
+        optimizer.step()
+    with pytest.raises(ConfigError, match=REPLACED):
+        optimizer.step(lambda: 0.0)
+    assert norm.tolist() == [1.0] * 4
+
+
+def test_what_a_conversion_kept_may_be_in_an_older_optimiser() -> None:
+    model = convolutions()
+    optimizer = SGD(model[0].parameters(), lr=0.1)
+    models.convert(model, keep=("0",))
+    AdaptiveLocalLR(optimizer).step()
+    # Layers of the operator keep their weights in a second conversion.
+    optimizer = SGD(model.parameters(), lr=0.1)
+    models.convert(model, keep=("0",), gradient="sign")
+    AdaptiveLocalLR(optimizer).step()
+    models.convert(model, "conv2d", keep=())
+    with pytest.raises(ConfigError, match=r"got one with 2 parameters of layers that convert repl"):
+        AdaptiveLocalLR(optimizer)

@@ -148,9 +148,10 @@ class Uses(Observer):
         behind: set[nn.Module] = set()
         for tensor in tensors_in(args):
             owner = self._parameter_owners().get(storage_of(tensor) or 0)
-            if owner is not None and owner not in self.stack:
+            # Views made by attributes, such as `weight.T`, are met again in what they are given to.
+            if owner is not None and owner not in self.stack and self.function != "get":
                 if ARITHMETIC.search(name):
-                    self.multiplied[owner] = self.function or name
+                    self.multiplied.setdefault(owner, self.function or name)
                 self.read.setdefault(owner, self.function or name)
             behind |= self._behind.get(id(tensor), set())
         if not behind:

@@ -34,6 +34,9 @@ _NORMALISATION = (
 # These hold parameters that their owner computes with, or belong to a layer that is listed.
 _NEVER_CALLED = (nn.ParameterList, nn.ParameterDict, ParametrizationList)
 
+# Of small shapes these multiply element by element, by the operation of any other product.
+_PRODUCTS = ("einsum", "ger", "inner", "kron", "outer", "tensordot")
+
 # Operations of a normalisation by a function.
 _FUNCTIONAL_NORMALISATION = re.compile(r"(batch|layer|group|instance)_norm")
 
@@ -219,8 +222,8 @@ class _Calls(Observer):
         module = self.stack[-1]
         # A layer of torch that has parameters of its own is listed itself.
         listed = self._listed(module) and type(module).__module__.startswith("torch.")
-        counts = any(pattern.search(name) for pattern in self._arithmetic)
-        if listed or self._inside_layer() or not counts:
+        arithmetic = any(pattern.search(name) for pattern in self._arithmetic)
+        if listed or self._inside_layer() or not (arithmetic or self.function in _PRODUCTS):
             return
         # One function may do several operations.
         if self.function is None or self._last != self.number:

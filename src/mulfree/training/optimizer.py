@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mulfree.errors import ConfigError, TrainingError
+from mulfree.models.placement import was_replaced
 from mulfree.operators import uses_adaptive_local_lr
 from mulfree.training.checks import require, require_choice
 from mulfree.training.task import Learner, TrainingTask
@@ -102,7 +103,8 @@ class AdaptiveLocalLR(Optimizer):
             of the gradients: not finite if one of them was not.
 
     Raises:
-        ConfigError: `eta` is not positive and finite, or `optimizer` is not a torch optimiser.
+        ConfigError: `eta` is not positive and finite, or `optimizer` is not a torch optimiser or
+            was made before `mulfree.models.convert` replaced layers whose parameters it holds.
 
     References:
         arXiv 1912.13200, Eq. 12-13.
@@ -135,6 +137,7 @@ class AdaptiveLocalLR(Optimizer):
         self.__setstate__(
             {"optimizer": optimizer, "eta": float(eta), "deferred": deferred, "_params": chosen}
         )
+        self._check_trained()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -161,6 +164,11 @@ class AdaptiveLocalLR(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Adds a group to the wrapped optimiser."""
         self.optimizer.add_param_group(param_group)
+        try:
+            self._check_trained()
+        except ConfigError:
+            self.param_groups.pop()
+            raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients of all parameters."""
@@ -189,9 +197,11 @@ class AdaptiveLocalLR(Optimizer):
             closure: Computes the loss and its gradients; these are rescaled each time it ran.
 
         Raises:
+            ConfigError: `mulfree.models.convert` replaced layers since the optimiser was made.
             GradientError: A gradient to be rescaled is not finite. No parameter has changed. Not
                 raised where that is deferred.
         """
+        self._check_trained()
         if closure is None:
             self._rescale()
             self.optimizer.step()
@@ -203,6 +213,16 @@ class AdaptiveLocalLR(Optimizer):
             return loss
 
         return self.optimizer.step(rescaled)
+
+    def _check_trained(self) -> None:
+        """Refuse parameters that are no longer those of the network."""
+        held = [p for group in self.param_groups for p in group["params"]]
+        replaced = {id(p) for p in (*held, *(self._params or ())) if was_replaced(p)}
+        if replaced:
+            raise ConfigError(
+                "AdaptiveLocalLR: `optimizer` must be made after convert, got one with "
+                f"{len(replaced)} parameters of layers that convert replaced since"
+            )
 
     @torch.no_grad()
     def _rescale(self) -> None:
