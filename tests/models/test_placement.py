@@ -167,7 +167,10 @@ def test_subclasses_and_transposed_convolutions_are_left_alone() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 3, 1), ScaledConv(3, 3, 1), nn.ConvTranspose2d(3, 3, 2), nn.Conv1d(3, 3, 1)
     )
-    models.convert(model, keep=())
+    with pytest.warns(
+        models.ConversionWarning, match=r"leaves 1 \(ScaledConv\), 2 \(ConvTranspose"
+    ):
+        models.convert(model, keep=())
     assert [type(layer) for layer in model] == [Adder2d, ScaledConv, nn.ConvTranspose2d, nn.Conv1d]
 
 
@@ -241,3 +244,10 @@ def test_errors_leave_the_model_as_it_was(
 def test_kept_layers_are_not_checked() -> None:
     assert kinds(models.convert(reflecting(), keep=("1",))) == {"0": "Adder2d", "1": "Conv2d"}
     assert kinds(models.convert(tied())) == {"0": "Conv2d", "1": "Conv2d"}
+
+
+def test_a_pattern_of_any_length_or_kind_is_quoted() -> None:
+    with pytest.raises(ConfigError, match=r"got 'x+\.\.\.x+'$"):
+        models.convert(network(), keep=("x" * 10_000,))
+    with pytest.raises(ConfigError, match=r"got '\\x1b\[31m'$"):
+        models.convert(network(), keep=("\x1b[31m",))

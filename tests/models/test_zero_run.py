@@ -48,7 +48,7 @@ class Careless(nn.Module):
         self.cache["images"] = images
         self.seen += 1
         self.norm.train()
-        random.random(), np.random.rand(), torch.rand(1)
+        random.random(), np.random.rand(), torch.rand(1)  # noqa: NPY002
         features = self.norm(self.linear.forward(images.expand(3, 4)))
         assert isinstance(features, Tensor)
         assert not torch.is_grad_enabled()

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.optim.swa_utils import AveragedModel
 
+import mulfree.functional
 from mulfree import models, operators, profiling
 from mulfree import nn as mnn
 from mulfree.errors import BackendUnavailableError, ConfigError, MulfreeError, ShapeError
@@ -139,6 +144,8 @@ def test_a_shared_layer_costs_at_each_call_and_is_stored_once() -> None:
     ]
     assert profile.total.mul == 2 * 2 * 2 * 9
     assert profile.total.params == 6 + 30
+    assert profile.uncalled == ("unused",)
+    assert profile.uncounted == ()
 
 
 def test_tied_weights_are_stored_once() -> None:
@@ -154,6 +161,7 @@ def test_a_layer_with_a_parametrised_weight_is_one_layer() -> None:
     assert [(layer.operator, layer.params) for layer in profile.layers] == [
         ("conv2d", 4 * 27 + 4 + 4)
     ]
+    assert (profile.uncalled, profile.uncounted) == ((), ())
 
 
 class Odd(nn.Module):
@@ -196,6 +204,113 @@ def test_a_model_is_left_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(new is old for new, old in zip(model.parameters(), parameters, strict=True))
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model)
+
+
+class Functional(nn.Module):
+    """Layers of which a function uses the weights."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1, bias=False)
+        self.fc = nn.Linear(4, 4, bias=False)
+        self.norm = nn.BatchNorm2d(3)
+        self.function = function
+
+    def forward(self, images: Tensor) -> Any:
+        return self.function(images, self.fc.weight, self.conv.weight)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x, fc, conv: F.conv2d(x, conv), "conv2d"),
+        (lambda x, fc, conv: F.conv_transpose2d(x, conv), "conv_transpose2d"),
+        (lambda x, fc, conv: F.conv1d(x.flatten(2), conv.flatten(2)), "conv1d"),
+        (lambda x, fc, conv: F.conv3d(x.unsqueeze(2), conv.unsqueeze(2)), "conv3d"),
+        (lambda x, fc, conv: torch.conv2d(x, conv), "conv2d"),
+        (lambda x, fc, conv: torch.ops.aten.mm(x[0, 0], fc), "mm"),
+        (lambda x, fc, conv: F.linear(x, fc), "linear"),
+        (lambda x, fc, conv: F.bilinear(x, x, fc.expand(2, 4, 4)), "bilinear"),
+        (lambda x, fc, conv: x @ fc, "matmul"),
+        (lambda x, fc, conv: x.matmul(fc), "matmul"),
+        (lambda x, fc, conv: fc.__rmatmul__(x), "rmatmul"),
+        (lambda x, fc, conv: torch.bmm(x[0], fc.expand(3, 4, 4)), "bmm"),
+        (lambda x, fc, conv: torch.addmm(fc, x[0, 0], fc), "addmm"),
+        (lambda x, fc, conv: torch.mv(x[0, 0], fc[0]), "mv"),
+        (lambda x, fc, conv: torch.dot(x[0, 0, 0], fc[0]), "dot"),
+        (lambda x, fc, conv: torch.einsum("nchw,vw->nchv", x, fc), "einsum"),
+        (lambda x, fc, conv: torch.einsum("nchw,w->nchw", x, fc[0]), "einsum"),
+        (lambda x, fc, conv: torch.tensordot(x, fc, dims=1), "tensordot"),
+        (
+            lambda x, fc, conv: F.scaled_dot_product_attention(x, x, x),
+            "scaled_dot_product_attention",
+        ),
+        (lambda x, fc, conv: torch.cdist(x, fc, p=1), "cdist"),
+        (lambda x, fc, conv: mulfree.functional.adder2d(x, conv), "adder2d"),
+        (lambda x, fc, conv: mulfree.functional.adder_linear(x, fc), "adder2d"),
+        (lambda x, fc, conv: torch.fft.rfft(x), "fft_rfft"),
+    ],
+)
+def test_arithmetic_of_functions_is_listed(function: Callable[..., Any], name: str) -> None:
+    profile = profiling.count(nn.Sequential(OrderedDict(body=Functional(function))), (3, 4, 4))
+    assert profile.functions == (profiling.FunctionProfile(function=name, module="body", calls=1),)
+    assert profile.uncounted == (f"{name} in body",)
+    assert profile.uncalled == ("body.conv", "body.fc", "body.norm")
+    assert profile.total.mul == 0
+
+
+def test_functions_of_the_model_itself_have_no_module() -> None:
+    profile = profiling.count(Functional(lambda x, fc, conv: F.linear(x @ fc, fc) @ fc), (3, 4, 4))
+    assert profile.uncounted == ("matmul", "linear")
+    assert [function.calls for function in profile.functions] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, fc, conv: F.interpolate(F.relu(x + 2 * x), scale_factor=2, mode="bilinear"),
+        lambda x, fc, conv: F.avg_pool2d(F.softmax(x.transpose(1, 2), 1), 2),
+        lambda x, fc, conv: F.batch_norm(x, conv[0, :, 0, 0], conv[0, :, 0, 0]),
+    ],
+)
+def test_other_functions_are_not_listed(function: Callable[..., Any]) -> None:
+    assert profiling.count(Functional(function), (3, 4, 4)).uncounted == ()
+
+
+def test_normalisation_by_a_function_is_listed_where_it_is_counted() -> None:
+    model = nn.Sequential(Functional(lambda x, fc, conv: F.layer_norm(x, (4,))), nn.BatchNorm2d(3))
+    profile = profiling.count(model, (3, 4, 4), normalisation=True)
+    assert profile.uncounted == ("layer_norm in 0",)
+
+
+def test_layers_of_torch_are_listed_once() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 4, 1), nn.LSTM(8, 8))
+    assert profiling.count(model, (3, 8)).uncounted == ("0", "1")
+    attention = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    profile = profiling.count(attention, (3, 8))
+    assert profile.uncounted == ("self_attn",)
+    # Torch's attention reads the weight of its last layer.
+    assert profile.uncalled == ("self_attn.out_proj",)
+    assert profile.total.mul == 2 * 3 * 8 * 16
+
+
+def test_a_layer_of_which_only_the_forward_is_called_is_counted() -> None:
+    model = Functional(lambda x, fc, conv: model.conv.forward(x))
+    profile = profiling.count(model, (3, 4, 4))
+    assert (profile.total.mul, profile.uncounted) == (9 * 16, ())
+    assert profile.uncalled == ("fc", "norm")
+
+
+def test_lists_of_parameters_are_never_called_and_not_listed() -> None:
+    model = Functional(lambda x, fc, conv: x)
+    model.extra = nn.ParameterList([nn.Parameter(torch.ones(3))])
+    assert profiling.count(model, (3, 4, 4)).uncalled == ("conv", "fc", "norm")
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, AveragedModel])
+def test_the_network_inside_of_a_wrapper_is_counted(wrap: Callable[[nn.Module], Any]) -> None:
+    network = small()
+    assert profiling.count(wrap(network), (3, 8, 8)) == profiling.count(network, (3, 8, 8))
 
 
 def test_a_model_of_half_precision_is_fed_with_it() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -62,6 +63,28 @@ def test_text(profile: profiling.Profile) -> None:
 
 def test_markdown(profile: profiling.Profile) -> None:
     assert profiling.to_markdown(profile) == MARKDOWN
+
+
+def test_notes_of_what_was_not_called_and_of_functions(profile: profiling.Profile) -> None:
+    functions = tuple(
+        profiling.FunctionProfile(
+            function="conv2d", module=f"body.{index}" if index else "", calls=3
+        )
+        for index in range(2)
+    )
+    names = tuple(f"head{index}\x1b[31m" for index in range(10))
+    profile = dataclasses.replace(profile, functions=functions, uncalled=names)
+    notes = profiling.to_text(profile).splitlines()[-2:]
+    assert notes == [
+        "Arithmetic not counted, done by functions: 3 x conv2d, 3 x conv2d in body.1.",
+        "Parameters, but never called: "
+        + ", ".join(f"head{index}\\x1b[31m" for index in range(8))
+        + " and 2 more.",
+    ]
+    assert [line for line in profiling.to_markdown(profile).splitlines() if line in notes] == notes
+    content = json.loads(profiling.to_json(profile))
+    assert content["functions"][1] == {"function": "conv2d", "module": "body.1", "calls": 3}
+    assert content["uncalled"] == list(names)
 
 
 def test_a_model_that_is_one_layer_goes_by_its_name() -> None:
