@@ -72,6 +72,11 @@ def weak_values(layer: nn.Module) -> object:
     return weakref.WeakValueDictionary({"layer": layer})
 
 
+def compiled_forward(layer: nn.Module) -> object:
+    compiled: Any = torch.compile(layer)
+    return compiled.forward
+
+
 def itself(layer: nn.Module) -> list[Any]:
     endless: list[Any] = [layer]
     endless.insert(0, endless)
@@ -92,7 +97,7 @@ HOLDS: list[Callable[[nn.Conv2d], object]] = [
     lambda layer: functools.partial(nn.functional.conv2d, weight=layer.weight),
     lambda layer: layer.forward,
     lambda layer: functools.partial(map, layer.forward),
-    lambda layer: torch.compile(layer).forward,
+    compiled_forward,
     lambda layer: torch.func.vmap(layer),
     lambda layer: [layer.weight],
     lambda layer: layer.bias,
@@ -201,6 +206,7 @@ def test_hooks_and_buffers_of_other_modules() -> None:
 
 
 def test_a_layer_that_is_compiled_by_itself() -> None:
-    model = nn.Sequential(torch.compile(nn.Conv2d(3, 3, 1)))
+    compiled: Any = torch.compile(nn.Conv2d(3, 3, 1))
+    model = nn.Sequential(compiled)
     with pytest.raises(ConfigError, match=r"got 0._orig_mod or its weight in `forward` of 0, "):
         models.convert(model, keep=())

@@ -86,7 +86,7 @@ def test_other_forwards_are_not_refused(forward: Callable[[Net, Tensor], Any]) -
 
 
 def test_old_layers_that_no_attribute_leads_to() -> None:
-    model = Net(lambda m, x: next(m.layers)(x))
+    model = Net(lambda m, x: next(vars(m)["layers"])(x))
     vars(model)["layers"] = itertools.repeat(model.conv)
     refused(model, r"must use the layers that are registered, got an old conv that is still used")
 
@@ -143,7 +143,7 @@ def test_an_activation_without_a_normalisation_before_it(
     with pytest.warns(ConversionWarning, match=r"of them; normalise those of conv$") as caught:
         models.convert(model, keep=("fc",), input_size=SIZE)
     assert len(caught) == 1
-    assert type(model.conv) is Adder2d
+    assert isinstance(model.get_submodule("conv"), Adder2d)
 
 
 def by_hand(images: Tensor) -> Tensor:
@@ -175,7 +175,7 @@ def test_normalised_outputs_are_not_warned_of(forward: Callable[[Net, Tensor], A
 @pytest.mark.parametrize("name", ["lenet5_bn", "resnet20", "resnet50", "vgg_small"])
 def test_no_network_of_this_library_is_warned_of(name: str) -> None:
     side = models.image_size(name)
-    options = {} if name == "vgg_small" else {"width": 0.25}
+    options: dict[str, Any] = {} if name == "vgg_small" else {"width": 0.25}
     for keep in ((), ("first", "last")):
         # The logits have no activation behind them.
         model = models.create_model(name, **options)
@@ -205,13 +205,14 @@ def test_wrapped_networks_are_converted_inside(wrap: Callable[[nn.Module], nn.Mo
     wrapper = wrap(Net(lambda m, x: m.conv(x)))
     assert models.convert(wrapper, keep=("fc", "other"), input_size=SIZE) is wrapper
     (inner,) = (module for module in wrapper.modules() if isinstance(module, Net))
-    assert type(inner.conv) is Adder2d
+    assert isinstance(inner.get_submodule("conv"), Adder2d)
     assert type(inner.other) is nn.Conv2d
 
 
 def test_a_wrapped_layer_is_changed_inside_its_wrapper() -> None:
-    wrapper = nn.DataParallel(nn.Conv2d(3, 3, 1))
+    wrapper: Any = nn.DataParallel(nn.Conv2d(3, 3, 1))
     assert models.convert(wrapper, keep=(), input_size=SIZE) is wrapper
     assert type(wrapper.module) is Adder2d
     message = r"got Conv2d or its weight in `forward` of OptimizedModule, which would go on"
-    refused(torch.compile(nn.Conv2d(3, 3, 1)), message)
+    compiled: Any = torch.compile(nn.Conv2d(3, 3, 1))
+    refused(compiled, message)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,13 +11,19 @@ from torch.optim.swa_utils import AveragedModel
 from mulfree.models.wrappers import unwrapped
 
 
+def compiled(network: nn.Module) -> nn.Module:
+    wrapper: Any = torch.compile(network)
+    assert isinstance(wrapper, nn.Module)
+    return wrapper
+
+
 @pytest.mark.parametrize(
     "wrap",
     [
-        torch.compile,
+        compiled,
         nn.DataParallel,
-        lambda network: nn.DataParallel(torch.compile(network)),
-        lambda network: torch.compile(nn.DataParallel(network)),
+        lambda network: nn.DataParallel(compiled(network)),
+        lambda network: compiled(nn.DataParallel(network)),
         lambda network: network,
     ],
 )
@@ -28,7 +35,7 @@ def test_the_network_inside_is_the_very_same(wrap: Callable[[nn.Module], nn.Modu
 def test_an_averaged_model_holds_a_network_of_its_own() -> None:
     averaged = AveragedModel(nn.Sequential(nn.Linear(3, 2)))
     assert unwrapped(averaged) is averaged.module
-    assert unwrapped(torch.compile(averaged)) is averaged.module
+    assert unwrapped(compiled(averaged)) is averaged.module
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ class Careless(nn.Module):
 def test_everything_is_afterwards_as_it_was(values: bool) -> None:
     model = Careless(values)
     model.norm.eval()
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index,union-attr]  # noqa: NPY002
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
     attributes = {name: dict(vars(module)) for name, module in model.named_modules()}
     calls = zero_run("f", model, (4,), Calls)
     assert calls.modules == [("Linear", 1), ("BatchNorm1d", 1), ("Careless", 0)]
@@ -72,7 +72,7 @@ def test_everything_is_afterwards_as_it_was(values: bool) -> None:
     assert model.norm.running_mean.tolist() == [0, 0]
     assert (model.training, model.norm.training) == (True, False)
     assert random.getstate() == states[0]
-    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index,union-attr]  # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == states[1]  # type: ignore[index]  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), states[2])
 
 
@@ -90,7 +90,7 @@ def test_nothing_is_compiled() -> None:
     def backend(*_: object) -> object:
         raise AssertionError("compiled")
 
-    inner = torch.compile(nn.Linear(4, 2), backend=backend)
+    inner: Any = torch.compile(nn.Linear(4, 2), backend=backend)
     calls = zero_run("f", nn.Sequential(inner), (4,), Calls)
     assert ("Linear", 2) in calls.modules
 

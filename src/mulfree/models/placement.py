@@ -19,10 +19,11 @@ from mulfree import operators
 from mulfree.errors import MAX_MESSAGE, ConfigError, printable, quoted
 from mulfree.models.replaceable import (
     Layer,
-    arguments,
     check_replaceable,
+    is_linear,
     listed,
     losses,
+    made_like,
     zeroed_in_sequence,
 )
 from mulfree.models.trial import Trial
@@ -107,7 +108,7 @@ def convert(
     chosen = [
         layer
         for layer in layers
-        if layer.name not in kept and (linear or not _is_linear(layer.module))
+        if layer.name not in kept and (linear or not is_linear(layer.module))
     ]
     same = [layer.module for layer in chosen if isinstance(layer.module, _classes(target))]
     replaced = [layer for layer in chosen if layer.module not in same]
@@ -244,7 +245,7 @@ def _other_layers(model: nn.Module, target: Operator, linear: bool) -> list[Laye
             and type_before_parametrizations(module) not in exact
             # Torch's attention reads the weight of this one and never calls it.
             and not isinstance(module, NonDynamicallyQuantizableLinear)
-            and (linear or not _is_linear(module))
+            and (linear or not is_linear(module))
         ):
             layers.setdefault(module, Layer(module=module)).names.append(name)
     return list(layers.values())
@@ -288,15 +289,11 @@ def _parts(names: Iterable[str]) -> set[str]:
     }
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return not hasattr(module, "kernel_size")
-
-
 def _replacement(old: nn.Module, target: Operator, options: dict[str, str]) -> nn.Module:
     """A layer of `target` in the place of `old`."""
     weight = old.weight
     assert isinstance(weight, Tensor)
-    cls = target.linear if _is_linear(old) else target.conv
+    cls = target.linear if is_linear(old) else target.conv
     with torch.device(weight.device):
-        new = cls(**arguments(old, cls) | options)
+        new = made_like(old, cls, options)
     return new.to(weight.dtype).train(old.training)

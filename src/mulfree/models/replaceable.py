@@ -17,6 +17,13 @@ from mulfree.models.wrappers import is_distributed
 
 _MAX_LISTED = 5
 
+# The arguments of layers without a default, and the others that are their geometry.
+_CONV = (
+    ("in_channels", "out_channels", "kernel_size"),
+    ("stride", "padding", "dilation", "groups"),
+)
+_LINEAR = (("in_features", "out_features"), ())
+
 # Torch's own list, closed: of a large negative number these give next to nothing, or a constant.
 _ACTIVATIONS = (
     nn.CELU,
@@ -139,17 +146,36 @@ def _check_layer(
             )
 
 
-def arguments(layer: nn.Module, cls: type[nn.Module]) -> dict[str, Any]:
-    """The arguments of the class `cls` that make a layer of the same geometry as `layer`."""
-    known = vars(layer) | {"bias": layer.bias is not None}
-    return {name: known[name] for name in inspect.signature(cls).parameters if name in known}
+def made_like(layer: nn.Module, cls: type[nn.Module], options: Mapping[str, Any]) -> nn.Module:
+    """A new layer of the class `cls` with the geometry of `layer`.
+
+    Args:
+        layer: A convolution or linear layer.
+        cls: A class with the constructor of `torch.nn.Conv2d` or `torch.nn.Linear`, as `layer` is.
+        options: Further arguments.
+    """
+    have = vars(layer)
+    sizes, geometry = _LINEAR if is_linear(layer) else _CONV
+    arguments = {name: have[name] for name in geometry}
+    bias = layer.bias is not None
+    return cls(*(have[name] for name in sizes), **arguments, bias=bias, **options)
+
+
+def is_linear(layer: nn.Module) -> bool:
+    """Whether a convolution or linear layer is a linear one."""
+    return not hasattr(layer, "kernel_size")
 
 
 def losses(layer: nn.Module) -> list[str]:
     """What a layer has that a fresh one of its class has not, in words."""
     cls = type(layer)
+    options = {
+        name: vars(layer)[name]
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is not parameter.empty and name in vars(layer) and name not in _CONV[1]
+    }
     with torch.device("meta"):  # Where no random numbers are drawn.
-        fresh = cls(**arguments(layer, cls))
+        fresh = made_like(layer, cls, options)
     lost = []
     for kind, registered in (
         ("parameter", "_parameters"),
