@@ -173,6 +173,7 @@ class MineLinear(nn.Linear):
         (nn.Conv1d(3, 3, 1), r"1 \(Conv1d\)"),
         (nn.ConvTranspose2d(3, 3, 1), r"1 \(ConvTranspose2d\)"),
         (weight_norm(Mine(3, 3, 1)), r"1 \(ParametrizedMine\)"),
+        (torch.jit.script(nn.Conv2d(3, 3, 1)), r"1 \(RecursiveScriptModule\)"),
         (nn.Sequential(Mine(3, 3, 1), Mine(3, 3, 1)), r"1.0 \(Mine\), 1.1 \(Mine\)"),
     ],
 )

@@ -238,15 +238,18 @@ def _other_layers(model: nn.Module, target: Operator, linear: bool) -> list[Laye
     other = tuple(cls for operator in known if operator != target for cls in _classes(operator))
     if target.name != _BASELINE:
         other += (_ConvNd,)
+    scripted = {cls.__name__ for cls in other}
     layers: dict[nn.Module, Layer] = {}
     for name, module in model.named_modules(remove_duplicate=False):
-        if (
-            isinstance(module, other)
-            and type_before_parametrizations(module) not in exact
-            # Torch's attention reads the weight of this one and never calls it.
-            and not isinstance(module, NonDynamicallyQuantizableLinear)
-            and (linear or not is_linear(module))
-        ):
+        if isinstance(module, torch.jit.ScriptModule):
+            found = module.original_name in scripted
+        else:
+            found = isinstance(module, other) and (
+                type_before_parametrizations(module) not in exact
+                # Torch's attention reads the weight of this one and never calls it.
+                and not isinstance(module, NonDynamicallyQuantizableLinear)
+            )
+        if found and (linear or not is_linear(module)):
             layers.setdefault(module, Layer(module=module)).names.append(name)
     return list(layers.values())
 
