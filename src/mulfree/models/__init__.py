@@ -8,10 +8,11 @@ the name of a small function. Which layers then stop multiplying is decided in o
 from __future__ import annotations
 
 from mulfree.models.checkpoint import load_model as load_model
-from mulfree.models.checkpoint import load_published as load_published
 from mulfree.models.checkpoint import save_weights as save_weights
+from mulfree.models.images import ImageSpec as ImageSpec
 from mulfree.models.placement import ConversionWarning as ConversionWarning
 from mulfree.models.placement import convert as convert
+from mulfree.models.published import load_published as load_published
 from mulfree.models.registry import ModelConfig as ModelConfig
 from mulfree.models.registry import ModelOptions as ModelOptions
 from mulfree.models.registry import config_of as config_of
@@ -20,6 +21,7 @@ from mulfree.models.registry import image_size as image_size
 from mulfree.models.registry import list_models as list_models
 from mulfree.models.registry import model_options as model_options
 from mulfree.models.registry import register_model as register_model
+from mulfree.models.registry import set_images as set_images
 
 # The families, one file each, imported when a model is first listed or created.
 FAMILIES: tuple[str, ...] = ("lenet", "resnet", "resnet_cifar", "vgg")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import fnmatch
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import nn
 
 from mulfree import models, operators
-from mulfree.errors import ConfigError, choices_message
+from mulfree.errors import ConfigError, choices_message, quoted
+from mulfree.models.images import ImageSpec
 from mulfree.models.placement import FIRST_AND_LAST, convert
+from mulfree.models.wrappers import unwrapped
 
 # Far above any use, low enough that a hostile file cannot ask for a network of petabytes.
 _MAX_COUNT = 1_000_000
@@ -48,7 +50,7 @@ class ModelOptions:
         if not 0 < self.width <= _MAX_WIDTH:
             raise ConfigError(
                 f"create_model: `width` must be above 0 and at most {_MAX_WIDTH:g}, "
-                f"got {self.width}"
+                f"got {quoted(self.width)}"
             )
 
     def scaled(self, channels: int) -> int:
@@ -63,7 +65,9 @@ def check_count(option: str, value: int) -> None:
         ConfigError: Below 1 or above a million.
     """
     if not 1 <= value <= _MAX_COUNT:
-        raise ConfigError(f"create_model: `{option}` must be from 1 to {_MAX_COUNT}, got {value}")
+        raise ConfigError(
+            f"create_model: `{option}` must be from 1 to {_MAX_COUNT}, got {quoted(value)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +77,12 @@ class ModelConfig:
     Attributes:
         name: Registered name.
         arguments: Every argument of `create_model`, defaults included, as JSON values.
+        images: What it was trained on, where that is known; not part of the comparison.
     """
 
     name: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    images: ImageSpec | None = field(default=None, compare=False)
 
 
 _Options = TypeVar("_Options", bound=ModelOptions)
@@ -90,6 +96,9 @@ class _Entry:
 
 _ENTRIES: dict[str, _Entry] = {}
 _CONFIG_ATTRIBUTE = "mulfree_config"
+OPERATOR_KEY = "operator"
+"""Where the metadata of a state dict has the operator of a layer."""
+
 _PLACEMENT_DEFAULTS: dict[str, Any] = {"gradient": None, "keep": FIRST_AND_LAST}
 
 
@@ -186,8 +195,8 @@ def create_model(
     arguments = {option.name: getattr(resolved, option.name) for option in fields(resolved)}
     placement["keep"] = list(placement["keep"])
     config = ModelConfig(name=name, arguments={"operator": operator} | arguments | placement)
-    # A plain attribute for torch, which deepcopy and pickle carry along.
-    object.__setattr__(model, _CONFIG_ATTRIBUTE, config)
+    _attach(model, config)
+    model.register_state_dict_post_hook(_record_operators)
     return model
 
 
@@ -197,13 +206,48 @@ def config_of(model: nn.Module) -> ModelConfig:
     Raises:
         ConfigError: The model was not built by `create_model`.
     """
-    config = getattr(model, _CONFIG_ATTRIBUTE, None)
+    config = getattr(unwrapped(model), _CONFIG_ATTRIBUTE, None)
     if not isinstance(config, ModelConfig):
         raise ConfigError(
             "config_of: `model` must be one that create_model built, "
             f"got a {type(model).__name__} without a recipe"
         )
     return config
+
+
+def set_images(model: nn.Module, images: ImageSpec) -> None:
+    """Record in the recipe of a model what it is trained on: it goes wherever the model goes.
+
+    Raises:
+        ConfigError: The model was not built by `create_model`, or takes no such images.
+    """
+    config = config_of(model)
+    for key, given in (("in_channels", images.size[0]), ("num_classes", len(images.classes))):
+        if config.arguments[key] != given:
+            raise ConfigError(
+                f"set_images: `images` must have {key} {config.arguments[key]} as the model has "
+                f"it, got {given}"
+            )
+    _attach(unwrapped(model), replace(config, images=images))
+
+
+def _attach(model: nn.Module, config: ModelConfig) -> None:
+    # A plain attribute for torch, which deepcopy and pickle carry along.
+    object.__setattr__(model, _CONFIG_ATTRIBUTE, config)
+
+
+def _record_operators(
+    model: nn.Module, state: dict[str, Any], prefix: str, _: dict[str, Any]
+) -> None:
+    """Note the operator of every layer beside its version in the metadata of a state dict.
+
+    Names and shapes are those of a convolution whatever the operator is.
+    """
+    metadata = getattr(state, "_metadata", {})
+    for name, layer in model.named_modules(prefix=prefix.removesuffix(".")):
+        operator = operators.operator_of(layer)
+        if operator is not None and name in metadata:
+            metadata[name][OPERATOR_KEY] = operator.name
 
 
 def _entries() -> dict[str, _Entry]:
@@ -226,5 +270,5 @@ def _check_type(option: str, value: object, kind: type | UnionType) -> None:
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(
             f"create_model: `{option}` must be of type {getattr(kind, '__name__', kind)}, "
-            f"got {value!r}"
+            f"got {quoted(value)}"
         )

@@ -1,0 +1,77 @@
+"""The images that a network was trained on, as far as they decide what it computes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mulfree.errors import ConfigError, quoted
+
+# Sides and channels above any use.
+_MAX_SIZE = 65_536
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSpec:
+    """Size, normalisation and classes of the images that a network was trained on.
+
+    Attributes:
+        size: C, H, W of an image as the network reads it.
+        mean: Per channel, of pixels scaled to 0..1; subtracted before the network.
+        std: Per channel, likewise; divided by.
+        classes: Class names; logit `k` is of `classes[k]`.
+        data: Name of the data set.
+
+    Raises:
+        ConfigError: A value is not valid.
+    """
+
+    size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: tuple[str, ...]
+    data: str
+
+    def __post_init__(self) -> None:
+        for name in ("size", "mean", "std", "classes"):
+            if not isinstance(getattr(self, name), tuple):
+                self._refuse(name, "be a tuple")
+        if len(self.size) != 3 or not all(
+            type(side) is int and 1 <= side <= _MAX_SIZE for side in self.size
+        ):
+            self._refuse("size", f"be three whole numbers from 1 to {_MAX_SIZE}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != self.size[0] or not all(map(_is_finite, values)):
+                self._refuse(name, f"be {self.size[0]} finite numbers, one per channel")
+        if min(self.std) <= 0:
+            self._refuse("std", "be above 0")
+        if not all(isinstance(name, str) for name in self.classes):
+            self._refuse("classes", "be names")
+        if not isinstance(self.data, str):
+            self._refuse("data", "be a name")
+
+    def _refuse(self, name: str, requirement: str) -> None:
+        value = quoted(getattr(self, name))
+        raise ConfigError(f"ImageSpec: `{name}` must {requirement}, got {value}")
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ImageSpec:
+        """The inverse of `dataclasses.asdict`, also after a way through JSON.
+
+        Raises:
+            ConfigError: A value is not valid, or a key is missing or unknown.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(content, Mapping) or set(content) != names:
+            raise ConfigError(
+                f"ImageSpec: `content` must have the keys {', '.join(sorted(names))}, "
+                f"got {quoted(content)}"
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
