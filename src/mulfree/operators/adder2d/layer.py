@@ -68,6 +68,14 @@ class _Adder(nn.Module):
         mark_adaptive_local_lr(self.weight)
         return self
 
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        # Beside its version: a convolution has weights of the same name and shape.
+        metadata = getattr(destination, "_metadata", {})
+        metadata.setdefault(prefix.removesuffix("."), {})["operator"] = "adder2d"
+
     def _rule(self) -> str:
         text = "" if self.bias is not None else ", bias=False"
         text += f", gradient={self.gradient!r}" if self.gradient != "adder" else ""
