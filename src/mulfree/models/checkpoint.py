@@ -95,17 +95,15 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
 
 
 def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    return digest_of(
-        metadata,
-        (
-            Entry(name, _CODES[tensor.dtype], tensor.shape, _bytes_of(tensor))
-            for name, tensor in tensors.items()
-        ),
+    entries = (
+        Entry(name, _CODES[tensor.dtype], tensor.shape, _bytes_of(tensor))
+        for name, tensor in tensors.items()
     )
+    return digest_of(metadata, entries)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read_recipe(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> ModelConfig:

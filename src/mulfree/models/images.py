@@ -70,7 +70,11 @@ class ImageSpec:
                 f"ImageSpec: `content` must have the keys {', '.join(sorted(names))}, "
                 f"got {quoted(content)}"
             )
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in content.items()})
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in content.items()
+        }
+        return cls(**values)
 
 
 def _is_finite(value: object) -> bool:

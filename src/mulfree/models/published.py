@@ -61,11 +61,11 @@ def load_published(
         choices = operators.OPERATORS
         raise ConfigError(choices_message("load_published", "operator", operator, choices))
     if isinstance(path_or_state_dict, Mapping):
-        source, content = "a state dict", path_or_state_dict
+        source = "a state dict"
+        tensors, recorded = _named_as_ours(source, path_or_state_dict)
     else:
         source = os.fspath(path_or_state_dict)
-        content = _read(source)
-    tensors, recorded = _named_as_ours(source, content)
+        tensors, recorded = _named_as_ours(source, _read(source))
     config = _config(source, tensors, recorded, name, operator)
     # The authors' layer has an optional bias that their networks do not use.
     biases = {
@@ -165,8 +165,9 @@ def _config(
     """The recipe of the network that the tensors are of; makes its classifier one by one."""
     full = blueprint(ModelConfig(name=name))
     classifier = tensors.get("fc.weight")
-    linear = classifier is not None and classifier.ndim == 2
-    if linear:
+    linear = False
+    if classifier is not None and classifier.ndim == 2:
+        linear = True
         tensors["fc.weight"] = classifier[:, :, None, None]
     layers = dict(full.named_modules())
     for key in ("conv1.weight", "fc.weight"):
