@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.files import write_atomically
+from mulfree.models import claims
 from mulfree.training import shards
 from mulfree.training.config import TrainConfig
 
@@ -96,7 +97,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             raise _broken(file, "a checkpoint of mulfree train")
         config = TrainConfig.from_dict(own["config"])
         history = [{str(key): _number(row[key]) for key in row} for row in own["history"]]
-        recipe = _recipe(own["recipe"])
+        recipe = claims.recipe_of(own["recipe"])
         network = _part(content["state_dict"], str(own["network"]))
         step = int(content["global_step"])
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
@@ -175,7 +176,7 @@ def teacher_of(checkpoint: Checkpoint) -> nn.Module | None:
     if own is None:
         return None
     try:
-        recipe = _recipe(own)
+        recipe = claims.recipe_of(own)
     except (KeyError, TypeError, ValueError) as error:
         raise _broken(checkpoint.path, f"a complete checkpoint ({error})") from error
     state = _part(checkpoint.content["state_dict"], _TEACHER)
@@ -184,7 +185,7 @@ def teacher_of(checkpoint: Checkpoint) -> nn.Module | None:
 
 def _built(path: Path, recipe: models.ModelConfig, state: dict[str, Tensor]) -> nn.Module:
     try:
-        model = models.create_model(recipe.name, **recipe.arguments)
+        model = claims.build(recipe)
     except (ConfigError, TypeError) as error:
         raise _broken(path, f"of a model that can be built ({error})") from error
     numbers = (t.dtype for t in state.values() if isinstance(t, Tensor))
@@ -253,10 +254,6 @@ def _read_file(file: Path, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise _broken(path, "a checkpoint of mulfree train")
     return content
-
-
-def _recipe(own: Any) -> models.ModelConfig:
-    return models.ModelConfig(name=own["name"], arguments=dict(own["arguments"]))
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

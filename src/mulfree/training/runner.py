@@ -136,7 +136,20 @@ def build_task(config: TrainConfig, splits: data.DataSplits) -> TrainingTask:
         in_channels=splits.in_channels,
         **config.model.options,
     )
+    models.set_images(model, image_spec(config.data.name, splits))
     return get_method(config.method.name).Task(model, config.method)
+
+
+def image_spec(name: str, splits: data.DataSplits) -> models.ImageSpec:
+    """Record, for the files of a network, of the data set called `name` that it is trained on."""
+    return models.ImageSpec(
+        size=(splits.in_channels, splits.image_size, splits.image_size),
+        mean=splits.mean,
+        std=splits.std,
+        resize=max(splits.image_size, min(splits.test.images.shape[2:])),
+        classes=splits.classes,
+        data=name,
+    )
 
 
 def is_main_process() -> bool:
