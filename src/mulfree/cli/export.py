@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulfree.cli.arguments import Parser, sizes
-from mulfree.cli.network import load_any
+from mulfree.cli.network import load_any, recall_images
 from mulfree.files import check_writable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         "--input-size",
         type=sizes,
         metavar="C,H,W",
-        help="shape of an image of a float network (default: what the model is made for)",
+        help="shape of an image of a float network (default: what it was trained on)",
     )
     parser.add_argument(
         "--input",
@@ -45,9 +45,12 @@ def main(argv: list[str]) -> int:
     check_writable(options.output)
 
     from mulfree.export import to_onnx
+    from mulfree.runtime import Graph
 
     pixels = None if options.input is None else options.input == "pixels"
     model = load_any(Path(options.file))
+    if not isinstance(model, Graph) and options.input_size is None:
+        recall_images("export", Path(options.file), model)
     to_onnx(model, options.output, input_size=options.input_size, pixels=pixels)
     print(_described(options.output))
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mulfree.cli.arguments import Parser, positive
-from mulfree.errors import ConfigError
+from mulfree.errors import MAX_MESSAGE, ConfigError, MulfreeError, printable
+from mulfree.files import check_regular
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mulfree.data import DataConfig, DataSplits
     from mulfree.runtime import Graph
-    from mulfree.training import Checkpoint
+    from mulfree.training import Checkpoint, TrainConfig
 
 _T = TypeVar("_T")
 
@@ -74,11 +76,7 @@ def read(verb: str, path: str, data_name: str | None) -> Trained:
     from mulfree.training.runner import CONFIG
 
     file = file_of(path, WEIGHTS)
-    beside, last = file.with_name(CONFIG), file.with_name(LAST)
-    config = None
-    # A checkpoint says itself what it was trained with.
-    if file.suffix == ".safetensors" and beside.exists():
-        config = training.read_config(["--config", str(beside)])
+    config, last = _config_beside(file), file.with_name(LAST)
     if file.name == WEIGHTS and config and config.method.name == "qat" and last.exists():
         file = last
     if file.suffix != ".safetensors":
@@ -98,6 +96,17 @@ def read(verb: str, path: str, data_name: str | None) -> Trained:
     return Trained(model=model, data=config.data, checkpoint=checkpoint)
 
 
+def _config_beside(file: Path) -> TrainConfig | None:
+    """The configuration next to weights of a run; a checkpoint has its own."""
+    from mulfree import training
+    from mulfree.training.runner import CONFIG
+
+    beside = file.with_name(CONFIG)
+    if file.suffix != ".safetensors" or not beside.exists():
+        return None
+    return training.read_config(["--config", str(beside)])
+
+
 def load_any(path: Path) -> nn.Module | Graph:
     """The quantised network of an artifact, or the float one of anything else, without its data.
 
@@ -115,11 +124,45 @@ def load_any(path: Path) -> nn.Module | Graph:
     return load_model(path)
 
 
+def recall_images(verb: str, path: Path, model: nn.Module) -> None:
+    """Complete the recipe of a run's network by what it was trained on.
+
+    Runs of earlier versions did not record it: their data set is read. Where that is not there,
+    one line on standard error says so.
+    """
+    from mulfree import data, models, training
+    from mulfree.training.checkpoint import WEIGHTS, file_of
+    from mulfree.training.runner import image_spec
+
+    if models.config_of(model).images is not None:
+        return
+    file = file_of(path, WEIGHTS)
+    if file.suffix == ".safetensors":
+        config = _config_beside(file)
+    else:
+        config = training.load_checkpoint(file).config
+    if config is None:
+        return
+    try:
+        models.set_images(model, image_spec(config.data.name, data.load(config.data)))
+    except (MulfreeError, OSError) as error:
+        size = models.input_size(model)
+        print(
+            printable(
+                f"mulfree {verb}: warning: the image size is taken to be {size}, as the data of "
+                f"the run cannot be read: {error}",
+                MAX_MESSAGE,
+            ),
+            file=sys.stderr,
+        )
+
+
 def _holds_graph(path: Path) -> bool:
     """Whether a file in the layout of safetensors, which both have, is an artifact."""
     from safetensors import SafetensorError, safe_open
 
     try:
+        check_regular(path)
         with safe_open(path, framework="np") as file:
             return "mulfree" in (file.metadata() or {})
     except (SafetensorError, OSError):

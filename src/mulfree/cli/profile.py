@@ -10,7 +10,7 @@ from torch import nn
 
 from mulfree import models
 from mulfree.cli.arguments import Parser, positive, sizes
-from mulfree.cli.network import load_any
+from mulfree.cli.network import load_any, recall_images
 from mulfree.errors import ConfigError, choices_message
 from mulfree.operators import OPERATORS
 from mulfree.profiling import (
@@ -60,7 +60,8 @@ def main(argv: list[str]) -> int:
         "--input-size",
         type=sizes,
         metavar="C,H,W",
-        help="shape of one image (default: what the model is made for)",
+        help="shape of one image (default: what a file's network was trained on, or "
+        "else what the model is made for)",
     )
     parser.add_argument("--format", choices=_FORMATS, default="table", help="default: table")
     parser.add_argument("--dtype", choices=ENERGY_45NM, help="of bytes and energy (default: fp32)")
@@ -101,6 +102,8 @@ def _count_file(name: str, named: Mapping[str, Any], counted: Mapping[str, Any])
     if isinstance(network, Graph):
         _refuse(counted, "an artifact", name)
         return count_graph(network)
+    if "input_size" not in counted:
+        recall_images("profile", path, network)
     return _count(network, **counted)
 
 
@@ -116,10 +119,9 @@ def _count(
     model: nn.Module, *, input_size: tuple[int, ...] | None = None, **counted: Any
 ) -> Profile:
     config = models.config_of(model)
-    side = models.image_size(config.name)
     return count(
         model,
-        input_size or (config.arguments["in_channels"], side, side),
+        input_size or models.input_size(model),
         name=f"{config.name} {config.arguments['operator']}",
         **counted,
     )

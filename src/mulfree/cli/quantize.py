@@ -40,6 +40,7 @@ def main(argv: list[str]) -> int:
     from mulfree import data, models, runtime, training
     from mulfree.quantization import Pictures, quantize
     from mulfree.training.progress import decoding
+    from mulfree.training.runner import image_spec
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
@@ -52,9 +53,8 @@ def main(argv: list[str]) -> int:
     check_fit("quantize", model, splits, config.name)
     images = _calibration(splits, arguments.images)
     bits, options = _options(arguments, trained, images[0])
-    pictures = Pictures(
-        mean=splits.mean, std=splits.std, resize=splits.image_size, classes=splits.classes
-    )
+    spec = image_spec(config.name, splits)
+    pictures = Pictures(mean=spec.mean, std=spec.std, resize=spec.resize, classes=spec.classes)
     recipe = models.config_of(model)
     name = f"{recipe.name} {recipe.arguments['operator']}"
     test = data.BatchLoader(

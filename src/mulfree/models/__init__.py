@@ -18,6 +18,7 @@ from mulfree.models.registry import ModelOptions as ModelOptions
 from mulfree.models.registry import config_of as config_of
 from mulfree.models.registry import create_model as create_model
 from mulfree.models.registry import image_size as image_size
+from mulfree.models.registry import input_size as input_size
 from mulfree.models.registry import list_models as list_models
 from mulfree.models.registry import model_options as model_options
 from mulfree.models.registry import register_model as register_model

@@ -9,8 +9,9 @@ from typing import Any
 
 from mulfree.errors import ConfigError, quoted
 
-# Sides and channels above any use.
-_MAX_SIZE = 65_536
+# Above any use, low enough that a hostile file cannot ask for an image of gigabytes.
+_MAX_SIDE = 65_536
+_MAX_VALUES = 2**26
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class ImageSpec:
         size: C, H, W of an image as the network reads it.
         mean: Per channel, of pixels scaled to 0..1; subtracted before the network.
         std: Per channel, likewise; divided by.
+        resize: Side that pictures are resized to before the middle is cut out.
         classes: Class names; logit `k` is of `classes[k]`.
         data: Name of the data set.
 
@@ -31,6 +33,7 @@ class ImageSpec:
     size: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: int
     classes: tuple[str, ...]
     data: str
 
@@ -39,9 +42,13 @@ class ImageSpec:
             if not isinstance(getattr(self, name), tuple):
                 self._refuse(name, "be a tuple")
         if len(self.size) != 3 or not all(
-            type(side) is int and 1 <= side <= _MAX_SIZE for side in self.size
+            type(side) is int and 1 <= side <= _MAX_SIDE for side in self.size
         ):
-            self._refuse("size", f"be three whole numbers from 1 to {_MAX_SIZE}")
+            self._refuse("size", f"be three whole numbers from 1 to {_MAX_SIDE}")
+        if math.prod(self.size) > _MAX_VALUES:
+            self._refuse("size", f"be of at most {_MAX_VALUES} values")
+        if type(self.resize) is not int or not max(self.size[1:]) <= self.resize <= _MAX_SIDE:
+            self._refuse("resize", f"be a whole number from {max(self.size[1:])} to {_MAX_SIDE}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != self.size[0] or not all(map(_is_finite, values)):

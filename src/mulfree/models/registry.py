@@ -215,6 +215,19 @@ def config_of(model: nn.Module) -> ModelConfig:
     return config
 
 
+def input_size(model: nn.Module) -> tuple[int, int, int]:
+    """C, H, W of the images that a model was trained on, or else of those it is made for.
+
+    Raises:
+        ConfigError: The model was not built by `create_model`.
+    """
+    config = config_of(model)
+    if config.images is not None:
+        return config.images.size
+    side = image_size(config.name)
+    return (config.arguments["in_channels"], side, side)
+
+
 def set_images(model: nn.Module, images: ImageSpec) -> None:
     """Record in the recipe of a model what it is trained on: it goes wherever the model goes.
 

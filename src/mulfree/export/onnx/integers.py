@@ -9,7 +9,6 @@ products of bytes, ONNX Runtime sums pairs of u8 x s8 in 16 bits, which saturate
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from onnx import TensorProto, helper
 
 import mulfree
 from mulfree.export.onnx import nodes
+from mulfree.export.onnx.facts import set_facts
 from mulfree.export.onnx.nodes import IR_VERSION, OPSET, Nodes, Window
 from mulfree.runtime.graph import (
     Add,
@@ -78,19 +78,9 @@ def to_model(graph: Graph, *, pixels: bool) -> onnx.ModelProto:
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )
-    helper.set_model_props(model, _facts(graph))
+    images = graph.input
+    set_facts(model, mean=images.mean, std=images.std, resize=images.resize, classes=graph.classes)
     return model
-
-
-def _facts(graph: Graph) -> dict[str, str]:
-    """What a program needs to know beside the model."""
-    facts: dict[str, Any] = {
-        "mean": graph.input.mean,
-        "std": graph.input.std,
-        "resize": graph.input.resize,
-        "classes": graph.classes,
-    }
-    return {key: json.dumps(value) for key, value in facts.items()}
 
 
 def _quantised(add: Nodes, graph: Graph) -> str:

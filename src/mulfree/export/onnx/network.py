@@ -21,8 +21,11 @@ from torch import Tensor, nn
 import mulfree
 from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError
 from mulfree.export.onnx import nodes
+from mulfree.export.onnx.facts import set_facts
 from mulfree.export.onnx.nodes import OPSET, Nodes, Window
-from mulfree.models import config_of, image_size
+from mulfree.models import config_of
+from mulfree.models import input_size as size_of
+from mulfree.models.wrappers import unwrapped
 from mulfree.operators.adder2d import schema as schema  # registers mulfree::adder2d
 
 IMAGES, LOGITS = "images", "logits"
@@ -53,7 +56,7 @@ def to_model(network: nn.Module, input_size: Sequence[int] | None) -> onnx.Model
         raise BackendUnavailableError(
             "to_onnx: a network of torch needs onnxscript: pip install mulfree[onnx]"
         ) from error
-    network = getattr(network, "_orig_mod", network)
+    network = unwrapped(network)
     for name, parameter in network.named_parameters():
         if parameter.dtype != torch.float32:
             raise DTypeError(
@@ -76,20 +79,32 @@ def to_model(network: nn.Module, input_size: Sequence[int] | None) -> onnx.Model
             output_names=[LOGITS],
         )
     assert exported is not None
-    return _with_standard_operators(exported.model_proto)
+    model = _with_standard_operators(exported.model_proto)
+    _set_facts(model, network, max(images.shape[2:]))
+    return model
+
+
+def _set_facts(model: onnx.ModelProto, network: nn.Module, side: int) -> None:
+    """Write what the network was trained on, where its recipe has it."""
+    try:
+        spec = config_of(network).images
+    except ConfigError:
+        return
+    if spec is not None:
+        # Of another size than that of the training, pictures are resized to just that.
+        resize = spec.resize if side == max(spec.size[1:]) else side
+        set_facts(model, mean=spec.mean, std=spec.std, resize=resize, classes=spec.classes)
 
 
 def _checked_size(network: nn.Module, input_size: Sequence[int] | None) -> tuple[int, ...]:
     if input_size is None:
         try:
-            config = config_of(network)
+            return size_of(network)
         except ConfigError as error:
             raise ConfigError(
                 "to_onnx: `input_size` must be given for a network that create_model did not "
                 f"build, got a {type(network).__name__}"
             ) from error
-        side = image_size(config.name)
-        return (config.arguments["in_channels"], side, side)
     if len(input_size) != 3 or min(input_size) < 1:
         raise ConfigError(
             f"to_onnx: `input_size` must be three positive sizes C, H, W, got {input_size}"

@@ -71,7 +71,7 @@ class _Adder(nn.Module):
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         # Beside its version: a convolution has weights of the same name and shape.
         metadata = getattr(destination, "_metadata", {})
         metadata.setdefault(prefix.removesuffix("."), {})["operator"] = "adder2d"
