@@ -1,16 +1,114 @@
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tests.export.graphs import network
+from tests.training.runs import make_config
 
-from mulfree import models, runtime
+from mulfree import data, models, runtime
 from mulfree.cli.main import main
+from mulfree.errors import DataError
+from mulfree.training import load_model, train
 
-pytest.importorskip("onnx", reason="needs mulfree[onnx]")
+onnx = pytest.importorskip("onnx", reason="needs mulfree[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs mulfree[onnx]")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run on images of 8x8 pixels."""
+    directory = tmp_path_factory.mktemp("run")
+    train(make_config(directory, data={"image_size": None, "classes": None, "name": "digits"}))
+    return directory
+
+
+def logits(file: Path, images: torch.Tensor) -> np.ndarray:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images.numpy()})[0]
+
+
+@pytest.mark.parametrize("name", ["", "last.ckpt", "model.safetensors"])
+def test_the_network_of_a_run_reads_the_images_of_the_run(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
+    output = tmp_path / "x.onnx"
+    assert main(["export", str(run / name), "-o", str(output)]) == 0
+    captured = capsys.readouterr()
+    assert ": images float32[batch, 1, 8, 8] -> logits float32[batch, 10]" in captured.out
+    assert captured.err == ""
+    splits = data.load(data.DataConfig(name="digits"))
+    images = splits.test_transform(splits.test.images)
+    # The accuracy of the run, image for image.
+    with torch.no_grad():
+        expected = load_model(run)(images)
+    assert (logits(output, images).argmax(1) == expected.argmax(1).numpy()).mean() > 0.999
+    facts = {entry.key: json.loads(entry.value) for entry in onnx.load(output).metadata_props}
+    assert facts == {
+        "mean": list(splits.mean),
+        "std": list(splits.std),
+        "resize": 8,
+        "classes": list(splits.classes),
+    }
+
+
+def without_a_record(run: Path, target: Path) -> Path:
+    """A run as versions wrote it that did not record the images."""
+    shutil.copytree(run, target)
+    for name in ("last.ckpt", "best.ckpt"):
+        content = torch.load(target / name, weights_only=True)
+        del content["mulfree"]["recipe"]["images"]
+        content.pop("sha256", None)
+        torch.save(content, target / name)
+    network = load_model(run)
+    recipe = models.config_of(network)
+    plain = models.create_model(recipe.name, **recipe.arguments)
+    plain.load_state_dict(network.state_dict())
+    models.save_weights(plain, target / "model.safetensors")
+    return target
+
+
+def test_a_run_without_a_record_of_its_images(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
+    old = without_a_record(run, tmp_path / "old")
+    for name in ("", "last.ckpt"):
+        assert main(["export", str(old / name), "-o", str(tmp_path / "x.onnx")]) == 0
+        assert ": images float32[batch, 1, 8, 8] -> " in capsys.readouterr().out
+    facts = {entry.key for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
+    assert facts == {"mean", "std", "resize", "classes"}
+
+
+def test_a_run_whose_data_is_gone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
+    old = without_a_record(run, tmp_path / "old")
+
+    def gone(_: object) -> None:
+        raise DataError("data.load: no such data")
+
+    monkeypatch.setattr(data, "load", gone)
+    words = ["export", str(old), "-o", str(tmp_path / "x.onnx")]
+    assert main(words) == 0
+    captured = capsys.readouterr()
+    assert ": images float32[batch, 1, 28, 28] -> " in captured.out
+    assert captured.err == (
+        "mulfree export: warning: the image size is taken to be (1, 28, 28), as the data of the "
+        "run cannot be read: data.load: no such data\n"
+    )
+    # Not needed where the size is given.
+    assert main([*words, "--input-size", "1,8,8"]) == 0
+    captured = capsys.readouterr()
+    assert ": images float32[batch, 1, 8, 8] -> " in captured.out
+    assert captured.err == ""
 
 
 @pytest.fixture
@@ -55,6 +153,12 @@ def test_a_checkpoint(folder: bool, tmp_path: Path, capsys: pytest.CaptureFixtur
     )
 
 
+def test_a_device(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(artifact), "-o", "/dev/null"]) == 0
+    assert capsys.readouterr().out.startswith("/dev/null: pixels uint8[batch, 3, 16, 16] -> logits")
+    assert not Path("/dev/null").is_file()
+
+
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
@@ -62,6 +166,7 @@ def test_a_checkpoint(folder: bool, tmp_path: Path, capsys: pytest.CaptureFixtur
         (["{artifact}", "-o", "/no/x.onnx"], 1, "No such file or directory: /no/x.onnx"),
         (["missing.artifact", "-o", "{output}"], 2, "runtime.load: `path` must "),
         (["missing.safetensors", "-o", "{output}"], 2, "load_model: `path` must "),
+        (["{pipe}.safetensors", "-o", "{output}"], 2, "load_model: `path` must be a read"),
         (
             ["{artifact}", "-o", "{output}", "--input-size", "3,4,4"],
             2,
@@ -77,7 +182,8 @@ def test_a_mistake_is_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    paths = {"artifact": artifact, "output": tmp_path / "x.onnx"}
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    paths = {"artifact": artifact, "output": tmp_path / "x.onnx", "pipe": tmp_path / "pipe"}
     assert main(["export", *(word.format(**paths) for word in words)]) == status
     captured = capsys.readouterr()
     assert captured.err.startswith(f"mulfree export: error: {line}")

@@ -57,6 +57,21 @@ def test_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert profile(capsys, str(path)) == profile(capsys, "lenet5_bn", *named)
 
 
+def test_the_network_of_a_run_is_counted_at_the_size_of_its_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = models.create_model("resnet20", in_channels=1, num_classes=2, width=0.25)
+    spec = models.ImageSpec(
+        size=(1, 8, 8), mean=(0.5,), std=(1.0,), resize=8, classes=("a", "b"), data="x"
+    )
+    models.set_images(model, spec)
+    models.save_weights(model, tmp_path / "model.safetensors")
+    words = (str(tmp_path), "--format", "json")
+    assert json.loads(profile(capsys, *words))["input_size"] == [1, 8, 8]
+    given = json.loads(profile(capsys, *words, "--input-size", "1,16,16"))
+    assert given["input_size"] == [1, 16, 16]
+
+
 @pytest.mark.parametrize("name", ["tiny.mulfree", "tiny.safetensors"])
 def test_an_artifact(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / name

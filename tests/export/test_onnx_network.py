@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,47 @@ def test_a_size_that_nobody_knows(tmp_path: Path) -> None:
         to_onnx(nn.Conv2d(2, 3, 1), tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("size", [(3, 32), (3, 0, 32)])
-def test_a_size_that_is_none(size: tuple[int, ...], tmp_path: Path) -> None:
+def spec(side: int, **values: Any) -> models.ImageSpec:
+    facts = {"mean": (0.5, 0.25, 0.125), "std": (1.0, 2.0, 3.0), "resize": side + 1}
+    own = {"size": (3, side, side), "classes": ("cat", "ж"), "data": "pets"}
+    return models.ImageSpec(**{**facts, **own, **values})
+
+
+@pytest.mark.parametrize(("given", "side", "resize"), [(None, 8, 9), ((3, 16, 12), 16, 16)])
+def test_what_a_network_was_trained_on_is_in_the_file(
+    given: tuple[int, ...] | None, side: int, resize: int, tmp_path: Path
+) -> None:
+    network = models.create_model("lenet5_bn", num_classes=2, width=0.25)
+    models.set_images(network, spec(8))
+    to_onnx(nn.DataParallel(network), tmp_path / "x.onnx", input_size=given)
+    model = onnx.load(tmp_path / "x.onnx")
+    height = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
+    assert height == side
+    facts = {entry.key: json.loads(entry.value) for entry in model.metadata_props}
+    assert facts == {
+        "mean": [0.5, 0.25, 0.125],
+        "std": [1.0, 2.0, 3.0],
+        "resize": resize,
+        "classes": ["cat", "ж"],
+    }
+
+
+def test_what_is_no_network(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"to_onnx: `model` must be a torch.nn.Module, got 'x'"):
+        to_onnx("x", tmp_path / "x.onnx")  # type: ignore[arg-type]
+
+
+def test_a_network_that_no_file_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mulfree.export.onnx._MAX_BYTES", 100)
+    with pytest.raises(
+        ConfigError, match=r"must fit in an ONNX file of 100 bytes, got one of \d{3}"
+    ):
+        to_onnx(nn.ReLU(), tmp_path / "x.onnx", input_size=(1, 2, 2))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", [(3, 32), (3, 0, 32), (3, 32, 32.0), (3, "a", 5), (3, None, 1)])
+def test_a_size_that_is_none(size: Any, tmp_path: Path) -> None:
     network = models.create_model("resnet20")
     line = r"to_onnx: `input_size` must be three positive sizes C, H, W, got \(3, "
     with pytest.raises(ConfigError, match=line):
@@ -148,6 +188,12 @@ def test_a_size_that_does_not_fit(tmp_path: Path) -> None:
     )
     with pytest.raises(ShapeError, match=line):
         to_onnx(models.create_model("resnet20"), tmp_path / "x.onnx", input_size=(1, 32, 32))
+
+
+def test_a_size_that_no_memory_holds(tmp_path: Path) -> None:
+    size = (3, 2**40, 2**40)
+    with pytest.raises(ShapeError, match=r"must fit ResidualNetwork, got \(3, 1099511627776, 1099"):
+        to_onnx(models.create_model("resnet20"), tmp_path / "x.onnx", input_size=size)
 
 
 def test_pixels_are_a_quantised_networks(tmp_path: Path) -> None:

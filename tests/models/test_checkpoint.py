@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,11 @@ import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 import mulfree
 from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError
-from mulfree.nn import Adder2d
-
-# ---------------------------------------------------------------------------------------------
-# safetensors
 
 
 def trained(operator: str = "adder2d", **options: Any) -> nn.Module:
@@ -91,6 +88,86 @@ def test_weights_in_another_memory_format(tmp_path: Path) -> None:
     torch.testing.assert_close(loaded, weight, atol=0, rtol=0)
 
 
+def test_wrapped_models_are_saved_as_what_they_wrap(tmp_path: Path) -> None:
+    model = trained()
+    for wrapper in (nn.DataParallel(model), AveragedModel(model)):
+        models.save_weights(wrapper, tmp_path / "w")
+        loaded = models.load_model(tmp_path / "w").state_dict()
+        torch.testing.assert_close(loaded, model.state_dict(), atol=0, rtol=0)
+
+
+def test_what_a_network_was_trained_on_goes_with_it(tmp_path: Path) -> None:
+    model = trained(num_classes=2)
+    images = models.ImageSpec(
+        size=(3, 8, 8),
+        mean=(0.5, 0.25, 1e-9),
+        std=(1, 2, 3),
+        resize=9,
+        classes=("a", "é\n"),
+        data="x",
+    )
+    models.set_images(model, images)
+    models.save_weights(model, tmp_path / "w")
+    loaded = models.load_model(tmp_path / "w")
+    assert models.config_of(loaded).images == images
+    assert models.input_size(loaded) == (3, 8, 8)
+
+
+def test_no_flipped_bit_loads_another_network(tmp_path: Path) -> None:
+    model = models.create_model("lenet5_bn", operator="adder2d", width=1 / 16, num_classes=2)
+    path = tmp_path / "w"
+    models.save_weights(model, path)
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    chance = random.Random(0)
+    # Half of them in the header.
+    places = [chance.randrange(8 * end) for end in (header, len(content)) for _ in range(200)]
+    refused = 0
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = models.load_model(path)
+        except ArtifactError:
+            refused += 1
+        else:
+            assert models.config_of(loaded) == models.config_of(model)
+            torch.testing.assert_close(loaded.state_dict(), model.state_dict(), atol=0, rtol=0)
+    assert refused == len(places)
+
+
+def test_other_weights_under_the_digest_of_these(tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "w", tensors=lambda t: t[LAYER].view(-1)[0].add_(1))
+    with pytest.raises(
+        ArtifactError, match=r"must be undamaged \(its content has another sha256\)"
+    ):
+        models.load_model(path)
+    path = rewritten(tmp_path / "w", recipe=lambda r: r["arguments"].update(gradient="sign"))
+    with pytest.raises(ArtifactError, match="must be undamaged"):
+        models.load_model(path)
+
+
+def test_a_file_without_a_digest(tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "w", metadata=lambda m: m.pop("sha256"))
+    assert models.config_of(models.load_model(path)).name == "resnet20"
+
+
+def test_a_file_that_another_tool_has_rewritten(tmp_path: Path) -> None:
+    path = rewritten(tmp_path / "w")
+    assert models.config_of(models.load_model(path)).name == "resnet20"
+
+
+def test_a_pipe_and_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(
+            ArtifactError, match=r"a readable safetensors file .*Not a regular file"
+        ):
+            models.load_model(tmp_path / name)
+
+
 def with_another_classifier(model: nn.Module) -> None:
     model.fc = nn.Conv2d(16, 3, 1, bias=False)
 
@@ -160,6 +237,7 @@ def rewritten(
 
 
 LAYER = "layer1.0.conv1.weight"
+COUNTER = "bn1.num_batches_tracked"
 
 
 @pytest.mark.parametrize(
@@ -178,12 +256,37 @@ LAYER = "layer1.0.conv1.weight"
         ({"tensors": lambda t: t.update({LAYER: t[LAYER].int()})}, "not of torch.float32, torch.i"),
         ({"metadata": lambda m: m.clear()}, r"a file of save_weights \(mulfree.model/1, not None"),
         ({"metadata": lambda m: m.update(format="pt")}, r"mulfree.model/1, not pt\)"),
+        ({"metadata": lambda m: m.update(sha257="0")}, r"no metadata but .* \('sha257'\)"),
+        ({"metadata": lambda m: m.update(format="\x1b]0;owned\x07")}, r"not \\x1b\]0;owned\\x07\)"),
+        ({"metadata": lambda m: m.update(format="x" * 9999)}, r"not x+ \.\.\. x+\)"),
         ({"metadata": lambda m: m.pop("model")}, r"a valid recipe \(KeyError\)"),
         ({"metadata": lambda m: m.update(model="{")}, r"a valid recipe \(JSONDecodeError\)"),
         ({"metadata": lambda m: m.update(model="[" * 100_000)}, r"a valid recipe \(Recursion"),
         ({"metadata": lambda m: m.update(model="[]")}, r"a valid recipe \(TypeError\)"),
         ({"recipe": lambda r: r.update(arguments=[])}, r"a valid recipe \(TypeError\)"),
         ({"recipe": lambda r: r["arguments"].update(name="a")}, r"a valid recipe \(TypeError\)"),
+        ({"recipe": lambda r: r.update(images={"size": 3})}, r"a valid recipe \(ConfigError\)"),
+        (
+            {"tensors": lambda t: t.update({COUNTER: t[COUNTER].int()})},
+            rf"network's types \(torch.int64 for '{COUNTER}', not torch.int32\)",
+        ),
+        ({"recipe": lambda r: r["arguments"].update(width=10**400)}, "got an integer of 1329 bits"),
+        (
+            {"recipe": lambda r: r["arguments"].update(num_classes=10**400)},
+            "an integer of 1329 bits",
+        ),
+        (
+            {"recipe": lambda r: r["arguments"].update(width=float("nan"))},
+            "`width` must .* got nan",
+        ),
+        ({"recipe": lambda r: r["arguments"].update(width=-0.0)}, r"`width` must .* got -0\.0"),
+        ({"recipe": lambda r: r["arguments"].update(norm_logits=1)}, "`norm_logits` must .* got 1"),
+        (
+            {"recipe": lambda r: r["arguments"].update(num_classes=True)},
+            "`num_classes` .* got True",
+        ),
+        ({"recipe": lambda r: r["arguments"].update(keep=["a"] * 2000)}, "a valid recipe .TypeErr"),
+        ({"recipe": lambda r: r["arguments"].update(width=64)}, "network's shapes"),
         ({"recipe": lambda r: r.update(name=5)}, "of a network that can be built .*got 5"),
         ({"recipe": lambda r: r.update(name="resnet32")}, "hold all tensors"),
         ({"recipe": lambda r: r["arguments"].update(operator=[])}, "`operator` must be of type"),
@@ -219,249 +322,9 @@ def test_a_file_of_another_kind(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="must be a readable safetensors file"):
         models.load_model(path)
-    with pytest.raises(ArtifactError, match="must be an undamaged file of torch"):
-        models.load_published(path, "resnet20")
 
 
 def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no"):
         with pytest.raises(ArtifactError, match=r"^load_model: .*must be a readable safetensors"):
             models.load_model(path)
-        with pytest.raises(ArtifactError, match=r"^load_published: .*must be a readable file"):
-            models.load_published(path, "resnet20")
-
-
-# ---------------------------------------------------------------------------------------------
-# Published weights, against an evaluation of the authors' networks from their state dict alone.
-
-
-def adder(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
-    columns = functional.unfold(x, weight.shape[2:], padding=padding, stride=stride)
-    distances = (columns.unsqueeze(1) - weight.flatten(1)[None, :, :, None]).abs().sum(2)
-    side = (x.shape[2] + 2 * padding - weight.shape[2]) // stride + 1
-    return distances.neg().reshape(len(x), len(weight), side, -1)
-
-
-def norm(state: Mapping[str, Tensor], name: str, x: Tensor) -> Tensor:
-    scale = state[f"{name}.weight"] / (state[f"{name}.running_var"] + 1e-5).sqrt()
-    shifted = x - state[f"{name}.running_mean"][:, None, None]
-    return shifted * scale[:, None, None] + state[f"{name}.bias"][:, None, None]
-
-
-def evaluate(state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Logits of the published code, for 3x3 stems as in CIFAR nets and 7x7 as in ImageNet nets."""
-    stem = state["conv1.weight"]
-    large = stem.shape[2] == 7
-    x = functional.conv2d(x, stem, stride=2 if large else 1, padding=stem.shape[2] // 2)
-    x = norm(state, "bn1", x).relu()
-    x = functional.max_pool2d(x, 3, 2, 1) if large else x
-    blocks = sorted({tuple(key.split(".")[:2]) for key in state if key.startswith("layer")})
-    for stage, index in blocks:
-        block = f"{stage}.{index}"
-        depth = 3 if f"{block}.conv3.adder" in state else 2
-        block_stride = 2 if index == "0" and stage != "layer1" else 1
-        out = x
-        for number in range(1, depth + 1):
-            weight = state[f"{block}.conv{number}.adder"]
-            stride = block_stride if number == depth - 1 else 1
-            out = adder(out, weight, stride, weight.shape[2] // 2)
-            out = norm(state, f"{block}.bn{number}", out)
-            out = out if number == depth else out.relu()
-        if f"{block}.downsample.0.adder" in state:
-            x = adder(x, state[f"{block}.downsample.0.adder"], block_stride, 0)
-            x = norm(state, f"{block}.downsample.1", x)
-        x = (out + x).relu()
-    x = functional.conv2d(x.mean((2, 3), keepdim=True), state["fc.weight"], state.get("fc.bias"))
-    return norm(state, "bn2", x).flatten(1)
-
-
-def published(
-    depths: list[int], width: int, *, bottleneck: bool, classes: int, imagenet: bool
-) -> dict[str, Tensor]:
-    """A random state dict with the names and shapes of the published networks."""
-    shapes: dict[str, tuple[int, ...]] = {}
-
-    def add_norm(name: str, channels: int) -> None:
-        for key in ("weight", "bias", "running_mean", "running_var"):
-            shapes[f"{name}.{key}"] = (channels,)
-        shapes[f"{name}.num_batches_tracked"] = ()
-
-    def add_layer(layer: str, normalisation: str, *shape: int) -> None:
-        shapes[f"{layer}.adder"] = shape
-        add_norm(normalisation, shape[0])
-
-    kernel = 7 if imagenet else 3
-    shapes["conv1.weight"] = (width, 3, kernel, kernel)
-    add_norm("bn1", width)
-    inputs = width
-    for stage, depth in enumerate(depths):
-        channels = width * 2**stage
-        outputs = 4 * channels if bottleneck else channels
-        for index in range(depth):
-            block = f"layer{stage + 1}.{index}"
-            if bottleneck:
-                add_layer(f"{block}.conv1", f"{block}.bn1", channels, inputs, 1, 1)
-                add_layer(f"{block}.conv2", f"{block}.bn2", channels, channels, 3, 3)
-                add_layer(f"{block}.conv3", f"{block}.bn3", outputs, channels, 1, 1)
-            else:
-                add_layer(f"{block}.conv1", f"{block}.bn1", channels, inputs, 3, 3)
-                add_layer(f"{block}.conv2", f"{block}.bn2", channels, channels, 3, 3)
-            if inputs != outputs:
-                add_layer(f"{block}.downsample.0", f"{block}.downsample.1", outputs, inputs, 1, 1)
-            inputs = outputs
-    shapes["fc.weight"] = (classes, inputs, 1, 1)
-    if imagenet:
-        shapes["fc.bias"] = (classes,)
-    add_norm("bn2", classes)
-    return {name: random_tensor(name, shape) for name, shape in shapes.items()}
-
-
-def random_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    if name.endswith("num_batches_tracked"):
-        return torch.tensor(7)
-    if name.endswith("running_var"):
-        return torch.rand(shape) + 50
-    if name.endswith("running_mean"):
-        return torch.randn(shape) - 30
-    return torch.randn(shape)
-
-
-def resnet20_state(width: int = 16) -> dict[str, Tensor]:
-    return published([3, 3, 3], width, bottleneck=False, classes=10, imagenet=False)
-
-
-def assert_same_logits(model: nn.Module, state: Mapping[str, Tensor], size: int) -> None:
-    images = torch.randn(2, 3, size, size, dtype=torch.float64)
-    expected = evaluate({name: tensor.double() for name, tensor in state.items()}, images)
-    assert expected.std() > 0.1
-    torch.testing.assert_close(model.double()(images), expected)
-
-
-def test_published_resnet20_gives_the_logits_of_the_authors_network() -> None:
-    state = resnet20_state()
-    model = models.load_published(state, "resnet20")
-    assert not model.training
-    assert_same_logits(model, state, 32)
-    arguments = models.config_of(model).arguments
-    assert (arguments["operator"], arguments["width"]) == ("adder2d", 1.0)
-    assert arguments["norm_logits"] is True
-
-
-def test_published_logits_in_single_precision() -> None:
-    state = resnet20_state(4)
-    images = torch.randn(2, 3, 32, 32)
-    expected = evaluate(state, images)
-    actual = models.load_published(state, "resnet20")(images)
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
-
-
-@pytest.mark.parametrize("size", [32, 64])
-def test_published_resnet50_of_reduced_width_gives_the_same_logits(size: int) -> None:
-    state = published([3, 4, 6, 3], 4, bottleneck=True, classes=6, imagenet=True)
-    model = models.load_published(state, "resnet50")
-    assert models.config_of(model).arguments["width"] == 1 / 16
-    assert_same_logits(model, state, size)
-
-
-def test_the_full_resnet50_has_the_published_names_and_shapes() -> None:
-    with torch.device("meta"):
-        state = published([3, 4, 6, 3], 64, bottleneck=True, classes=1000, imagenet=True)
-        ours = models.create_model("resnet50", operator="adder2d", num_classes=1000).state_dict()
-    theirs = {name.replace(".adder", ".weight"): value.shape for name, value in state.items()}
-    assert {name: value.shape for name, value in ours.items()} == theirs
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda state: state,
-        lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
-        lambda state: {"epoch": 3, "arch": "resnet20", "state_dict": state},
-        lambda state: {name: t for name, t in state.items() if "num_batches" not in name},
-    ],
-)
-def test_published_file(wrap: Callable[[dict[str, Tensor]], object], tmp_path: Path) -> None:
-    state = resnet20_state(4)
-    torch.save(wrap(state), tmp_path / "published.pth")
-    assert_same_logits(models.load_published(tmp_path / "published.pth", "resnet20"), state, 8)
-
-
-def test_a_loaded_published_network_can_be_saved_as_our_own(tmp_path: Path) -> None:
-    model = models.load_published(resnet20_state(4), "resnet20")
-    models.save_weights(model, tmp_path / "w")
-    images = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(models.load_model(tmp_path / "w")(images), model(images))
-
-
-def test_layers_that_are_convolutions_in_the_file_stay_convolutions() -> None:
-    state = resnet20_state(4)
-    state["layer2.0.conv1.weight"] = state.pop("layer2.0.conv1.adder")
-    model = models.load_published(state, "resnet20")
-    assert type(model.get_submodule("layer2.0.conv1")) is nn.Conv2d
-    assert type(model.get_submodule("layer2.0.conv2")) is Adder2d
-
-
-def test_the_bias_of_a_published_adder_layer() -> None:
-    state = resnet20_state(4)
-    model = models.load_published(state, "resnet20")
-    state["layer3.2.conv2.b"] = torch.arange(16.0)
-    # A constant before a normalisation moves its mean.
-    state["layer3.2.bn2.running_mean"] += torch.arange(16.0)
-    images = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(models.load_published(state, "resnet20")(images), model(images))
-
-
-def test_a_multiplying_network_with_a_linear_classifier() -> None:
-    state = models.create_model("resnet18", width=1 / 16, num_classes=3).state_dict()
-    model = models.create_model("resnet18", width=1 / 16, num_classes=3).eval()
-    model.load_state_dict(state)
-    state["fc.weight"] = state["fc.weight"].flatten(1)
-    loaded = models.load_published(state, "resnet18")
-    images = torch.randn(2, 3, 32, 32)
-    torch.testing.assert_close(loaded(images), model(images), atol=0, rtol=0)
-    assert models.config_of(loaded).arguments["operator"] == "conv2d"
-
-
-def test_the_stem_for_small_images() -> None:
-    state = models.create_model("resnet18", width=1 / 16, small_input=True).state_dict()
-    assert models.config_of(models.load_published(state, "resnet18")).arguments["small_input"]
-
-
-def test_whole_models_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    torch.save(models.create_model("lenet5_bn"), path)
-    with pytest.raises(ArtifactError, match="only tensors are read, never whole models") as caught:
-        models.load_published(path, "resnet20")
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("change", "name", "message"),
-    [
-        (lambda s: s.clear(), "resnet20", "the weights of a resnet20 .with a 4-D 'conv1.weight'"),
-        (lambda s: s.pop("fc.weight"), "resnet20", "with a 4-D 'fc.weight'"),
-        (
-            lambda s: s.pop("layer1.0.conv1.adder"),
-            "resnet20",
-            "tensors .* .'layer1.0.conv1.weight'",
-        ),
-        (lambda s: s.update(more=torch.zeros(2)), "resnet20", "network's .'more' is not"),
-        (lambda s: s.update({"bn1.bias": torch.zeros(5)}), "resnet20", r"'bn1.bias', not \[5\]"),
-        (lambda s: s.update({"conv1.weight": torch.zeros(0, 3, 3, 3)}), "resnet20", "`width` must"),
-        (lambda s: s.update({"conv1.weight": 5}), "resnet20", "a state dict of tensors"),
-        (lambda s: None, "resnet32", "tensors .* .'layer1.3.conv1.weight' is missing"),
-    ],
-)
-def test_a_state_dict_of_something_else(
-    change: Callable[[dict[str, Any]], object], name: str, message: str
-) -> None:
-    state = resnet20_state(4)
-    change(state)
-    pattern = rf"^load_published: `path_or_state_dict` must .*{message}.*got a state dict$"
-    with pytest.raises(ArtifactError, match=pattern):
-        models.load_published(state, name)
-
-
-def test_only_residual_networks_are_published() -> None:
-    with pytest.raises(ConfigError, match=r"`name` must be one of resnet110, .*, got 'vgg_small'"):
-        models.load_published({}, "vgg_small")

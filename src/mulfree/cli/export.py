@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mulfree.cli.arguments import Parser, sizes
 from mulfree.cli.network import load_any, recall_images
-from mulfree.files import check_writable
+from mulfree.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from onnx import ValueInfoProto
@@ -44,27 +44,19 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     check_writable(options.output)
 
-    from mulfree.export import to_onnx
+    from mulfree.export.onnx import to_model
     from mulfree.runtime import Graph
 
     pixels = None if options.input is None else options.input == "pixels"
     model = load_any(Path(options.file))
     if not isinstance(model, Graph) and options.input_size is None:
         recall_images("export", Path(options.file), model)
-    to_onnx(model, options.output, input_size=options.input_size, pixels=pixels)
-    print(_described(options.output))
+    made = to_model(model, input_size=options.input_size, pixels=pixels)
+    content = made.SerializeToString()
+    write_atomically(options.output, content)
+    ends = f"{_shown(made.graph.input[0])} -> {_shown(made.graph.output[0])}"
+    print(f"{options.output}: {ends}, {len(content) / 1e6:.2f} MB")
     return 0
-
-
-def _described(path: Path) -> str:
-    """One line about an ONNX file."""
-    import onnx
-
-    graph = onnx.load(path).graph
-    return (
-        f"{path}: {_shown(graph.input[0])} -> {_shown(graph.output[0])}, "
-        f"{path.stat().st_size / 1e6:.2f} MB"
-    )
 
 
 def _shown(value: ValueInfoProto) -> str:

@@ -86,7 +86,8 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
             config = _read_recipe(path, metadata)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise broken(_PATH, path, f"be a readable safetensors file ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise broken(_PATH, path, f"be a readable safetensors file ({reason})") from error
     model = restored(_PATH, path, config, tensors)
     # Files of earlier versions have none.
     if DIGEST in metadata and metadata[DIGEST] != _digest(metadata, tensors):

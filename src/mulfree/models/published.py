@@ -87,7 +87,7 @@ def _read(path: str) -> object:
     try:
         return read_pickle(path)
     except OSError as error:
-        raise broken(_WHAT, path, f"be a readable file ({error})") from error
+        raise broken(_WHAT, path, f"be a readable file ({error.strerror or error})") from error
     except ValueError as error:
         raise broken(
             _WHAT,

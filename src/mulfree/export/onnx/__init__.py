@@ -16,7 +16,11 @@ from mulfree.files import write_atomically
 from mulfree.runtime import Graph
 
 if TYPE_CHECKING:
+    from onnx import ModelProto
     from torch import nn
+
+# The longest message of protocol buffers.
+_MAX_BYTES = 2**31 - 1
 
 
 def to_onnx(
@@ -31,13 +35,14 @@ def to_onnx(
     A float network reads `images`, float32 `[N, C, H, W]`, and a quantised one `pixels`, uint8 of
     the same shape; both give `logits`, float32 `[N, classes]`, for any N. A quantised network
     computes the integers of `mulfree.runtime`, bit for bit. ONNX knows no adder layer: it is
-    written as a loop over taps, which runs anywhere, but is not fast.
+    written as a loop over taps, which runs anywhere, but is not fast. The metadata of the file say
+    how pictures become its input, and what its classes are called, as far as that is known.
 
     Args:
         model: Any network that `torch.export` takes, in float32, or a quantised graph.
         path: The file, replaced if it exists.
-        input_size: C, H, W of an image, for a float network; by default what the model of
-            `create_model` is made for.
+        input_size: C, H, W of an image, for a float network; by default what a model of
+            `create_model` was trained on, or else what it is made for.
         pixels: False for a quantised network that reads normalised `images` instead of pixels.
 
     Raises:
@@ -47,6 +52,17 @@ def to_onnx(
         BackendUnavailableError: A package is missing.
         OSError: The file cannot be written.
     """
+    made = to_model(model, input_size=input_size, pixels=pixels)
+    write_atomically(Path(path), made.SerializeToString())
+
+
+def to_model(
+    model: nn.Module | Graph,
+    *,
+    input_size: Sequence[int] | None = None,
+    pixels: bool | None = None,
+) -> ModelProto:
+    """The ONNX model that `to_onnx` writes, of the same arguments and with the same errors."""
     try:
         import onnx
     except ModuleNotFoundError as error:
@@ -70,5 +86,10 @@ def to_onnx(
         from mulfree.export.onnx import network
 
         made = network.to_model(model, input_size)
+    size = made.ByteSize()
+    if size > _MAX_BYTES:
+        raise ConfigError(
+            f"to_onnx: `model` must fit in an ONNX file of {_MAX_BYTES} bytes, got one of {size}"
+        )
     onnx.checker.check_model(made, full_check=True)
-    write_atomically(Path(path), made.SerializeToString())
+    return made

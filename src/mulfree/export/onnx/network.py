@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 import mulfree
-from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError
+from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError, quoted
 from mulfree.export.onnx import nodes
 from mulfree.export.onnx.facts import set_facts
 from mulfree.export.onnx.nodes import OPSET, Nodes, Window
@@ -56,6 +57,8 @@ def to_model(network: nn.Module, input_size: Sequence[int] | None) -> onnx.Model
         raise BackendUnavailableError(
             "to_onnx: a network of torch needs onnxscript: pip install mulfree[onnx]"
         ) from error
+    if not isinstance(network, nn.Module):
+        raise ConfigError(f"to_onnx: `model` must be a torch.nn.Module, got {quoted(network)}")
     network = unwrapped(network)
     for name, parameter in network.named_parameters():
         if parameter.dtype != torch.float32:
@@ -63,10 +66,9 @@ def to_model(network: nn.Module, input_size: Sequence[int] | None) -> onnx.Model
                 f"to_onnx: `model` must have float32 parameters, got {parameter.dtype} of {name}"
             )
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    # Two images: a batch of one could be taken for the only size there is.
-    images = torch.zeros(2, *_checked_size(network, input_size), device=device)
+    size = _checked_size(network, input_size)
     with _evaluating(network), _quiet():
-        _check_fit(network, images)
+        images = _fitting_images(network, size, device)
         program = torch.export.export(
             network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         ).run_decompositions({torch.ops.mulfree.adder2d.default: _stand_in})
@@ -105,24 +107,30 @@ def _checked_size(network: nn.Module, input_size: Sequence[int] | None) -> tuple
                 "to_onnx: `input_size` must be given for a network that create_model did not "
                 f"build, got a {type(network).__name__}"
             ) from error
-    if len(input_size) != 3 or min(input_size) < 1:
-        raise ConfigError(
-            f"to_onnx: `input_size` must be three positive sizes C, H, W, got {input_size}"
-        )
-    return tuple(input_size)
-
-
-def _check_fit(network: nn.Module, images: Tensor) -> None:
     try:
+        sizes = tuple(map(operator.index, input_size))
+    except TypeError:
+        sizes = ()
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ConfigError(
+            f"to_onnx: `input_size` must be three positive sizes C, H, W, got {quoted(input_size)}"
+        )
+    return sizes
+
+
+def _fitting_images(network: nn.Module, size: Sequence[int], device: torch.device) -> Tensor:
+    """Images that the network takes; two, as one could be taken for the only number there is."""
+    try:
+        images = torch.zeros(2, *size, device=device)
         with torch.no_grad():
             network(images)
     # What a user's forward can raise has no common type.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ShapeError(
-            f"to_onnx: `input_size` must fit {type(network).__name__}, "
-            f"got {tuple(images.shape[1:])}: {reason}"
+            f"to_onnx: `input_size` must fit {type(network).__name__}, got {tuple(size)}: {reason}"
         ) from error
+    return images
 
 
 def _stand_in(
