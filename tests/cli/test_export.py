@@ -30,7 +30,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def logits(file: Path, images: torch.Tensor) -> np.ndarray:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return session.run(None, {"images": images.numpy()})[0]
+    result: np.ndarray = session.run(None, {"images": images.numpy()})[0]
+    return result
 
 
 @pytest.mark.parametrize("name", ["", "last.ckpt", "model.safetensors"])
@@ -44,7 +45,9 @@ def test_the_network_of_a_run_reads_the_images_of_the_run(
     assert ": images float32[batch, 1, 8, 8] -> logits float32[batch, 10]" in captured.out
     assert captured.err == ""
     splits = data.load(data.DataConfig(name="digits"))
-    images = splits.test_transform(splits.test.images)
+    test, count = splits.test, len(splits.test)
+    loader = data.BatchLoader(test, count, train=False, transform=splits.test_transform)
+    images, _ = next(iter(loader))
     # The accuracy of the run, image for image.
     with torch.no_grad():
         expected = load_model(run)(images)

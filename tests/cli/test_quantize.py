@@ -5,12 +5,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from tests.training.runs import make_config
 
 from mulfree import data, runtime
 from mulfree.cli.main import main
+from mulfree.data.dataset import ImageSet
+from mulfree.data.transforms import CentreCrop
 from mulfree.runtime.graph import Adder2d, Conv2d
 from mulfree.training import train
+from mulfree.training.runner import image_spec
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,22 @@ def test_ranges_of_training_are_used(
     assert lines[0] == lines[1] == lines[2]
     files = [(tmp_path / f"{index}.mulfree").read_bytes() for index in range(3)]
     assert files[0] == files[1] == files[2]
+
+
+def test_pictures_are_resized_as_the_test_images_were() -> None:
+    images = ImageSet(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.tensor([0, 1]))
+    splits = data.DataSplits(
+        train=images,
+        test=images,
+        classes=("a", "b"),
+        image_size=14,
+        mean=(0.5, 0.5, 0.5),
+        std=(1.0, 1.0, 1.0),
+        evaluation=CentreCrop(size=14),
+    )
+    spec = image_spec("pets", splits)
+    assert (spec.size, spec.resize, spec.data) == ((3, 14, 14), 16, "pets")
+    assert spec.classes == ("a", "b")
 
 
 def test_shifts_and_observers(
