@@ -188,6 +188,32 @@ def test_a_changed_model_is_not_saved(change: Callable[[Any], object], tmp_path:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.to("meta"), "plain tensors alone"),
+        (lambda model: model.conv1.half(), "of one floating-point type, not of torch.float16, tor"),
+        (
+            lambda model: model.to(torch.float8_e5m2),
+            "of one floating-point type, not of torch.float8",
+        ),
+        (lambda model: model.type(torch.float16), "network's types .*, not torch.float16"),
+        (
+            lambda model: setattr(model.layer1[0].conv2, "weight", model.layer1[0].conv1.weight),
+            "not one",
+        ),
+    ],
+)
+def test_a_model_that_could_not_be_loaded_again_is_not_saved(
+    change: Callable[[Any], object], message: str, tmp_path: Path
+) -> None:
+    model = trained()
+    change(model)
+    with pytest.raises(ConfigError, match=rf"^save_weights: `model` must .*{message}.* Residual"):
+        models.save_weights(model, tmp_path / "w")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_model_without_a_recipe_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`model` must be one that create_model built"):
         models.save_weights(nn.Linear(2, 2), tmp_path / "w")

@@ -85,7 +85,7 @@ def test_tensors_that_are_none() -> None:
         claims.check_tensors("load: `x`", "file", expected, given)
     views = torch.arange(3.0).split([2, 1])
     given = {"a": views[0], "b": torch.tensor(2)}
-    assert claims.check_tensors("load: `x`", "file", expected, given) == {torch.float32}
+    assert claims.check_tensors("load: `x`", "file", expected, given) == torch.float32
 
 
 def test_a_pickle_runs_no_code(tmp_path: Path) -> None:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 import mulfree
 from mulfree.digest import DIGEST, Entry, digest_of
-from mulfree.errors import ConfigError, printable, quoted
+from mulfree.errors import ArtifactError, ConfigError, printable, quoted
 from mulfree.files import check_regular, write_atomically
-from mulfree.models.claims import blueprint, broken, recipe_of, restored
+from mulfree.models.claims import blueprint, broken, check_tensors, recipe_of, restored
 from mulfree.models.registry import ModelConfig, config_of
 from mulfree.models.wrappers import unwrapped
 
@@ -50,17 +50,24 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         path: The file, replaced if it exists.
 
     Raises:
-        ConfigError: The model was not built by `create_model` or was changed since.
+        ConfigError: The model was not built by `create_model`, was changed since, or has tensors
+            without memory of their own or of several floating-point types.
         OSError: The file cannot be written.
     """
     network = unwrapped(model)
     config = config_of(network)
-    if _structure(network) != _structure(blueprint(config)):
+    plan = blueprint(config)
+    if _structure(network) != _structure(plan):
         raise ConfigError(
             f"save_weights: `model` must be as create_model({config.name!r}) built it, got one "
             "whose layers were changed since; save its state_dict() instead"
         )
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in network.state_dict().items()}
+    state = network.state_dict()
+    try:
+        check_tensors("save_weights: `model`", type(network).__name__, plan.state_dict(), state)
+    except ArtifactError as error:
+        raise ConfigError(str(error)) from error
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in state.items()}
     recipe = {key: value for key, value in asdict(config).items() if value is not None}
     metadata = {
         "format": _FORMAT,

@@ -20,7 +20,7 @@ from mulfree.models.registry import ModelConfig, create_model, set_images
 # Far above any recipe, low enough that a hostile one does not take seconds.
 _MAX_TEXT = 1000
 _MAX_VALUES = 1000
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _ZIP = b"PK\x03\x04"
 
 
@@ -127,13 +127,8 @@ def restored(
         ArtifactError: No network can be built so, or the tensors are those of another one.
     """
     expected = claimed(what, source, config)
-    dtypes = check_tensors(what, source, expected, tensors)
-    if dtype is None:
-        if len(dtypes) != 1:
-            listed = ", ".join(sorted(map(str, dtypes)))
-            raise broken(what, source, f"be of one floating-point type, not of {listed}")
-        (dtype,) = dtypes
-    model = build(config).to(dtype)
+    own = check_tensors(what, source, expected, tensors, mixed=dtype is not None)
+    model = build(config).to(dtype or own)
     model.load_state_dict(tensors)
     return model.eval()
 
@@ -156,7 +151,9 @@ def check_tensors(
     source: str | os.PathLike[str],
     expected: Mapping[str, Tensor],
     tensors: Mapping[str, object],
-) -> set[torch.dtype]:
+    *,
+    mixed: bool = False,
+) -> torch.dtype:
     """Refuse tensors that are not those of a network, before memory is given to it.
 
     Args:
@@ -164,9 +161,10 @@ def check_tensors(
         source: The file.
         expected: State dict of the network, which may be on the meta device.
         tensors: State dict of the file.
+        mixed: Whether they may be of several floating-point types.
 
     Returns:
-        The floating-point types of the tensors.
+        The floating-point type of the tensors, or one of them.
 
     Raises:
         ArtifactError: They have other names, shapes or types, or their elements are not all there.
@@ -194,12 +192,12 @@ def check_tensors(
         storage = tensor.untyped_storage()
         size += tensor.numel() * tensor.element_size()
         storages[storage.data_ptr()] = storage.nbytes()
-    if not dtypes <= set(DTYPES):
+    if not dtypes <= set(_DTYPES) or (len(dtypes) != 1 and not mixed):
         listed = ", ".join(sorted(map(str, dtypes)))
         raise broken(what, source, f"be of one floating-point type, not of {listed}")
     if size > sum(storages.values()):
         raise broken(what, source, "hold every element of its tensors, not one for many")
-    return dtypes
+    return dtypes.pop()
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
