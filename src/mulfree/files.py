@@ -115,6 +115,18 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
     return content
 
 
+def expanded(path: str) -> str:
+    """A path as it was written: `~` at its beginning stands for the home directory.
+
+    Raises:
+        ValueError: It is empty, or no file can have such a name.
+    """
+    if not path.strip() or "\0" in path:
+        raise ValueError(f"no file can be called {path!r}")
+    os.fsencode(path)
+    return os.path.expanduser(path)
+
+
 def _target(path: Path) -> Path:
     """The file that `path` stands for, links followed."""
     # A link to itself is left for the kernel to refuse.

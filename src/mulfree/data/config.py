@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mulfree.errors import ConfigError, choices_message
+from mulfree.errors import ConfigError, choices_message, quoted
+from mulfree.files import expanded
 
 Augment = Literal["default", "none"]
+
+# Numbers above it are no numbers of images, of classes or of pixels.
+_MAX_COUNT = 2**31 - 1
+# Pixels of one colour of all made-up images, which are in memory together.
+_MAX_SYNTHETIC = 2**27
+_SYNTHETIC_IMAGES = 1280
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +62,7 @@ class DataConfig:
     """Folder for decoded images. Default: the variable MULFREE_CACHE, or ~/.cache/mulfree."""
 
     def __post_init__(self) -> None:
+        expand_paths("DataConfig", self, "root", "cache")
         if self.augment not in get_args(Augment):
             raise ConfigError(
                 choices_message("DataConfig", "augment", self.augment, get_args(Augment))
@@ -64,9 +72,45 @@ class DataConfig:
             optional = field not in ("batch_size", "eval_batch_size")
             if value is None and optional:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"DataConfig: `{field}` must be a positive integer, got {value}")
+            if type(value) is not int or not 1 <= value <= _MAX_COUNT:
+                raise ConfigError(
+                    f"DataConfig: `{field}` must be a positive integer of at most {_MAX_COUNT}, "
+                    f"got {quoted(value)}"
+                )
         if not 0.0 <= self.validation < 1.0:
             raise ConfigError(
                 f"DataConfig: `validation` must be at least 0 and below 1, got {self.validation}"
             )
+        if self.name == "synthetic":
+            self._check_synthetic()
+
+    def _check_synthetic(self) -> None:
+        pixels = max(_SYNTHETIC_IMAGES, self.classes or 0) * (self.image_size or 0) ** 2
+        if pixels > _MAX_SYNTHETIC:
+            raise ConfigError(
+                f"DataConfig: `image_size` must give made-up images of at most {_MAX_SYNTHETIC} "
+                f"pixels together, got {self.image_size} with {self.classes or 10} classes"
+            )
+
+
+def expand_paths(function: str, config: object, *names: str) -> None:
+    """Puts the home directory in the place of `~` at the beginning of paths in a configuration.
+
+    Args:
+        function: The name of the configuration in an error.
+        config: A frozen dataclass, while it is made.
+        names: Its paths; None stays as it is.
+
+    Raises:
+        ConfigError: A path is empty, or nothing can have its name.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        try:
+            object.__setattr__(config, name, expanded(value))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{function}: `{name}` must be a path, got {quoted(value)}"
+            ) from error

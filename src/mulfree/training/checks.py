@@ -5,16 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from mulfree.errors import ConfigError, choices_message
+from mulfree.errors import ConfigError, choices_message, quoted
 
 
 def require(function: str, arg: str, value: float, holds: bool, requirement: str) -> None:
     """Raises a ConfigError unless the requirement on the number `value` holds and it is finite."""
-    if not math.isfinite(value):
+    # Integers are, also those that no float can hold.
+    if not isinstance(value, int) and not math.isfinite(value):
         requirement = "be finite"
     elif holds:
         return
-    raise ConfigError(f"{function}: `{arg}` must {requirement}, got {value}")
+    raise ConfigError(f"{function}: `{arg}` must {requirement}, got {quoted(value)}")
+
+
+def require_count(function: str, arg: str, value: int, most: int = 2**31 - 1) -> None:
+    """Raises a ConfigError unless `value` is a number of things, and no more than `most`."""
+    require(function, arg, value, value >= 1, "be at least 1")
+    require(function, arg, value, value <= most, f"be at most {most}")
 
 
 def require_choice(function: str, arg: str, value: object, choices: Iterable[str]) -> None:

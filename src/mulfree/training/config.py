@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import importlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 import yaml
 
 from mulfree.data import DataConfig
-from mulfree.errors import BackendUnavailableError, ConfigError
-from mulfree.training.checks import require, require_choice
+from mulfree.data.config import expand_paths
+from mulfree.errors import BackendUnavailableError, ConfigError, printable, quoted
+from mulfree.files import expanded
+from mulfree.training.checks import require, require_choice, require_count
 from mulfree.training.methods import METHODS, get_method, supervised
 from mulfree.training.norm import NormConfig
 from mulfree.training.optimizer import OptimizerConfig
+from mulfree.training.plain import parse, read
 from mulfree.training.schedule import ScheduleConfig
 from mulfree.training.task import MethodConfig
+from mulfree.training.typed import members, names, typed
 
 if TYPE_CHECKING:
     import jsonargparse
@@ -30,6 +34,17 @@ _STRATEGIES = ("auto", "ddp", "fsdp")
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
 _COMPILE = ("none", "default", "reduce-overhead", "max-autotune")
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+_MAX_THREADS = 1024
+_MAX_DEVICES = 2**16
+
+
+Scalar: TypeAlias = bool | int | float | str | None
+Option: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
+"""What an option of a network may be: data, never a class or anything else that is built."""
+# How the names of these options begin.
+_OPTIONS = "model.options."
+_NEGATIVE = re.compile(r"-[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
+_MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +59,7 @@ class NetworkConfig:
 
     name: str = "lenet5_bn"
     operator: str = "adder2d"
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Option] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +114,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         function = "TrainerConfig"
+        expand_paths(function, self, "output")
         require_choice(function, "accelerator", self.accelerator, _ACCELERATORS)
         require_choice(function, "strategy", self.strategy, _STRATEGIES)
         require_choice(function, "precision", self.precision, _PRECISIONS)
@@ -107,17 +123,13 @@ class TrainerConfig:
             object.__setattr__(self, "compile", "default" if self.compile else "none")
         require_choice(function, "compile", self.compile, _COMPILE)
         require(function, "seed", self.seed, 0 <= self.seed < 2**32, "lie in [0, 2^32)")
-        for name in (
-            "epochs",
-            "devices",
-            "threads",
-            "accumulate",
-            "checkpoint_every",
-            "log_every",
-        ):
-            value = getattr(self, name)
-            if value is not None:
-                require(function, name, value, value >= 1, "be at least 1")
+        for name in ("epochs", "accumulate", "log_every"):
+            require_count(function, name, getattr(self, name))
+        require_count(function, "devices", self.devices, _MAX_DEVICES)
+        if self.threads is not None:
+            require_count(function, "threads", self.threads, _MAX_THREADS)
+        if self.checkpoint_every is not None:
+            require_count(function, "checkpoint_every", self.checkpoint_every)
         if self.accumulate > 1 and self.compile in _CUDA_GRAPHS:
             raise ConfigError(
                 f"{function}: `accumulate` must be 1 with compile {self.compile}, whose CUDA "
@@ -168,11 +180,13 @@ class TrainConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
         """The configuration that `to_dict` gave; sections and options left out get defaults.
 
-        Values have the types of the options already: nothing is parsed, as it is by `read_config`.
+        Values have the types of the options already: nothing is parsed.
 
         Raises:
             ConfigError: An option is unknown or has a bad value.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"train: `values` must be a table, got {quoted(values)}")
         method = _method_of([values])
         _check_sections(values, method, "the configuration")
         whole = _merged(_defaults(method), values)
@@ -193,20 +207,29 @@ def read_config(words: Sequence[str], base: TrainConfig | None = None) -> TrainC
             read.
     """
     paths, rest = take_option(words, "--config")
-    files = {path: _read_yaml(path) for path in paths}
+    files = {path: _read_file(path) for path in paths}
     values: dict[str, Any] = {} if base is None else base.to_dict()
-    method = _method_of([values, *files.values()], rest)
+    given = _options(rest)
+    method = _method_of([values, *files.values()], given)
     for path, content in files.items():
         _check_sections(content, method, path)
         values = _merged(values, content)
-    for name in _options(rest):
-        if not name.startswith("model.options."):
+    for name, text in given:
+        if not name.startswith(_OPTIONS):
             _check_known(name, method, "the command line")
+        if text is None:
+            raise ConfigError(f"train: argument --{name}: expected one argument")
     values = _merged(values, {"method": {"name": method}})
-    parser = build_parser(method)
-    start = _parsed(parser, lambda: parser.parse_object(values))
-    parser.set_defaults(dict(leaves(start.to_dict())))
-    return _parsed(parser, lambda: parser.parse_args(rest))
+    kinds = _sections(method)
+    for name, text in given:
+        section, _, key = name.partition(".")
+        hint = get_type_hints(kinds[section])[key.partition(".")[0]]
+        if name.startswith(_OPTIONS):
+            options = values.setdefault(section, {}).setdefault("options", {})
+            options[name.removeprefix(_OPTIONS)] = _plain_option(name, str(text))
+        else:
+            values.setdefault(section, {})[key] = _worded(name, str(text), hint)
+    return TrainConfig.from_dict(values)
 
 
 def help_parser(words: Sequence[str]) -> jsonargparse.ArgumentParser:
@@ -217,7 +240,7 @@ def help_parser(words: Sequence[str]) -> jsonargparse.ArgumentParser:
         BackendUnavailableError: The package that parses options is not installed.
     """
     paths, rest = take_option(words, "--config")
-    method = _method_of([_read_yaml(path) for path in paths], rest)
+    method = _method_of([_read_file(path) for path in paths], _options(rest))
     parser = build_parser(method)
     others = ", ".join(name for name in METHODS if name != method)
     parser.epilog = (
@@ -249,7 +272,7 @@ def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]
 
 
 def build_parser(method: str) -> jsonargparse.ArgumentParser:
-    """The parser of all options of a run with a method.
+    """All options of a run with a method, for their help; values never reach this parser.
 
     Raises:
         BackendUnavailableError: The package that parses options is not installed.
@@ -263,6 +286,10 @@ def build_parser(method: str) -> jsonargparse.ArgumentParser:
     parser.add_argument("--config", metavar="FILE.yaml", help="file with options; may be repeated")
     for name, kind in _sections(method).items():
         parser.add_class_arguments(kind, name)
+    for action in parser._actions:
+        if action.dest in _sections(method):
+            # A whole section from another file, which is not read.
+            action.help = argparse.SUPPRESS
     parser.set_defaults(dict(leaves(_defaults(method))))
     return parser
 
@@ -273,7 +300,7 @@ def _jsonargparse() -> Any:
         return importlib.import_module("jsonargparse")
     except ImportError as error:
         raise BackendUnavailableError(
-            "train: options need jsonargparse: pip install 'jsonargparse[signatures]'"
+            "train: `--help` needs jsonargparse: pip install 'jsonargparse[signatures]'"
         ) from error
 
 
@@ -289,22 +316,48 @@ def _defaults(method: str) -> dict[str, Any]:
 
 def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
     hints = get_type_hints(kind)
-    return kind(**{key: _typed(f"{name}.{key}", v, hints[key]) for key, v in values.items()})
+    return kind(**{key: _checked(f"{name}.{key}", v, hints[key]) for key, v in values.items()})
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """`value` where it is of the type of the option `name`; an integer is also a float."""
-    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    # Which one of several words it is, is for the section to check, as for one made in Python.
-    kinds = [str if get_origin(h) is Literal else get_origin(h) or h for h in hints]
-    if type(value) in kinds:
-        return value
-    if type(value) is int and float in kinds:
-        return float(value)
-    if type(value) is list and tuple in kinds:
-        return tuple(value)
-    wanted = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
-    raise ConfigError(f"train: `{name}` must be {wanted}, got {value!r}")
+def _checked(name: str, value: object, hint: Any) -> Any:
+    try:
+        return typed(value, hint)
+    except TypeError as error:
+        raise ConfigError(f"train: `{name}` must be {error}, got {quoted(value)}") from error
+
+
+def _worded(name: str, text: str, hint: Any) -> Any:
+    """The value of an option that a word of the command line stands for."""
+    kinds = members(hint)
+    choices = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    # A path or a name may look like a number.
+    if text in choices or (str in kinds and text != "null"):
+        return text
+    try:
+        value = parse(text) if text else text
+        if isinstance(value, str):
+            raise TypeError("a word is none of them")
+        return typed(value, hint)
+    except (TypeError, ValueError) as error:
+        others = [kind for kind in kinds if kind is not str and get_origin(kind) is not Literal]
+        words = [f"one of {', '.join(map(repr, choices))}"] if choices else []
+        wanted = " or ".join([*words, *names(others)])
+        if isinstance(error, ValueError):
+            wanted += f" ({error})"
+        raise ConfigError(
+            f"train: `{name}` must be {wanted}, got {printable(text, _MAX_NAME)}"
+        ) from error
+
+
+def _plain_option(name: str, text: str) -> Any:
+    """The value of an option of the network, which may be of any plain type."""
+    try:
+        return typed(parse(text), Option)
+    except (TypeError, ValueError) as error:
+        wanted = f"plain data ({error})" if isinstance(error, ValueError) else str(error)
+        raise ConfigError(
+            f"train: `{name}` must be {wanted}, got {printable(text, _MAX_NAME)}"
+        ) from error
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -317,23 +370,41 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield name, value
 
 
-def _method_of(mappings: Sequence[Mapping[str, Any]], words: Sequence[str] = ()) -> str:
+def _method_of(
+    mappings: Sequence[Mapping[str, Any]], given: Sequence[tuple[str, str | None]] = ()
+) -> str:
     name: object = supervised.Config().name
     for values in mappings:
         section = values.get("method")
         name = section.get("name", name) if isinstance(section, Mapping) else name
-    given = _options(words).get("method.name")
-    return get_method(str(name if given is None else given)).Config().name  # type: ignore[call-arg]
+    name = dict(given).get("method.name") or name
+    return get_method(str(name)).Config().name  # type: ignore[call-arg]
 
 
-def _options(words: Sequence[str]) -> dict[str, str | None]:
-    """The options among the words and their values; the last one of a name wins."""
-    found: dict[str, str | None] = {}
-    for index, word in enumerate(words):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            following = words[index + 1] if index + 1 < len(words) else None
-            found[name] = value if equals else following
+def _options(words: Sequence[str]) -> list[tuple[str, str | None]]:
+    """The options in the words, and what is given for each; None where nothing is.
+
+    Raises:
+        ConfigError: A word belongs to no option.
+    """
+    found: list[tuple[str, str | None]] = []
+    remaining = list(words)
+    while remaining:
+        word = remaining.pop(0)
+        if not word.startswith("--") or word == "--":
+            stray = " ".join(remaining if word == "--" else [word])
+            if stray:
+                raise ConfigError(f"train: unrecognized arguments: {stray}")
+            break
+        name, equals, value = word[2:].partition("=")
+        if equals:
+            found.append((name, value))
+        elif remaining and (remaining[0][:1] != "-" or _NEGATIVE.fullmatch(remaining[0])):
+            found.append((name, remaining.pop(0)))
+        else:
+            found.append((name, None))
+            if remaining and not remaining[0].startswith("--"):
+                remaining.pop(0)
     return found
 
 
@@ -347,13 +418,13 @@ def _merged(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, An
     return result
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def _read_file(path: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = read(Path(expanded(path)))
+    except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ConfigError(
-            f"train: `--config` must be a readable YAML file, got {path}: {_one_line(reason)}"
+            f"train: `--config` must be a readable YAML file, got {path}: {reason}"
         ) from error
     values = {} if values is None else values
     if not isinstance(values, dict):
@@ -367,46 +438,27 @@ def _read_yaml(path: str) -> dict[str, Any]:
 def _check_sections(values: Mapping[str, Any], method: str, source: str) -> None:
     sections = _sections(method)
     for key, section in values.items():
-        if key in sections and not isinstance(section, Mapping):
-            raise ConfigError(
-                f"train: `{key}` must be a section of options, got {section!r} in {source}"
-            )
-    for name, _ in leaves(values):
-        _check_known(name, method, source)
+        if not isinstance(section, Mapping):
+            if key in sections:
+                raise ConfigError(
+                    f"train: `{key}` must be a section of options, got {quoted(section)} in "
+                    f"{source}"
+                )
+            _check_known(str(key), method, source)
+        for name in section:
+            _check_known(f"{key}.{name}", method, source)
+        if key not in sections:
+            _check_known(str(key), method, source)
 
 
 def _check_known(name: str, method: str, source: str) -> None:
-    known = [known for known, _ in leaves(_defaults(method))]
+    known = [full for full, _ in leaves(_defaults(method))]
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(name[:_MAX_NAME], known, n=1)
     if not near:
         # A right name in no section or in the wrong one.
         last = str(name).rpartition(".")[2]
         near = [full for full in known if full.rpartition(".")[2] == last][:1]
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"train: unknown option {name!r} in {source}{hint}")
-
-
-def _parsed(parser: jsonargparse.ArgumentParser, parse: Any) -> TrainConfig:
-    try:
-        sections = parser.instantiate(parse())
-    except _jsonargparse().ArgumentError as error:
-        raise ConfigError(f"train: {_explained(str(error))}") from error
-    return TrainConfig(**{section.name: sections[section.name] for section in fields(TrainConfig)})
-
-
-def _explained(message: str) -> str:
-    """The message of jsonargparse as one line that says what is required and what was given."""
-    key = re.search(r'Parser key "([^"]+)"', message)
-    given = re.search(r"(?:Given value|Got value): (.*)", message, re.DOTALL)
-    expected = re.findall(r"Expected an? (?:<class '(\w+)'>|typing\.Literal\[([^\]]*)\])", message)
-    if not (key and given and expected):
-        return _one_line(message)
-    kinds = " or ".join(kind or f"one of {choices}" for kind, choices in expected)
-    kinds = kinds.replace("NoneType", "null")
-    return f"`{key[1]}` must be {kinds}, got {_one_line(given[1])}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    raise ConfigError(f"train: unknown option {quoted(name)} in {source}{hint}")

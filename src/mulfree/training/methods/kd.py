@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from mulfree.data.config import expand_paths
 from mulfree.errors import ConfigError
 from mulfree.training.checkpoint import load_teacher
 from mulfree.training.checks import require, require_choice
@@ -38,6 +39,7 @@ class Config(MethodConfig):
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
+        expand_paths(self.name, self, "teacher")
         require(self.name, "alpha", self.alpha, self.alpha >= 0, "be at least 0")
         require_choice(self.name, "blend", self.blend, _BLENDS)
         if self.blend == "mix":

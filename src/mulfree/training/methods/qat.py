@@ -10,6 +10,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree import models
+from mulfree.data.config import expand_paths
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.quantization.calibration import Ranges
 from mulfree.quantization.fake import FakeQuantise, Lattice
@@ -56,6 +57,7 @@ class Config(MethodConfig):
     momentum: float = 0.1
 
     def __post_init__(self) -> None:
+        expand_paths("qat", self, "start")
         require("qat", "bits", self.bits, self.bits in BITS, f"be one of {BITS}")
         require_choice("qat", "edges", self.edges, EDGES)
         require_choice("qat", "observer", self.observer, OBSERVERS)
