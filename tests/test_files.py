@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import signal
 import stat
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from mulfree import files
 from mulfree.files import (
     check_regular,
     check_writable,
@@ -197,3 +201,112 @@ def test_a_file_of_the_kernel_is_bounded_too() -> None:
         pytest.skip("no /proc here")
     with pytest.raises(OSError, match="Larger than 16 bytes"):
         read_regular(Path("/proc/self/maps"), 16)
+
+
+def test_a_home_directory_stands_for_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.expanded("~/a~") == "/home/me/a~"
+    assert files.expanded("~") == "/home/me"
+    for same in ("a/~", "./~", "a b", "/~"):
+        assert files.expanded(same) == same
+
+
+@pytest.mark.parametrize("path", ["", " ", "a\0b"])
+def test_what_no_file_is_called(path: str) -> None:
+    with pytest.raises(ValueError, match="no file can be called"):
+        files.expanded(path)
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        files.expanded("\ud800")
+
+
+of_a_fork = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+
+
+def test_a_directory_is_kept_once_and_nothing_stays(tmp_path: Path) -> None:
+    for _ in range(2):
+        with files.locked(tmp_path):
+            assert (tmp_path / ".lock").read_text() == str(os.getpid())
+            with (
+                pytest.raises(BlockingIOError, match=f"process {os.getpid()}"),
+                files.locked(tmp_path),
+            ):
+                raise AssertionError("kept twice")
+            assert (tmp_path / ".lock").exists()
+        assert list(tmp_path.iterdir()) == []
+
+
+@of_a_fork
+def test_a_lock_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    ready, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with files.locked(tmp_path):
+            os.write(write, b"x")
+            time.sleep(60)
+        os._exit(0)
+    os.read(ready, 1)
+    with pytest.raises(BlockingIOError, match=f"process {child}"), files.locked(tmp_path):
+        raise AssertionError("kept twice")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    with files.locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
+    os.close(ready)
+    os.close(write)
+
+
+@of_a_fork
+def test_a_forked_process_keeps_no_lock(tmp_path: Path) -> None:
+    ready, write = os.pipe()
+    with files.locked(tmp_path):
+        child = os.fork()
+        if child == 0:
+            os.read(ready, 1)
+            os._exit(0)
+    with files.locked(tmp_path):
+        os.write(write, b"x")
+        assert os.waitpid(child, 0)[1] == 0
+        assert (tmp_path / ".lock").exists()
+    os.close(ready)
+    os.close(write)
+
+
+def test_a_lock_is_none_of_what_was_planted_there(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("mine")
+    for plant in (os.symlink, os.link):
+        plant(other, tmp_path / ".lock")
+        with pytest.raises(OSError, match=r"symbolic links|Not a lock"), files.locked(tmp_path):
+            raise AssertionError("kept")
+        (tmp_path / ".lock").unlink()
+    os.mkfifo(tmp_path / ".lock")
+    with pytest.raises(OSError, match="Not a lock"), files.locked(tmp_path):
+        raise AssertionError("kept")
+    assert other.read_text() == "mine"
+
+
+def test_a_directory_that_is_deleted_or_replaced_while_it_is_kept(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+    directory.mkdir()
+    with files.locked(directory):
+        shutil.rmtree(directory)
+    directory.mkdir()
+    with files.locked(directory):
+        shutil.rmtree(directory)
+        directory.mkdir()
+        (directory / ".lock").write_text("another's")
+    assert (directory / ".lock").read_text() == "another's"
+
+
+def test_where_there_are_no_locks_nothing_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*args: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", flock)
+    with files.locked(tmp_path), files.locked(tmp_path):
+        pass
+    monkeypatch.setattr(files, "fcntl", None)
+    with files.locked(tmp_path), files.locked(tmp_path):
+        pass

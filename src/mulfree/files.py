@@ -8,10 +8,22 @@ import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # pragma: no cover
+    # Windows has no locks of this kind.
+    fcntl = None  # type: ignore[assignment]
+
 _NEW_FILE = 0o666
+_LOCK = ".lock"
+# Of file systems without locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+# Descriptors of the locks of this process.
+_held: set[int] = set()
 _PERMISSIONS = 0o777
 """Mode bits that are kept: not set-user-id, which new content has to be given anew."""
 
@@ -69,6 +81,31 @@ def remove_parts(directory: Path) -> None:
             part.unlink()
 
 
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps a directory for this process; the lock ends with the process, however that ends.
+
+    Where there are no locks, as on some network file systems and on Windows, nothing is kept.
+
+    Raises:
+        BlockingIOError: It is kept already, also by this process; names the process.
+        OSError: There is no such directory, or the lock cannot be written in it.
+    """
+    path = directory / _LOCK
+    descriptor = _lock(path)
+    try:
+        yield
+    finally:
+        if descriptor is not None and descriptor in _held:
+            _held.remove(descriptor)
+            # As long as it is held: whoever opens it from now on makes a new one. Its directory
+            # may be gone, and another run's be in its place.
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                    path.unlink()
+            os.close(descriptor)
+
+
 def check_regular(path: Path) -> None:
     """Refuse what is no regular file: reading a pipe may never end, a device may have no end.
 
@@ -113,6 +150,51 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
     if limit is not None and max(size, len(content)) > limit:
         raise OSError(errno.EFBIG, f"Larger than {limit} bytes", str(path))
     return content
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock of a file; None where there are no locks."""
+    if fcntl is None:
+        return None
+    while True:
+        descriptor = os.open(
+            path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, _NEW_FILE
+        )
+        try:
+            state = os.fstat(descriptor)
+            if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+                raise OSError(errno.EINVAL, "Not a lock", str(path))
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another one may have removed it in between.
+            if os.path.samestat(state, path.lstat()):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+                _held.add(descriptor)
+                return descriptor
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 20, 0).decode("ascii", "replace") or "unknown"
+            raise BlockingIOError(error.errno, f"process {owner}", str(path)) from None
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                path.unlink(missing_ok=True)
+                return None
+            raise
+        finally:
+            if descriptor not in _held:
+                os.close(descriptor)
+
+
+def _forget_locks() -> None:
+    """In a forked process, so that it neither keeps a lock longer than its owner nor removes it."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if fcntl is not None:
+    os.register_at_fork(after_in_child=_forget_locks)
 
 
 def expanded(path: str) -> str:

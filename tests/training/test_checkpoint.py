@@ -131,20 +131,21 @@ def test_recipes_that_cannot_be_built(
     directory: Path, tmp_path: Path, recipe: dict[str, Any]
 ) -> None:
     path = changed(directory, tmp_path / "x.ckpt", recipe=recipe)
-    with pytest.raises(ArtifactError, match="must be of a model that can be built"):
+    with pytest.raises(ArtifactError, match="must be of a network that can be built"):
         load_model(path)
 
 
 def test_weights_of_another_network(directory: Path) -> None:
     checkpoint = load_checkpoint(directory / "last.ckpt")
-    with pytest.raises(ArtifactError, match=r"of the model it names \(.* is (missing|not in the)"):
+    with pytest.raises(ArtifactError, match=r"must hold no tensors but its network's \('conv1"):
         load_network(nn.Linear(2, 2), checkpoint)
     model = load_model(directory / "last.ckpt")
     name = next(iter(checkpoint.network))
     shape = list(checkpoint.network[name].shape)
     for bad in (torch.zeros(1, 7), 3):
         checkpoint.network[name] = bad  # type: ignore[assignment]
-        found = r"\[1, 7\]" if isinstance(bad, Tensor) else "int"
-        pattern = rf"of the model it names \({name} has {found} instead of \[{shape[0]}, "
+        pattern = rf"hold plain tensors alone \('{name}' is none\)"
+        if isinstance(bad, Tensor):
+            pattern = rf"have its network's shapes \(\[{shape[0]}, .* for '{name}', not \[1, 7\]"
         with pytest.raises(ArtifactError, match=pattern):
             load_network(model, checkpoint)

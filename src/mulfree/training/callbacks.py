@@ -18,7 +18,6 @@ from mulfree.training.checkpoint import (
     BEST,
     LAST,
     copy_checkpoint,
-    load_checkpoint,
     save_checkpoint,
 )
 from mulfree.training.module import Row, RunModule
@@ -34,7 +33,17 @@ class StoppedError(Exception):
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Checkpoints that appear whole, and are read without running code from them."""
+    """Checkpoints that appear whole, and one to go on from that was read and checked before.
+
+    Attributes:
+        content: Content of that one.
+        restoring: Whether the loop has taken it, and has not started yet.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content: dict[str, Any] | None = None
+        self.restoring = False
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -48,8 +57,11 @@ class CheckpointIO(TorchCheckpointIO):
         map_location: Any = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Reads the checkpoint at `path`."""
-        return load_checkpoint(path).content
+        """Gives the loop what is to be restored."""
+        assert self.content is not None
+        self.restoring = True
+        content, self.content = self.content, None
+        return content
 
 
 class StopOnSignal:
@@ -103,16 +115,21 @@ class RunFiles(Callback):
         directory: Directory of the run.
         display: Where progress is shown.
         signals: Handlers to install once the loop has installed its own.
+        checkpoints: Where the run goes on from.
     """
 
-    def __init__(self, directory: Path, display: Display, signals: StopOnSignal) -> None:
+    def __init__(
+        self, directory: Path, display: Display, signals: StopOnSignal, checkpoints: CheckpointIO
+    ) -> None:
         self.directory = directory
+        self.checkpoints = checkpoints
         self.display = display
         self.signals = signals
         self._writer: SummaryWriter | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the log and shows the bar."""
+        self.checkpoints.restoring = False
         self.signals.install()
         module = _run_module(pl_module)
         if not trainer.is_global_zero:

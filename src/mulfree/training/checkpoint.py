@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import os
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mulfree import models
-from mulfree.errors import ArtifactError, ConfigError
-from mulfree.files import write_atomically
-from mulfree.models import claims
-from mulfree.training import shards
+from mulfree.errors import ArtifactError, ConfigError, quoted
+from mulfree.files import read_regular, write_atomically
+from mulfree.models.claims import broken, check_tensors, claimed, is_plain, recipe_of, restored
+from mulfree.training import sealed, shards
 from mulfree.training.config import TrainConfig
 
 FORMAT = "mulfree.checkpoint/1"
@@ -27,6 +27,12 @@ WEIGHTS = "model.safetensors"
 # Where the weights of a teacher are, in a checkpoint.
 _TEACHER = "task.teacher."
 BEST = "best.ckpt"
+NETWORKS = {False: "task.model.", True: "ema.module."}
+"""Where the weights of the network to use are, by whether the run keeps a moving average."""
+_PATH = "load_checkpoint: `path`"
+# Far above any checkpoint.
+_MAX_DEPTH = 32
+_MAX_VALUES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,20 +58,13 @@ class Checkpoint:
     content: dict[str, Any]
 
 
-def to_bytes(content: Mapping[str, Any]) -> bytes:
-    """The bytes of a checkpoint file. They are made before a file is touched."""
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
-    return buffer.getvalue()
-
-
 def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Writes a checkpoint as a file, in one step.
 
     Raises:
         OSError: It cannot be written; what was there before is untouched.
     """
-    _write(Path(path), to_bytes(content))
+    _write(Path(path), sealed.to_bytes(dict(content)))
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
@@ -77,7 +76,7 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     if source.is_dir():
         shards.copy(source, target)
     else:
-        _write(target, source.read_bytes())
+        _write(target, read_regular(source))
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -92,16 +91,21 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     file = Path(path)
     content = _read(file)
     own = content.get(KEY)
+    if not isinstance(own, dict) or own.get("format") != FORMAT:
+        raise _broken(file, "a checkpoint of mulfree train")
     try:
-        if not isinstance(own, dict) or own["format"] != FORMAT:
-            raise _broken(file, "a checkpoint of mulfree train")
         config = TrainConfig.from_dict(own["config"])
         history = [{str(key): _number(row[key]) for key in row} for row in own["history"]]
-        recipe = claims.recipe_of(own["recipe"])
-        network = _part(content["state_dict"], str(own["network"]))
-        step = int(content["global_step"])
+        recipe = recipe_of(own["recipe"])
+        if own.get("teacher") is not None:
+            recipe_of(own["teacher"])
+        for value in ([own["seconds"]], own["train_sums"].values()):
+            for number in value:
+                _number(number)
+        network = _part(_state_dict(content["state_dict"]), _prefix(own["network"]))
+        step = _count(content["global_step"])
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise _broken(file, f"a complete checkpoint ({error})") from error
+        raise incomplete(file, error) from error
     return Checkpoint(
         path=file,
         config=config,
@@ -113,9 +117,14 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     )
 
 
+def incomplete(path: Path, reason: Exception) -> ArtifactError:
+    """The error of a checkpoint that lacks something, or has something else in its place."""
+    return _broken(path, f"a complete checkpoint ({reason})")
+
+
 def file_of(path: str | os.PathLike[str], name: str) -> Path:
     """`path`, or what is called `name` in it where it is a run's directory."""
-    file = Path(path)
+    file = Path(path).expanduser()
     return file / name if file.is_dir() and not shards.is_sharded(file) else file
 
 
@@ -163,7 +172,7 @@ def model_of(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         ArtifactError: The checkpoint is not what it claims.
     """
-    return _built(checkpoint.path, checkpoint.recipe, checkpoint.network)
+    return restored(_PATH, checkpoint.path, checkpoint.recipe, checkpoint.network)
 
 
 def teacher_of(checkpoint: Checkpoint) -> nn.Module | None:
@@ -175,23 +184,18 @@ def teacher_of(checkpoint: Checkpoint) -> nn.Module | None:
     own = checkpoint.content[KEY].get("teacher")
     if own is None:
         return None
-    try:
-        recipe = claims.recipe_of(own)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _broken(checkpoint.path, f"a complete checkpoint ({error})") from error
     state = _part(checkpoint.content["state_dict"], _TEACHER)
-    return _built(checkpoint.path, recipe, state)
+    return restored(_PATH, checkpoint.path, recipe_of(own), state)
 
 
-def _built(path: Path, recipe: models.ModelConfig, state: dict[str, Tensor]) -> nn.Module:
-    try:
-        model = claims.build(recipe)
-    except (ConfigError, TypeError) as error:
-        raise _broken(path, f"of a model that can be built ({error})") from error
-    numbers = (t.dtype for t in state.values() if isinstance(t, Tensor))
-    model.to(next((dtype for dtype in numbers if dtype.is_floating_point), torch.float32))
-    _load(model, state, path)
-    return model.eval()
+def check_network(checkpoint: Checkpoint) -> None:
+    """Refuse weights that are not those of the recipe, before memory is given to a network.
+
+    Raises:
+        ArtifactError: They are those of another network.
+    """
+    expected = claimed(_PATH, checkpoint.path, checkpoint.recipe)
+    check_tensors(_PATH, checkpoint.path, expected, checkpoint.network)
 
 
 def load_network(model: nn.Module, checkpoint: Checkpoint) -> None:
@@ -200,23 +204,8 @@ def load_network(model: nn.Module, checkpoint: Checkpoint) -> None:
     Raises:
         ArtifactError: They are those of another network.
     """
-    _load(model, checkpoint.network, checkpoint.path)
-
-
-def _load(model: nn.Module, given: dict[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    for name in sorted(own.keys() ^ given.keys()):
-        state = "missing" if name in own else "not in the model"
-        raise _broken(path, f"of the model it names ({name} is {state})")
-    for name, tensor in own.items():
-        found = given[name]
-        if not isinstance(found, Tensor) or found.shape != tensor.shape:
-            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise _broken(
-                path,
-                f"of the model it names ({name} has {shape} instead of {list(tensor.shape)})",
-            )
-    model.load_state_dict(given)
+    check_tensors(_PATH, checkpoint.path, model.state_dict(), checkpoint.network)
+    model.load_state_dict(checkpoint.network)
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -233,27 +222,89 @@ def _read(path: Path) -> dict[str, Any]:
     place = shards.standing(path)
     if not shards.is_sharded(place):
         return _read_file(place, path)
-    content = _read_file(place / shards.CONTENT, path)
+    content = _read_file(place / shards.CONTENT, path, divided=True)
     return shards.join(content, place)
 
 
-def _read_file(file: Path, path: Path) -> dict[str, Any]:
+def _read_file(file: Path, path: Path, *, divided: bool = False) -> dict[str, Any]:
     """The content of a file that is, or is in, the checkpoint `path`."""
     try:
-        opened = file.open("rb")
+        content = sealed.from_bytes(read_regular(file))
     except FileNotFoundError as error:
         raise _broken(path, "an existing file") from error
     except OSError as error:
         raise _broken(path, f"a readable file ({error.strerror})") from error
-    with opened:
-        try:
-            content = torch.load(opened, map_location="cpu", weights_only=True)
-        except Exception as error:
-            # The unpickler meets arbitrary bytes here, and raises whatever these make it raise.
-            raise _broken(path, "a whole checkpoint of tensors and plain values") from error
+    except ValueError as error:
+        requirement = f"a whole checkpoint of tensors and plain values ({error})"
+        raise _broken(path, requirement) from error
+    try:
+        _check_plain(content, divided)
+    except ValueError as error:
+        raise _broken(path, f"a whole checkpoint of plain tensors and values ({error})") from error
     if not isinstance(content, dict):
         raise _broken(path, "a checkpoint of mulfree train")
     return content
+
+
+def _check_plain(content: object, divided: bool) -> None:
+    """Refuse what is nested too deep, stands for many times itself, or is no plain value.
+
+    Raises:
+        ValueError: Says what.
+    """
+    level, count = [content], 0
+    for _ in range(_MAX_DEPTH):
+        count += len(level)
+        if count > _MAX_VALUES:
+            raise ValueError(f"more than {_MAX_VALUES} values")
+        below: list[object] = []
+        for value in level:
+            if type(value) in (dict, OrderedDict):
+                assert isinstance(value, dict)
+                below += value.keys()
+                below += value.values()
+            elif type(value) in (list, tuple):
+                assert isinstance(value, (list, tuple))
+                below += value
+            elif isinstance(value, Tensor):
+                _check_tensor(value, divided)
+            elif type(value) is int:
+                if not -(2**63) <= value < 2**63:
+                    raise ValueError(f"{quoted(value)} is too large")
+            elif not isinstance(value, (bool, float, str, NoneType)):
+                raise ValueError(f"a {type(value).__name__} is no plain value")
+            if len(below) > _MAX_VALUES:
+                raise ValueError(f"more than {_MAX_VALUES} values")
+        if not below:
+            return
+        level = below
+    raise ValueError(f"nested deeper than {_MAX_DEPTH}")
+
+
+def _check_tensor(tensor: Tensor, divided: bool) -> None:
+    if divided and type(tensor) is Tensor and tensor.is_meta:
+        # Its elements are in other files.
+        return
+    if type(tensor) is not Tensor or not is_plain(tensor):
+        raise ValueError("a tensor is not plain")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("a tensor has more elements than the file")
+
+
+def _state_dict(state: object) -> dict[str, Tensor]:
+    if not isinstance(state, dict):
+        raise TypeError(f"`state_dict` is {quoted(state)}")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise TypeError(f"{quoted(name)} in `state_dict` is no tensor with a name")
+    return state
+
+
+def _prefix(name: object) -> str:
+    """How the names of the network's weights begin."""
+    if name not in NETWORKS.values():
+        raise TypeError(f"`network` is {quoted(name)}")
+    return str(name)
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -263,10 +314,16 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _number(value: object) -> float:
-    if not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r} is not a number")
+    if type(value) is not int and type(value) is not float:
+        raise TypeError(f"{quoted(value)} is not a number")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError(f"{quoted(value)} is not a number of steps")
     return value
 
 
 def _broken(path: Path, requirement: str) -> ArtifactError:
-    return ArtifactError(f"load_checkpoint: `path` must be {requirement}, got {path}")
+    return broken(_PATH, path, f"be {requirement}")

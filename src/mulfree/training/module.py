@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from mulfree import models
-from mulfree.errors import TrainingError
+from mulfree.errors import TrainingError, quoted
 from mulfree.training import checkpoint
 from mulfree.training.config import TrainConfig
 from mulfree.training.norm import NormAnnealing
@@ -313,7 +313,7 @@ class RunModule(LightningModule):
             "format": checkpoint.FORMAT,
             "config": self.config.to_dict(),
             "recipe": self.recipe,
-            "network": "task.model." if self.ema is None else "ema.module.",
+            "network": checkpoint.NETWORKS[self.ema is not None],
             "teacher": self.teacher_recipe,
             "history": self.history,
             "train_sums": sums,
@@ -352,6 +352,11 @@ def _accumulate(sums: dict[str, Tensor], report: dict[str, Tensor], images: int)
     if not sums:
         zeros = torch.zeros(len(report) + 1, dtype=torch.float64, device=report["loss"].device)
         sums.update(zip((*report, "images"), zeros.unbind(), strict=True))
+    if len(sums) != len(report) + 1 or not sums.keys() >= report.keys():
+        raise TrainingError(
+            f"train: `train_sums` must be of {', '.join(report)} in the checkpoint, got "
+            f"{quoted(list(sums))}"
+        )
     for key, value in report.items():
         sums[key].add_(value.detach(), alpha=images)
     sums["images"].add_(images)

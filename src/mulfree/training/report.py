@@ -21,7 +21,9 @@ def write_csv(path: Path, history: Sequence[Row]) -> None:
     """One line per epoch."""
     text = io.StringIO(newline="")
     if history:
-        writer = csv.DictWriter(text, fieldnames=list(history[0]), lineterminator="\n")
+        # A run may go on with a version that reports more.
+        names = list(dict.fromkeys(name for row in history for name in row))
+        writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
     write_atomically(path, text.getvalue().encode())

@@ -17,14 +17,17 @@ from torch import nn
 from mulfree import data, models
 from mulfree._triton import missing as triton_missing
 from mulfree.environment import environment
-from mulfree.errors import ConfigError, TrainingError
-from mulfree.files import remove_parts, write_atomically
+from mulfree.errors import ConfigError, MulfreeError, TrainingError, quoted
+from mulfree.files import locked, remove_parts, write_atomically
+from mulfree.models.claims import blueprint
 from mulfree.training import shards
 from mulfree.training.checkpoint import (
     BEST,
     LAST,
     WEIGHTS,
     Checkpoint,
+    check_network,
+    incomplete,
     load_checkpoint,
     load_network,
     model_of,
@@ -111,12 +114,20 @@ def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
             small. The last checkpoint is a good one.
         OSError: A file cannot be written. What was written before is intact.
     """
-    directory = None if resume is None else _same_run(config, resume)
+    with contextlib.ExitStack() as kept:
+        return _train(config, resume, kept)
+
+
+def _train(config: TrainConfig, resume: Checkpoint | None, kept: contextlib.ExitStack) -> Result:
+    """`train`; the directory is kept for this run as long as `kept` is open."""
+    directory = None if resume is None else _same_run(config, resume, kept)
     place = _place(config)
     if config.trainer.threads is not None:
         torch.set_num_threads(config.trainer.threads)
     with decoding(config.trainer.progress != "none" and is_main_process()) as report:
         splits = data.load(config.data, report)
+    if resume is not None:
+        _check_recipe(config, splits, resume)
     torch.manual_seed(config.trainer.seed)
     task = build_task(config, splits)
     if config.trainer.precision == "64-true":
@@ -124,20 +135,45 @@ def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
         task.double()
     if resume is not None:
         load_network(task.model, resume)
-    return _fit(config, task, splits, place, directory, resume)
+    return _fit(config, task, splits, place, directory, resume, kept)
 
 
 def build_task(config: TrainConfig, splits: data.DataSplits) -> TrainingTask:
     """The task of a configuration, with a fresh network for the data."""
+    return get_method(config.method.name).Task(_network(config, splits), config.method)
+
+
+def _network(config: TrainConfig, splits: data.DataSplits) -> nn.Module:
+    options: dict[str, Any] = dict(config.model.options)
+    for name in ("name", "operator", "num_classes", "in_channels"):
+        if name in options:
+            raise ConfigError(
+                f"train: `model.options` must leave `{name}` to its own option or to the data, "
+                f"got {quoted(options[name])}"
+            )
     model = models.create_model(
         config.model.name,
         operator=config.model.operator,
         num_classes=splits.num_classes,
         in_channels=splits.in_channels,
-        **config.model.options,
+        **options,
     )
     models.set_images(model, image_spec(config.data.name, splits))
-    return get_method(config.method.name).Task(model, config.method)
+    return model
+
+
+def _check_recipe(config: TrainConfig, splits: data.DataSplits, resume: Checkpoint) -> None:
+    """Refuse a checkpoint of another network than the configuration's, before that is built.
+
+    Raises:
+        ArtifactError: They differ.
+    """
+    check_network(resume)
+    with torch.device("meta"):
+        recipe = models.config_of(_network(config, splits))
+    own = models.config_of(blueprint(resume.recipe))
+    if (own.name, own.arguments) != (recipe.name, recipe.arguments):
+        raise incomplete(resume.path, ValueError("its network is not that of its configuration"))
 
 
 def image_spec(name: str, splits: data.DataSplits) -> models.ImageSpec:
@@ -226,6 +262,7 @@ def _fit(
     place: _Place,
     directory: Path | None,
     resume: Checkpoint | None,
+    kept: contextlib.ExitStack,
 ) -> Result:
     # Seconds to import, and not needed by who only wants an optimiser or a schedule.
     from lightning.pytorch import Trainer
@@ -233,6 +270,7 @@ def _fit(
     from mulfree.training.batch_norm import SyncBatchNorms
     from mulfree.training.callbacks import CheckpointIO, RunFiles, StopOnSignal, StoppedError
     from mulfree.training.module import RunModule
+    from mulfree.training.state import resumable
     from mulfree.training.strategy import build_strategy
 
     settings = config.trainer
@@ -247,11 +285,12 @@ def _fit(
         recipe=asdict(models.config_of(task.model)),
     )
     if directory is None:
-        directory = _new_directory(config)
+        directory = _new_directory(config, kept)
     shown = display(settings.progress) if is_main_process() else Silent()
     signals = StopOnSignal(module.request_stop)
-    files = RunFiles(directory, shown, signals)
-    plugins: list[Any] = [CheckpointIO()]
+    checkpoints = CheckpointIO()
+    files = RunFiles(directory, shown, signals, checkpoints)
+    plugins: list[Any] = [checkpoints]
     if settings.sync_batchnorm and place.world_size > 1:
         plain = place.accelerator == "cpu" or settings.compile != "none"
         plugins.append(SyncBatchNorms(plain))
@@ -277,6 +316,8 @@ def _fit(
                 num_sanity_val_steps=0,
                 use_distributed_sampler=False,
             )
+            if resume is not None:
+                checkpoints.content = resumable(resume, module, trainer, len(train_loader))
             trainer.fit(
                 module,
                 train_loader,
@@ -297,6 +338,12 @@ def _fit(
             # has failed.
             raise SystemExit(message) from error
         raise TrainingError(message) from error
+    except (MulfreeError, OSError):
+        raise
+    except Exception as error:
+        if not checkpoints.restoring or resume is None:
+            raise
+        raise incomplete(resume.path, error) from error
     except SystemExit:
         # What the loop makes of an interrupt.
         raise KeyboardInterrupt from None
@@ -414,15 +461,15 @@ def _write_results(
     write_json(directory / METRICS_JSON, metrics)
 
 
-def _same_run(config: TrainConfig, resume: Checkpoint) -> Path:
+def _same_run(config: TrainConfig, resume: Checkpoint, kept: contextlib.ExitStack) -> Path:
     """The directory of the run of a checkpoint, if `config` is the one of that run."""
     directory = resume.path.parent
     old, new = dict(leaves(resume.config.to_dict())), dict(leaves(config.to_dict()))
     for name in sorted(old.keys() | new.keys()):
         if name not in _FREE_ON_RESUME and old.get(name) != new.get(name):
             raise ConfigError(
-                f"train: `{name}` must be {old.get(name)!r} as in the run to resume "
-                f"({resume.path}), got {new.get(name)!r}"
+                f"train: `{name}` must be {quoted(old.get(name))} as in the run to resume "
+                f"({resume.path}), got {quoted(new.get(name))}"
             )
     output = config.trainer.output
     if output is not None and Path(output).resolve() != directory.resolve():
@@ -430,13 +477,29 @@ def _same_run(config: TrainConfig, resume: Checkpoint) -> Path:
             f"train: `trainer.output` must be {directory}, where the run to resume is, got {output}"
         )
     if is_main_process():
+        _keep(directory, kept)
         remove_parts(directory)
         for name in (LAST, BEST):
             shards.remove_leftovers(directory / name)
     return directory
 
 
-def _new_directory(config: TrainConfig) -> Path:
+def _keep(directory: Path, kept: contextlib.ExitStack) -> None:
+    """Keeps a directory for this run alone.
+
+    Raises:
+        ConfigError: Another run uses it.
+    """
+    try:
+        kept.enter_context(locked(directory))
+    except BlockingIOError as error:
+        raise ConfigError(
+            f"train: `trainer.output` must be a directory that no other run uses, got {directory} "
+            f"({error.strerror})"
+        ) from error
+
+
+def _new_directory(config: TrainConfig, kept: contextlib.ExitStack) -> Path:
     """An empty directory for a new run, with its configuration in it."""
     output = config.trainer.output
     parts = (config.data.name, config.model.name, config.model.operator)
@@ -446,7 +509,9 @@ def _new_directory(config: TrainConfig) -> Path:
     try:
         if output is None:
             directory = _numbered(directory)
-        directory.mkdir(parents=True, exist_ok=True)
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+        _keep(directory, kept)
         if any((directory / name).exists() for name in (LAST, METRICS_JSON)):
             raise ConfigError(
                 f"train: `trainer.output` must be a directory without a run, got {directory}; "
@@ -463,12 +528,16 @@ def _new_directory(config: TrainConfig) -> Path:
 
 
 def _numbered(directory: Path) -> Path:
-    """`directory`, or with the first number for which there is no such directory yet."""
+    """A new directory: `directory`, or with the first number for which there is none yet."""
     candidate, number = directory, 2
-    while candidate.exists():
-        candidate = directory.with_name(f"{directory.name}-{number}")
-        number += 1
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            candidate = directory.with_name(f"{directory.name}-{number}")
+            number += 1
+        else:
+            return candidate
 
 
 def _rank() -> int:

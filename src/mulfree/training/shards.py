@@ -14,7 +14,6 @@ So the content can be read without processes, on any number of them, and no code
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -28,6 +27,8 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor, Shard
 
 from mulfree.errors import ArtifactError
+from mulfree.files import read_regular
+from mulfree.training import sealed
 
 CONTENT = "content.ckpt"
 # Where the content keeps the digests of the parts.
@@ -69,9 +70,7 @@ def save_sharded(content: Mapping[str, Any], path: Path) -> None:
 
     def finish() -> None:
         if rank == 0:
-            buffer = io.BytesIO()
-            torch.save({**rest, _DIGESTS: digests}, buffer)
-            _write(part / CONTENT, buffer.getvalue())
+            _write(part / CONTENT, sealed.to_bytes({**rest, _DIGESTS: digests}))
             put_in_place(part, path)
 
     try:
@@ -219,7 +218,7 @@ def _together(action: Callable[[], T], path: Path) -> list[T]:
 def _read_shard(directory: Path, rank: int, digest: object) -> dict[str, Tensor]:
     name = _shard(rank)
     try:
-        content = (directory / name).read_bytes()
+        content = read_regular(directory / name)
     except OSError as error:
         raise _broken(directory, f"a whole checkpoint ({name}: {error.strerror})") from error
     if hashlib.sha256(content).hexdigest() != digest:

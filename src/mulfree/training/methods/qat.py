@@ -27,8 +27,8 @@ from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, p
 # Numbers of a value that are looked at in a step; sorting all of them would take longer than the
 # step itself.
 _SEEN = 2**16
-# What a checkpoint calls the ranges.
-_STATE = "task._extra_state"
+STATE = "task._extra_state"
+"""What a checkpoint calls the ranges."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +203,7 @@ def trained_ranges(checkpoint: Checkpoint, model: nn.Module, shape: Shape) -> Ra
     if not isinstance(config, Config):
         return None
     layout = Layout(plan=make_plan(model, shape), bits=config.bits)
-    rows = checkpoint.content["state_dict"].get(_STATE)
+    rows = checkpoint.content["state_dict"].get(STATE)
     wanted = (len(layout.grids), 2)
     if not isinstance(rows, Tensor) or rows.shape != wanted or not rows.isfinite().all():
         raise ArtifactError(
