@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from mulfree.cli.arguments import Parser, positive, sizes
+from mulfree.cli.arguments import Parser, path, positive, sizes, threads
 from mulfree.errors import ConfigError
 
 
@@ -20,10 +20,39 @@ def test_values() -> None:
     assert (options.number, options.size) == (3, (3, 32, 32))
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", ""])
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "+-3", "9" * 5000, "\u0663"])
 def test_a_number_that_is_not_positive(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=r"must be a whole number >= 1, got"):
         positive(text)
+
+
+@pytest.mark.parametrize("text", ["2147483648", "9" * 100, "+2147483648"])
+def test_a_number_that_is_too_large(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"must be at most 2147483647, got"):
+        positive(text)
+
+
+def test_threads() -> None:
+    assert (threads("1"), threads("1024")) == (1, 1024)
+    for text in ("1025", "99999999999"):
+        with pytest.raises(argparse.ArgumentTypeError, match=rf"must be at most 1024, got '{text}"):
+            threads(text)
+
+
+def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert (path("~/x"), path("x/~"), path("-x")) == ("/home/me/x", "x/~", "-x")
+    for text in ("", " ", "a\0b"):
+        with pytest.raises(argparse.ArgumentTypeError, match="must be a path, got '"):
+            path(text)
+
+
+def test_words_behind_two_dashes_are_no_options() -> None:
+    made = parser()
+    made.add_argument("files", nargs="*")
+    assert made.parse_args(["--number=3", "--", "-x.png", "--y"]).files == ["-x.png", "--y"]
+    with pytest.raises(ConfigError, match=r"^unknown option --y$"):
+        made.parse_args(["--y", "--", "-x.png"])
 
 
 @pytest.mark.parametrize(

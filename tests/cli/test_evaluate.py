@@ -127,3 +127,22 @@ def test_mistakes_are_one_line(
     broken = tmp_path / "broken.ckpt"
     broken.write_bytes((run / "last.ckpt").read_bytes()[:1000])
     assert "must be a whole checkpoint" in failure([str(broken)], capsys)
+    line = "argument --threads: must be at most 1024, got '99999999999'"
+    assert line in failure([str(run), "--threads", "99999999999"], capsys)
+    assert "argument CHECKPOINT: must be a path, got ''" in failure([""], capsys)
+
+
+def test_a_configuration_next_to_weights_runs_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(run / "model.safetensors", tmp_path)
+    code = "{class_path: subprocess.Popen, init_args: {args: touch OWNED, shell: true}}"
+    (tmp_path / "config.yaml").write_text(f"model: {{options: {{width: {code}}}}}")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for verb in ("evaluate", "quantize", "inspect features"):
+        words = [*verb.split(), str(tmp_path)]
+        words += [] if verb == "evaluate" else ["-o", str(tmp_path / "out.png")]
+        assert main(words) == 2
+        assert "`model.options` must be dict of dict of bool" in capsys.readouterr().err
+        assert sorted(tmp_path.iterdir()) == before

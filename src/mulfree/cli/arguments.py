@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
+import re
 from typing import TYPE_CHECKING, NoReturn
 
-from mulfree.errors import ConfigError
+from mulfree.errors import ConfigError, quoted
+from mulfree.files import expanded
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+_NUMBER = re.compile(r"[-+]?[0-9]{1,100}")
+_MAX_NUMBER = 2**31 - 1
+_MAX_THREADS = 1024
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,7 +39,7 @@ class Parser(argparse.ArgumentParser):
         """
         options = [option for action in self._actions for option in action.option_strings]
         # First of all: left to argparse, the value of a mistyped option is blamed for what it is.
-        for word in args:
+        for word in itertools.takewhile(lambda word: word != "--", args):
             name = word.partition("=")[0]
             if word.startswith("--") and name not in options:
                 near = difflib.get_close_matches(name, options, n=1)
@@ -53,12 +60,27 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def positive(text: str) -> int:
+def positive(text: str, most: int = _MAX_NUMBER) -> int:
     """A whole number of at least 1."""
-    number = int(text) if text.strip().lstrip("+-").isdecimal() else 0
+    number = int(text) if _NUMBER.fullmatch(text.strip()) else 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {quoted(text)}")
+    if number > most:
+        raise argparse.ArgumentTypeError(f"must be at most {most}, got {quoted(text)}")
     return number
+
+
+def threads(text: str) -> int:
+    """A number of threads."""
+    return positive(text, _MAX_THREADS)
+
+
+def path(text: str) -> str:
+    """A path, with the home directory in the place of `~` at its beginning."""
+    try:
+        return expanded(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a path, got {quoted(text)}") from None
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli.arguments import Parser, positive
+from mulfree.cli.arguments import Parser, path, threads
 from mulfree.cli.network import add_data_options, asked, check_fit, read, shown
 from mulfree.errors import ConfigError
 
@@ -58,18 +58,20 @@ def _parser() -> Parser:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
+        type=path,
         help="a .ckpt or .safetensors file, or a run's directory",
     )
     parser.add_argument("--split", choices=_SPLITS, default="test", help="which images")
     parser.add_argument(
         "--teacher",
         metavar="CHECKPOINT",
+        type=path,
         help="network to compare it with: how often both name the same class (agreement), and the "
         "mean divergence KL(teacher || network) of their probabilities",
     )
     parser.add_argument("--per-class", action="store_true", help="accuracy of every class, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--threads", type=positive, help="CPU threads")
+    parser.add_argument("--threads", type=threads, help="CPU threads")
     add_data_options(parser)
     return parser
 

@@ -95,13 +95,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise _broken(file, "a checkpoint of mulfree train")
     try:
         config = TrainConfig.from_dict(own["config"])
-        history = [{str(key): _number(row[key]) for key in row} for row in own["history"]]
+        history = _rows(own["history"])
         recipe = recipe_of(own["recipe"])
         if own.get("teacher") is not None:
             recipe_of(own["teacher"])
-        for value in ([own["seconds"]], own["train_sums"].values()):
-            for number in value:
-                _number(number)
+        _number(own["seconds"])
+        _rows([own["train_sums"]])
         network = _part(_state_dict(content["state_dict"]), _prefix(own["network"]))
         step = _count(content["global_step"])
     except (KeyError, TypeError, AttributeError, ConfigError) as error:
@@ -311,6 +310,13 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries whose names begin with `prefix`, without it."""
     names = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
     return {short: state[name] for short, name in names.items()}
+
+
+def _rows(values: object) -> list[dict[str, float]]:
+    """Tables of numbers."""
+    if not isinstance(values, list) or not all(isinstance(row, dict) for row in values):
+        raise TypeError(f"{quoted(values)} is not a list of tables")
+    return [{str(key): _number(value) for key, value in row.items()} for row in values]
 
 
 def _number(value: object) -> float:

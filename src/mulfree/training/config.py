@@ -260,6 +260,9 @@ def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]
     rest: list[str] = []
     remaining = iter(words)
     for word in remaining:
+        if word == "--":
+            rest += [word, *remaining]
+            break
         name, equals, value = word.partition("=")
         if name != option:
             rest.append(word)

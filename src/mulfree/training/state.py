@@ -55,7 +55,7 @@ def resumable(
         _check_loops(content, trainer, batches * module.config.trainer.epochs, batches)
         _check_own(content[KEY], module, checkpoint.step)
         for key, empty in (("callbacks", {}), ("lr_schedulers", [])):
-            _require(content[key] == empty, key, content[key])
+            _same_structure(key, content[key], empty)
         version = content["pytorch-lightning_version"]
         known = isinstance(version, str) and _VERSION.fullmatch(version) is not None
         _require(known, "pytorch-lightning_version", version)
@@ -112,6 +112,7 @@ def _check_loops(
     names = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
     expected = {name: getattr(trainer, name).state_dict() for name in names}
     _same_keys("loops", loops, expected)
+    _require(isinstance(loops["fit_loop"], dict), "fit_loop", loops["fit_loop"])
     fit = dict(loops["fit_loop"])
     positions = fit.pop("state_dict")
     expected["fit_loop"].pop("state_dict")
@@ -149,21 +150,22 @@ def _optimizer_states(states: Any, module: RunModule) -> list[dict[str, Any]]:
     optimizer = module.configure_optimizers()
     expected = optimizer.state_dict()
     _same_keys("optimizer_states", found, expected)
+    params = [group["params"] for group in expected["param_groups"]]
     groups = found["param_groups"]
-    counts = [len(group["params"]) for group in groups]
-    wanted = [len(group["params"]) for group in expected["param_groups"]]
-    _require(counts == wanted, "param_groups", counts)
-    params = [param for group in optimizer.param_groups for param in group["params"]]
+    _require(isinstance(groups, list), "param_groups", groups)
+    given = [group.get("params") if isinstance(group, dict) else None for group in groups]
+    _same_structure("param_groups", given, params)
+    parameters = [param for group in optimizer.param_groups for param in group["params"]]
     entries = found["state"]
     _require(isinstance(entries, dict), "state", entries)
     like = _remembered(module)
     for index, entry in entries.items():
-        known = type(index) is int and 0 <= index < len(params)
+        known = type(index) is int and 0 <= index < len(parameters)
         _require(known, "state", index)
         _same_keys("state", entry, like)
         for key, value in entry.items():
-            shape = params[index].shape if like[key].ndim else like[key].shape
-            dtype = params[index].dtype if like[key].ndim else like[key].dtype
+            shape = parameters[index].shape if like[key].ndim else like[key].shape
+            dtype = parameters[index].dtype if like[key].ndim else like[key].dtype
             fits = isinstance(value, Tensor) and value.shape == shape and value.dtype == dtype
             _require(fits, key, value)
     return [{**expected, "state": entries}]

@@ -1,0 +1,297 @@
+"""Damages checkpoints at random: each is refused with one line, or a run goes on from it.
+
+A few hundred mutations are part of the tests; more, from the root, with
+
+    python -m tests.training.fuzz_checkpoints --mutations 20000
+
+Half of the mutations are of bytes, half of the structure, which is then written anew with the right
+digest. What passes every check is resumed. No process is started, and no file appears but those of
+a run in its directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import io
+import math
+import shutil
+import struct
+import tempfile
+import time
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from tests.training.runs import make_config
+from tests.training.watch import Watch, check_line, chosen, containers, copied
+from torch import Tensor
+
+from mulfree.errors import ArtifactError, MulfreeError
+from mulfree.training import (
+    TrainConfig,
+    callbacks,
+    load_checkpoint,
+    model_of,
+    state,
+    train,
+)
+from mulfree.training.checkpoint import save_checkpoint, teacher_of
+from mulfree.training.module import RunModule
+from mulfree.training.sealed import to_bytes
+
+_HANG_SECONDS = 60
+Random = np.random.Generator
+
+
+def hostile(rng: Random) -> Any:
+    """A value that a checkpoint does not have in most places."""
+    kind = int(rng.integers(8))
+    if kind == 0:
+        deep: Any = 1
+        for _ in range(int(rng.integers(1, 60))):
+            deep = chosen(rng, [[deep], {"a": deep}, [deep, deep], (deep,)])
+        return deep
+    if kind == 1:
+        return chosen(
+            rng,
+            [
+                *(torch.zeros(()), torch.zeros(1, 7), torch.full((2, 2), torch.nan)),
+                *(torch.zeros(3, dtype=torch.int64), torch.zeros(2, dtype=torch.complex64)),
+                *(torch.zeros(1).expand(2**40), torch.zeros(2, 2).to_sparse()),
+                *(torch.empty(4, device="meta"), torch.zeros(4, dtype=torch.bool)),
+                torch.nn.Parameter(torch.zeros(2)),
+            ],
+        )
+    return chosen(
+        rng,
+        [
+            *(0, 1, -1, 2, 2**31, 2**53, 2**63 - 1, 2**63, -(2**63), 10**300, True, False, None),
+            *(0.0, -1.0, 0.5, 1e300, math.nan, math.inf, -math.inf, "", "x", "adder2d", "\x1b[0m"),
+            *("x" * 5000, [], {}, [0], [1, "a"], {"a": 0}, {1: 2}, (), (1, 2), OrderedDict(a=1)),
+            *(b"x", {1, 2}, 1j, torch.Size([1]), torch.float32, torch.device("cpu")),
+        ],
+    )
+
+
+def disturbed(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
+    """A copy with 1 or 2 other values, keys or places."""
+    tree: dict[str, Any] = copied(content)
+    for _ in range(int(rng.integers(1, 3))):
+        place = chosen(rng, list(containers(tree)))
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            continue
+        key, other = chosen(rng, keys), chosen(rng, keys)
+        match int(rng.integers(8)):
+            case 0 | 1 | 2:
+                place[key] = hostile(rng)
+            case 3:
+                del place[key]
+            case 4:
+                place[key], place[other] = place[other], place[key]
+            case 5 if isinstance(place[key], int):
+                place[key] += int(rng.integers(-2, 3))
+            case 6 if isinstance(place, dict):
+                place[chosen(rng, ["class_path", "__path__", "x", 7, "", None, 1.5])] = hostile(rng)
+            case 7 if isinstance(place[key], Tensor):
+                place[key] = _other_tensor(rng, place[key])
+            case _:
+                source = chosen(rng, list(containers(tree)))
+                found = list(source.values()) if isinstance(source, dict) else source
+                place[key] = copied(chosen(rng, found)) if found else None
+    return tree
+
+
+def _other_tensor(rng: Random, tensor: Tensor) -> Tensor:
+    others = [
+        *(tensor.double(), tensor.half(), tensor.to(torch.int64), tensor[None], tensor.flatten()),
+        *(torch.full_like(tensor, math.nan), torch.zeros(0), tensor.expand(3, *tensor.shape)),
+        *(tensor.to(torch.complex64), tensor.to("meta"), tensor.bool()),
+    ]
+    other: Tensor = chosen(rng, others)
+    return other
+
+
+def damaged(rng: Random, content: bytes) -> bytes:
+    """A file with other bytes."""
+    data = bytearray(content)
+    match int(rng.integers(8)):
+        case 0:
+            return content[: int(rng.integers(len(content)))]
+        case 1:
+            return content + rng.bytes(int(rng.integers(1, 200)))
+        case 2:
+            size = int(rng.integers(1, 65))
+            start = int(rng.integers(len(data)))
+            data[start : start + size] = rng.bytes(size)
+        case 3:
+            start, end = sorted(int(i) for i in rng.integers(len(data), size=2))
+            del data[start:end]
+        case 4:
+            # Another comment, of any length that it gives.
+            length = int(chosen(rng, [0, 1, 79, 200, 65535]))
+            data[-81:-79] = struct.pack("<H", length)
+        case 5:
+            return repacked(rng, content)
+        case _:
+            for position in rng.integers(8 * len(data), size=int(rng.integers(1, 4))):
+                data[position // 8] ^= 1 << (position % 8)
+    return bytes(data)
+
+
+def repacked(rng: Random, content: bytes) -> bytes:
+    """The records of a file in an archive without digest; one of them changed, or compressed."""
+    made = io.BytesIO()
+    kind = int(chosen(rng, [zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(made, "w", kind) as new:
+        records = old.infolist()
+        changed = chosen(rng, records) if rng.integers(3) else records[0]
+        for record in records:
+            data = old.read(record)
+            if record is changed and data:
+                changes = bytearray(data)
+                for position in rng.integers(8 * len(data), size=int(rng.integers(1, 4))):
+                    changes[position // 8] ^= 1 << (position % 8)
+                data = bytes(changes)
+            new.writestr(record.filename, data)
+    return made.getvalue()
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint, and the run that goes on from it as it starts."""
+
+    content: bytes
+    module: RunModule
+    trainer: Trainer
+    batches: int
+
+
+def make_bases(folder: Path) -> list[Base]:
+    """Small checkpoints within an epoch and behind the last one, of two methods."""
+    variants: list[dict[str, Any]] = [
+        {"trainer": {"epochs": 2, "checkpoint_every": 1, "ema": 0.9}},
+        {
+            "method": {"name": "pkkd"},
+            "optimizer": {"name": "adamw", "lr": 0.01},
+            "trainer": {"epochs": 1, "checkpoint_every": 1},
+        },
+    ]
+    return [
+        base
+        for number, variant in enumerate(variants)
+        for base in _bases(make_config(folder / str(number), **variant))
+    ]
+
+
+def _bases(config: TrainConfig) -> Iterator[Base]:
+    """Those of one run, which is stopped twice."""
+    saved: list[bytes] = []
+
+    def keep(content: Any, path: Any) -> None:
+        saved.append(to_bytes(dict(content)))
+        save_checkpoint(content, path)
+
+    with mock.patch.object(callbacks, "save_checkpoint", keep):
+        directory = train(config).directory
+    with mock.patch.object(state, "resumable", wraps=state.resumable) as seen:
+        checkpoint = load_checkpoint(directory / "last.ckpt")
+        train(checkpoint.config, checkpoint)
+    _, module, trainer, batches = seen.call_args.args
+    for content in (saved[2], saved[-1]):
+        yield Base(content=content, module=module, trainer=trainer, batches=batches)
+
+
+def fuzz(mutations: int, seed: int, folder: Path, resumed: float = 0.1) -> Counter[str]:
+    """How many mutations were refused where; anything else than a refusal is an exception.
+
+    Args:
+        mutations: How many.
+        seed: Decides them.
+        folder: An empty one.
+        resumed: Share of what passes every check that a run goes on from.
+    """
+    rng = np.random.default_rng(seed)
+    bases = make_bases(folder / "bases")
+    contents = [torch.load(io.BytesIO(base.content), weights_only=True) for base in bases]
+    outcomes: Counter[str] = Counter()
+    path = folder / "run" / "last.ckpt"
+    path.parent.mkdir()
+    watch = Watch(folder)
+    for number in range(mutations):
+        faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True)
+        index = int(rng.integers(len(bases)))
+        if rng.integers(2):
+            file = damaged(rng, bases[index].content)
+        else:
+            file = to_bytes(disturbed(rng, contents[index]))
+        path.write_bytes(file)
+        with watch:
+            outcome = _outcome(path, bases[index])
+        outcomes[outcome] += 1
+        if outcome == "taken" and rng.random() < resumed:
+            outcomes[_resumed(path)] += 1
+            shutil.rmtree(path.parent)
+            path.parent.mkdir()
+        assert sorted(found.name for found in folder.iterdir()) == ["bases", "run"], number
+    faulthandler.cancel_dump_traceback_later()
+    return outcomes
+
+
+def _outcome(path: Path, base: Base) -> str:
+    """Where a checkpoint is refused, or that it is taken."""
+    where = "not read"
+    try:
+        checkpoint = load_checkpoint(path)
+        where = "not built"
+        model_of(checkpoint)
+        teacher_of(checkpoint)
+        where = "of another run"
+        # The rest of a configuration is compared with it before.
+        config = replace(base.module.config, trainer=checkpoint.config.trainer)
+        if checkpoint.config != config:
+            return where
+        state.resumable(checkpoint, base.module, base.trainer, base.batches)
+    except ArtifactError as error:
+        check_line(error)
+        return where
+    return "taken"
+
+
+def _resumed(path: Path) -> str:
+    """Whether a run goes on from a checkpoint to its end."""
+    try:
+        checkpoint = load_checkpoint(path)
+        settings = replace(checkpoint.config.trainer, tensorboard=False, progress="none")
+        if max(settings.epochs, settings.devices) > 2:
+            return "not resumed"
+        train(replace(checkpoint.config, trainer=settings), checkpoint)
+    except MulfreeError as error:
+        check_line(error)
+        return "refused by the run"
+    return "resumed"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Damage checkpoints at random.")
+    parser.add_argument("--mutations", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resumed", type=float, default=0.1, help="share of the rest")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = fuzz(options.mutations, options.seed, Path(folder), options.resumed)
+    print(dict(outcomes), f"{time.perf_counter() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

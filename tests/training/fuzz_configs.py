@@ -1,0 +1,177 @@
+"""Damages configurations at random: each is refused with one line, or is plain data again.
+
+A few thousand mutations are part of the tests; more, from the root, with
+
+    python -m tests.training.fuzz_configs --mutations 20000
+
+Mutations are of the text of a file, of the values in it, of the words of a command line, and of the
+table in a checkpoint. No process is started, and no file is opened but the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from tests.training.watch import Watch, check_line, chosen, containers, copied
+
+from mulfree.errors import MulfreeError
+from mulfree.training import TrainConfig, read_config
+from mulfree.training.methods import METHODS, get_method
+
+Random = np.random.Generator
+
+_HANG_SECONDS = 60
+# Share of what is taken whose own file is read.
+_READ_BACK = 0.2
+_CODE = {"class_path": "subprocess.Popen", "init_args": {"args": "touch OWNED", "shell": True}}
+_VALUES: tuple[Any, ...] = (
+    *(0, 1, -1, 2, 2**31, 2**53, 2**63, -(2**63), 10**300, 10**400, True, False, None),
+    *(0.0, -1.0, 0.5, 1e300, float("nan"), float("inf"), "", " ", "x", "adder2d", "~", "~/x"),
+    *("\x1b[0m", "a\x00b", "é\u202e", "x" * 500, "${oc.env:HOME}", "/dev/zero", "none", "true"),
+    *([], {}, [0], [1, "a"], {"a": 0}, {1: 2}, [[0]], {"a": {"b": {}}}, _CODE, [_CODE]),
+    {"a": _CODE},
+)
+_PIECES = (
+    *("&a ", "*a", "!!python/object/apply:os.system ['touch OWNED']", "!!str ", "! ", "<<: ", "? "),
+    *("[", "]", "{", "}", ": ", "- ", "\n", "\t", "---\n", "...\n", "%YAML 1.1\n", "|\n", ">\n"),
+    *("'", '"', "#", "\\", "\x00", "\x85", "\u2028", "\ufeff", "\ud800", ", ", "~", "!<tag:x> "),
+    *("[" * 500, "{a: " * 500, "- " * 500, "? " * 500, "9" * 5000, "a: &a [*a]\n", '"\\ud800"'),
+    *("class_path: subprocess.Popen\n", "  ", "0x10", "1:30", "1e999", ".nan", "=", "@", "`"),
+)
+_WORDS = (
+    *("--", "-x", "--config", "--config=", "--help", "--model", "--print_config", "--model.help"),
+    *("--model.options", "--trainer.output=", "--model.class_path=subprocess.Popen", "stray", ""),
+    *("--trainer.threads=99999999999", "--method.name=qat", "--method.name=kd", "--=", "--.=1"),
+    *("--model.options.width={class_path: subprocess.Popen, init_args: {args: touch OWNED}}",),
+)
+
+
+def disturbed(rng: Random, values: dict[str, Any]) -> dict[str, Any]:
+    """A copy with 1 to 3 other values or names."""
+    tree: dict[str, Any] = copied(values)
+    for _ in range(int(rng.integers(1, 4))):
+        place = chosen(rng, list(containers(tree)))
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            continue
+        key, other = chosen(rng, keys), chosen(rng, keys)
+        match int(rng.integers(6)):
+            case 0 | 1:
+                place[key] = copied(chosen(rng, _VALUES))
+            case 2:
+                del place[key]
+            case 3:
+                place[key], place[other] = place[other], place[key]
+            case 4 if isinstance(place, dict):
+                names = ["class_path", "init_args", "__path__", f"{key}x", 7, None, ""]
+                place[chosen(rng, names)] = copied(chosen(rng, _VALUES))
+            case _:
+                place[key] = copied(chosen(rng, list(containers(tree))))
+    return tree
+
+
+def rewritten(rng: Random, text: str) -> bytes:
+    """A text with other pieces, encoded, perhaps with other bytes."""
+    for _ in range(int(rng.integers(1, 4))):
+        start, end = sorted(int(i) for i in rng.integers(len(text) + 1, size=2))
+        piece = chosen(rng, _PIECES)
+        match int(rng.integers(4)):
+            case 0:
+                text = text[:start] + piece + text[end:]
+            case 1:
+                text = text[:start] + text[start:end] + text[start:]
+            case _:
+                text = text[:start] + piece + text[start:]
+    data = bytearray(text.encode("utf-8", "surrogatepass"))
+    if not rng.integers(4) and data:
+        for position in rng.integers(8 * len(data), size=int(rng.integers(1, 5))):
+            data[position // 8] ^= 1 << (position % 8)
+    return bytes(data)
+
+
+def words_of(rng: Random, values: dict[str, Any]) -> list[str]:
+    """A command line with some options of a configuration, and others."""
+    options = [
+        f"--{section}.{key}={yaml.safe_dump(value, default_flow_style=True).split(chr(10))[0]}"
+        for section, inner in values.items()
+        if isinstance(inner, dict)
+        for key, value in inner.items()
+    ]
+    words = [chosen(rng, options) for _ in range(int(rng.integers(3)))]
+    for _ in range(int(rng.integers(1, 3))):
+        name, equals, value = chosen(rng, options).partition("=")
+        value = chosen(rng, [str(chosen(rng, _VALUES)), chosen(rng, _PIECES), value])
+        added = chosen(rng, [[f"{name}={value}"], [name, value], [f"{name}.x{equals}{value}"]])
+        words += chosen(rng, [added, added, [chosen(rng, _WORDS)]])
+    return words
+
+
+def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
+    """How many mutations were refused and taken; anything else is an exception."""
+    rng = np.random.default_rng(seed)
+    kinds = [get_method(name).Config for name in METHODS]
+    bases = [TrainConfig(method=kind()).to_dict() for kind in kinds]  # type: ignore[call-arg]
+    path = folder / "config.yaml"
+    outcomes: Counter[str] = Counter()
+    watch = Watch(folder)
+    for _ in range(mutations):
+        faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True)
+        base = _part(rng, chosen(rng, bases))
+        kind = chosen(rng, ["text", "values", "words", "table"])
+        words, values = [], disturbed(rng, base)
+        if kind == "text":
+            path.write_bytes(rewritten(rng, yaml.safe_dump(base)))
+            words = ["--config", str(path)]
+        elif kind == "values":
+            path.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+            words = [f"--config={path}"]
+        elif kind == "words":
+            words = words_of(rng, base)
+        with watch:
+            try:
+                config = TrainConfig.from_dict(values) if kind == "table" else read_config(words)
+            except MulfreeError as error:
+                check_line(error)
+                outcomes[f"{kind} refused"] += 1
+                continue
+        outcomes[f"{kind} taken"] += 1
+        if rng.random() < _READ_BACK:
+            _check_plain(config, path)
+    faulthandler.cancel_dump_traceback_later()
+    return outcomes
+
+
+def _part(rng: Random, base: dict[str, Any]) -> dict[str, Any]:
+    """The method, the network and one more section: short files are damaged faster."""
+    return {name: base[name] for name in ("method", "model", chosen(rng, list(base)))}
+
+
+def _check_plain(config: TrainConfig, path: Path) -> None:
+    """Whether a configuration is read back as it is from its own file and its own table."""
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    # Only by their text are numbers equal that are none.
+    for again in (read_config(["--config", str(path)]), TrainConfig.from_dict(config.to_dict())):
+        assert repr(again) == repr(config)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Damage configurations at random.")
+    parser.add_argument("--mutations", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    begin = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        outcomes = fuzz(options.mutations, options.seed, Path(folder))
+    print(dict(outcomes), f"{time.perf_counter() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
