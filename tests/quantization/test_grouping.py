@@ -152,7 +152,7 @@ def test_logits_that_are_no_classifiers() -> None:
 
 REFUSED: list[tuple[str, nn.Module]] = [
     ("got Sigmoid at 1", nn.Sequential(nn.Conv2d(2, 4, 1), nn.Sigmoid(), head(4))),
-    ("got tanh at tanh", Net(lambda n, x: n.h(torch.tanh(x)), h=head(2))),
+    ("got torch.tanh in forward", Net(lambda n, x: n.h(torch.tanh(x)), h=head(2))),
     ("normalise the result of a layer", nn.Sequential(nn.BatchNorm2d(2), head(2))),
     (
         "normalise the result of a layer",

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mulfree.errors import ConfigError
+from mulfree.errors import ConfigError, quoted
 from mulfree.quantization.clusters import Clusters
 from mulfree.quantization.fake import FakeQuantise, lattice_of
 from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.observers import Range, observe
 from mulfree.quantization.plan import Hooks, execute
 from mulfree.quantization.steps import NORMS, Layer
+
+_LARGEST = 1e30
 
 Ranges = Mapping[str, tuple[float, float]]
 """Least and greatest number of every grid of a layout, by its name."""
@@ -33,6 +37,13 @@ class _Watch(Hooks):
         # Of pixels all count: their range is known, and nothing is gained by cutting it.
         observer = "minmax" if name == self._layout.plan.input else self._observer
         low, high = observe(observer, self._layout.grids[name], x)
+        least, greatest = x.aminmax()
+        # Sorted, one number that is none could be left out. Larger ones have no scale.
+        if not (least >= -_LARGEST and greatest <= _LARGEST):
+            raise ConfigError(
+                f"quantize: `model` must compute finite numbers up to {_LARGEST:.0e} of `batches`, "
+                f"got {float(least):.3g} to {float(greatest):.3g} as {name}"
+            )
         old_low, old_high = self.ranges.get(name, (low, high))
         self.ranges[name] = torch.minimum(low, old_low), torch.maximum(high, old_high)
         return x
@@ -53,6 +64,9 @@ def find_ranges(
         model: The network, in evaluation mode.
         images: Batches `[N, C, H, W]`.
         observer: One of `OBSERVERS`.
+
+    Raises:
+        ConfigError: A number is not finite, or larger than a scale can be for.
     """
     watch = _Watch(layout, observer)
     for batch in images:
@@ -69,7 +83,7 @@ def make_grids(layout: Layout, ranges: Ranges, *, shift_only: bool = False) -> d
         shift_only: Choose scales that are powers of two times `layout.units`.
 
     Raises:
-        ConfigError: A value has no range.
+        ConfigError: A value has no range, or one that is not of two finite numbers.
     """
     grids: dict[str, Grid] = {}
     for name, bits in layout.grids.items():
@@ -79,8 +93,22 @@ def make_grids(layout: Layout, ranges: Ranges, *, shift_only: bool = False) -> d
                 f"quantize: `ranges` must hold a range of every value, got none of {name}"
             )
         unit = layout.units[name] if shift_only else None
-        grids[name] = Grid.over(*ranges[known], bits, power_of_two=unit)
+        low, high = _limits(known, ranges[known])
+        grids[name] = Grid.over(low, high, bits, power_of_two=unit)
     return grids
+
+
+def _limits(name: str, limits: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, limits)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not -_LARGEST <= low <= high <= _LARGEST:
+        raise ConfigError(
+            "quantize: `ranges` must hold pairs of finite numbers, the least and the greatest, "
+            f"got {quoted(limits)} for {name}"
+        )
+    return low, high
 
 
 @torch.no_grad()

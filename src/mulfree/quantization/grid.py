@@ -95,7 +95,7 @@ class Layout:
     units: Mapping[str, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.bits not in BITS:
+        if type(self.bits) is not int or self.bits not in BITS:
             raise ConfigError(
                 f"quantize: `bits` must be one of {', '.join(map(str, BITS))}, got {self.bits!r}"
             )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -18,16 +17,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mulfree import runtime
+from mulfree.errors import ConfigError
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.clusters import Cluster, Clusters, Indices, order_of
 from mulfree.quantization.fixed_point import Reals, fixed_point
 from mulfree.quantization.folding import Folded, FoldedFloat, fold, fold_float, norm_of
 from mulfree.quantization.grid import Grid, Layout
+from mulfree.quantization.pictures import Pictures
 from mulfree.quantization.steps import (
     ADDER,
     LINEAR,
     Add,
     AnyLayer,
+    Concat,
     Layer,
     MaxPool,
     Mean,
@@ -37,23 +39,6 @@ from mulfree.quantization.steps import (
     Step,
 )
 from mulfree.runtime import graph as nodes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """What the pixels of pictures became before they were given to the network.
-
-    Attributes:
-        mean: Per channel, of pixels scaled to 0..1; was subtracted.
-        std: Per channel; was divided by.
-        resize: Side that pictures are resized to before the middle is cut out.
-        classes: Names of the logits.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    resize: int
-    classes: tuple[str, ...] | None = None
 
 
 def lower(
@@ -184,7 +169,10 @@ class _Lowering:
                 )
             case Add():
                 other = self._grid(step.other)
-                factors = [grid.scale / target.scale for grid in (source, other)]
+                factors = [
+                    self._factor(step, factor) * grid.scale / target.scale
+                    for factor, grid in zip(step.factors, (source, other), strict=True)
+                ]
                 offset = target.zero - factors[0] * source.zero - factors[1] * other.zero
                 fixed = fixed_point(factors, [255, 255], offset, step.path)
                 self._nodes.append(
@@ -196,9 +184,28 @@ class _Lowering:
                         offset=int(fixed.offset),
                         shift=fixed.shift,
                         low=target.zero if step.relu else 0,
-                        high=target.top,
+                        high=_highest(step, target),
                     )
                 )
+            case Concat():
+                names = [
+                    name
+                    if self._grid(name) == target
+                    else self._copy(name, f"{name}.{step.output}", target)
+                    for name in step.inputs
+                ]
+                order = np.arange(step.shape[0], dtype=np.int32)
+                common |= {"input": names[0], "others": tuple(names[1:]), "order": order}
+                self._nodes.append(nodes.Concat(**common))
+
+    def _factor(self, step: Layer | Add, factor: float) -> float:
+        """A factor of a sum, which shifts alone must be able to multiply by."""
+        if self._shift_only and math.frexp(abs(factor))[0] not in (0.0, 0.5):
+            raise ConfigError(
+                "quantize: `shift_only` must be False where a sum has a factor that is no power of "
+                f"two, got True with {factor} at {step.path}"
+            )
+        return factor
 
     def _can_merge(self, pad: Pad) -> bool:
         """Whether a border can be the padding of the layer that alone reads it."""
@@ -244,7 +251,7 @@ class _Lowering:
         largest = [filters.largest]
         if step.residual is not None:
             residual = self._grid(step.residual)
-            factors.append(residual.scale / target.scale)
+            factors.append(self._factor(step, step.residual_factor) * residual.scale / target.scale)
             largest.append(255)
             offset = offset - factors[1] * residual.zero
         fixed = fixed_point(factors, largest, offset, step.path)
@@ -289,7 +296,7 @@ class _Lowering:
             "output": self._declare(output, (len(weight), rows, columns), target),
             "weight": weight,
             "low": target.zero if step.relu else 0,
-            "high": target.top,
+            "high": _highest(step, target),
             "stride": stride,
             "padding": padding,
             "groups": getattr(module, "groups", 1),
@@ -446,6 +453,13 @@ class _Lowering:
                 bias=bias.astype(np.float32),
             )
         )
+
+
+def _highest(step: Layer | Add, grid: Grid) -> int:
+    """The greatest integer of what a step makes."""
+    if step.ceiling is None:
+        return grid.top
+    return min(grid.top, grid.zero + round(step.ceiling / grid.scale))
 
 
 def _unpooled(step: Layer) -> str:

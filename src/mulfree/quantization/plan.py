@@ -11,6 +11,7 @@ from torch.func import functional_call
 from mulfree.quantization.steps import (
     Add,
     AnyLayer,
+    Concat,
     Layer,
     MaxPool,
     Mean,
@@ -90,8 +91,8 @@ def execute(plan: Plan, model: nn.Module, images: Tensor, hooks: Hooks) -> Tenso
                 module = step.layer(model)
                 apply = partial(hooks.apply, step, module)
                 y = step.compute(model, x, residual, apply, partial(hooks.normalised, module))
-            case Add():
-                y = step.compute(x, values[step.other])
+            case Add() | Concat():
+                y = step.compute(*(values[name] for name in step.inputs))
             case MaxPool() | Mean() | Repeat() | Pad():
                 y = step.compute(x)
         if step.rescales and step is not plan.classifier:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+import operator
+from collections.abc import Container, Iterable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mulfree import runtime
-from mulfree.errors import ConfigError, ShapeError, choices_message
+from mulfree.errors import ArtifactError, ConfigError, choices_message, quoted
 from mulfree.quantization.calibration import Ranges, correct_norms, find_ranges, make_grids
 from mulfree.quantization.clusters import divisible, make_clusters
-from mulfree.quantization.grid import Layout
+from mulfree.quantization.grid import BITS, EDGES, Layout
 from mulfree.quantization.grouping import make_plan
-from mulfree.quantization.lower import Pictures, lower
+from mulfree.quantization.images import Batches, read_images
+from mulfree.quantization.lower import lower
+from mulfree.quantization.network import check_operations, check_weights, copied, plain
 from mulfree.quantization.observers import OBSERVERS
+from mulfree.quantization.pictures import Pictures
+from mulfree.runtime.rules import rules
 
 MOST_GROUPS = 8
 
 # Images that make statistics worth having, and images at a time.
 _ENOUGH = 64
 _TOGETHER = 128
-
-Batches: TypeAlias = Iterable[Tensor | Sequence[Tensor]]
+# Images on which the recorded operations are compared with the network; not as many as they were
+# recorded with, so that a number of images in the forward is found.
+_COMPARED = 3
 
 
 def quantize(
@@ -45,13 +51,16 @@ def quantize(
 
     Every value gets a scale and a zero that fit what is seen of it in `batches`; input and weights
     of an adder layer share them. Batch normalisation, bias, residual and ReLU become one integer
-    multiplication, addition and shift behind each layer. The network itself is not changed.
+    multiplication, addition and shift behind each layer. The network itself is not changed, nor
+    are random states; it is copied to the CPU and computes in float32, or in float64 if it does.
 
     Args:
         model: A trained network that maps images to logits: one of `mulfree.models`, or any of
-            the layers that these are made of.
-        batches: Images `[N, C, H, W]` as the network takes them, or tuples that begin with them;
-            a thousand training images are enough.
+            the layers that these are made of; also inside `torch.compile`, `DataParallel`,
+            `DistributedDataParallel` or `AveragedModel`.
+        batches: Images `[N, C, H, W]` as the network takes them, floating-point tensors or arrays,
+            or tuples that begin with them; or one such batch. With `pictures` also uint8 pixels.
+            A thousand training images are enough.
         bits: 8, 6, 5 or 4: of what layers in the middle of the network read, and of their weights.
             The first layer, the classifier and what is only added have 8.
         edges: Weights of convolutions and linear layers at the ends of the network, the first
@@ -69,53 +78,111 @@ def quantize(
         name: What to call the network; by default as its class.
 
     Raises:
-        ConfigError: An option is not valid, or the network has something in it that cannot be
-            quantised, which is named.
+        ConfigError: An option is not valid, the network has something in it that cannot be
+            quantised, which is named, or numbers are not finite.
+        DTypeError: `batches` holds integers.
         ShapeError: `batches` holds no images, or of more than one size.
 
     References:
         Shared scale: arXiv 2101.10015. Ranges, weights outside of them, and groups: arXiv
         2212.10200.
     """
-    if observer not in OBSERVERS:
-        raise ConfigError(choices_message("quantize", "observer", observer, OBSERVERS))
-    if type(groups) is not int or not 1 <= groups <= MOST_GROUPS:
-        raise ConfigError(f"quantize: `groups` must be an int in 1..{MOST_GROUPS}, got {groups!r}")
+    bits = _integer("bits", bits, BITS, f"one of {', '.join(map(str, BITS))}")
+    groups = _integer("groups", groups, range(1, MOST_GROUPS + 1), f"an int in 1..{MOST_GROUPS}")
+    _check_choice("observer", observer, OBSERVERS)
+    _check_choice("edges", edges, EDGES)
+    _check_kind("shift_only", shift_only, bool | np.bool_, "True or False")
+    _check_kind("correct", correct, bool | np.bool_ | None, "True, False or None")
+    _check_kind("ranges", ranges, Mapping | None, "a mapping or None")
+    _check_kind("pictures", pictures, Pictures | None, "Pictures or None")
     if ranges is not None and groups > 1:
         raise ConfigError(
             "quantize: `groups` must be 1 for a network that was trained with the rounding, got "
             f"{groups}"
         )
-    images = [batch if isinstance(batch, Tensor) else batch[0] for batch in batches]
-    shapes = {tuple(batch.shape[1:]) for batch in images}
-    if len(shapes) != 1 or any(batch.ndim != 4 or len(batch) == 0 for batch in images):
-        seen = ", ".join(str(list(batch.shape)) for batch in images[:3]) or "nothing"
-        raise ShapeError(
-            f"quantize: `batches` must hold images [N, C, H, W] of one size, got {seen}"
-        )
-    channels, height, width = shapes.pop()
-    # Statistics of a few images say little.
-    count = sum(map(len, images))
-    images = list(torch.cat(images).chunk(-(-count // _TOGETHER)))
-    model = copy.deepcopy(model).eval().requires_grad_(False)
-    plan = make_plan(model, (channels, height, width))
-    divided = divisible(plan, model, groups)
-    while True:
-        layout = Layout(plan=plan, bits=bits, edges=edges, divided=divided)
-        known = find_ranges(layout, model, images, observer) if ranges is None else ranges
-        grids = make_grids(layout, known, shift_only=shift_only)
-        clusters = make_clusters(layout, model, grids, groups, shift_only=shift_only)
-        if len(clusters) == len(divided):
-            break
-        # Layers whose groups turned out to be one need no values of their own.
-        divided = frozenset(clusters)
-    if correct is None:
-        correct = ranges is None and count >= _ENOUGH
-    if correct:
-        correct_norms(layout, model, images, grids, clusters=clusters, shift_only=shift_only)
+    network = copied(model)
+    name = type(network).__name__ if name is None else name
+    _check_text("name", "name", name)
+    _check_text("pictures.classes", "classes", None if pictures is None else pictures.classes)
+    dtype = next((t.dtype for t in network.parameters() if t.is_floating_point()), torch.float32)
+    images = read_images(batches, dtype, pictures)
+    channels, height, width = images[0].shape[1:]
     if pictures is None:
         pictures = Pictures(
             mean=(0.0,) * channels, std=(1.0,) * channels, resize=max(height, width)
         )
-    name = name or type(model).__name__
-    return lower(name, layout, model, grids, pictures, clusters=clusters, shift_only=shift_only)
+    _check_pictures(pictures, channels, max(height, width))
+    # Statistics of a few images say little.
+    count = sum(map(len, images))
+    images = list(torch.cat(images).chunk(-(-count // _TOGETHER)))
+    with torch.random.fork_rng(devices=()):
+        simple = plain(network)
+        plan = make_plan(simple, (channels, height, width))
+        check_weights(plan, simple)
+        few = images[0][: _COMPARED if count >= _COMPARED else 1]
+        check_operations(plan, network, simple, few)
+        divided = divisible(plan, simple, groups)
+        while True:
+            layout = Layout(plan=plan, bits=bits, edges=edges, divided=divided)
+            known = find_ranges(layout, simple, images, observer) if ranges is None else ranges
+            grids = make_grids(layout, known, shift_only=shift_only)
+            clusters = make_clusters(layout, simple, grids, groups, shift_only=shift_only)
+            if len(clusters) == len(divided):
+                break
+            # Layers whose groups turned out to be one need no values of their own.
+            divided = frozenset(clusters)
+        if correct is None:
+            correct = ranges is None and count >= _ENOUGH
+        if correct:
+            correct_norms(layout, simple, images, grids, clusters=clusters, shift_only=shift_only)
+        try:
+            # A number that leaves floating point is refused by the graph.
+            with np.errstate(all="ignore"):
+                return lower(
+                    name, layout, simple, grids, pictures, clusters=clusters, shift_only=shift_only
+                )
+        except ArtifactError as error:
+            raise ConfigError(
+                f"quantize: `model` must be a network that an artifact can hold, got {error}"
+            ) from error
+
+
+def _integer(name: str, value: Any, choices: Container[int], requirement: str) -> int:
+    """A number of any integer type, one of numpy's, too."""
+    try:
+        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number not in choices:
+        raise ConfigError(f"quantize: `{name}` must be {requirement}, got {quoted(value)}")
+    return number
+
+
+def _check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
+        raise ConfigError(choices_message("quantize", name, value, choices))
+
+
+def _check_kind(name: str, value: object, kinds: Any, requirement: str) -> None:
+    if not isinstance(value, kinds):
+        raise ConfigError(f"quantize: `{name}` must be {requirement}, got {quoted(value)}")
+
+
+def _check_text(name: str, field: str, value: object) -> None:
+    """What goes into the graph as it is, checked before anything is computed."""
+    rule = rules(runtime.Graph)[field]
+    if not rule.holds(value):
+        raise ConfigError(f"quantize: `{name}` must {rule.text}, got {quoted(value)}")
+
+
+def _check_pictures(pictures: Pictures, channels: int, side: int) -> None:
+    if not len(pictures.mean) == len(pictures.std) == channels:
+        raise ConfigError(
+            f"quantize: `pictures` must have a mean and std for each of {channels} channels, got "
+            f"{len(pictures.mean)} and {len(pictures.std)}"
+        )
+    if pictures.resize < side:
+        raise ConfigError(
+            f"quantize: `pictures.resize` must be at least the images' side {side}, got "
+            f"{pictures.resize}"
+        )

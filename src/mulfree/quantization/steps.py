@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,7 +27,7 @@ AnyLayer: TypeAlias = nn.Conv2d | nn.Linear | Adder2d | AdderLinear
 LINEAR = (nn.Linear, AdderLinear)
 ADDER = (Adder2d, AdderLinear)
 LAYERS = (nn.Conv2d, Adder2d, *LINEAR)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,14 @@ class Window:
         return functional.max_pool2d(x, self.kernel, self.stride, self.padding)
 
 
+def _times(factor: float, x: Tensor) -> Tensor:
+    return x if factor == 1.0 else factor * x
+
+
+def _rectified(x: Tensor, ceiling: float | None) -> Tensor:
+    return functional.relu(x) if ceiling is None else x.clamp(0.0, ceiling)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layer(Step):
     """`relu(norm(pool(layer(x))) + residual)`, of which all but the layer may be missing.
@@ -84,7 +93,9 @@ class Layer(Step):
         pool: The maximum between layer and normalisation, or None.
         norm: Path of the batch normalisation, or None.
         residual: Name of the value that is added, or None.
+        residual_factor: What that is multiplied by.
         relu: Whether negative results become zero.
+        ceiling: What greater results become, as behind a ReLU6, or None.
         classifies: Whether it makes the logits and its sums can be left in floating point.
     """
 
@@ -92,7 +103,9 @@ class Layer(Step):
     pool: Window | None = None
     norm: str | None = None
     residual: str | None = None
+    residual_factor: float = 1.0
     relu: bool = False
+    ceiling: float | None = None
     classifies: bool = False
 
     @property
@@ -141,8 +154,8 @@ class Layer(Step):
             y = normalised(norm, y, norm(y))
         y = y[..., None, None] if flat else y
         if residual is not None:
-            y = y + residual
-        return functional.relu(y) if self.relu else y
+            y = y + _times(self.residual_factor, residual)
+        return _rectified(y, self.ceiling) if self.relu else y
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,16 +213,45 @@ class Pad(Step):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Concat(Step):
+    """The channels of several values behind one another.
+
+    Attributes:
+        others: Names of the values behind the first.
+    """
+
+    others: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """All values, in order."""
+        return self.input, *self.others
+
+    @property
+    def rescales(self) -> bool:
+        """Always."""
+        return True
+
+    def compute(self, *values: Tensor) -> Tensor:
+        """`[N, C, H, W]`."""
+        return torch.cat(values, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Add(Step):
     """Sum of two values.
 
     Attributes:
         other: Name of the second value.
+        factors: What the two are multiplied by.
         relu: Whether negative results become zero.
+        ceiling: What greater results become, or None.
     """
 
     other: str
+    factors: tuple[float, float] = (1.0, 1.0)
     relu: bool = False
+    ceiling: float | None = None
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -223,4 +265,6 @@ class Add(Step):
 
     def compute(self, x: Tensor, other: Tensor) -> Tensor:
         """`[N, C, H, W]`."""
-        return functional.relu(x + other) if self.relu else x + other
+        first, second = self.factors
+        y = _times(first, x) + _times(second, other)
+        return _rectified(y, self.ceiling) if self.relu else y

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from mulfree.errors import ConfigError
-from mulfree.operators import operator_of
+from mulfree.errors import ConfigError, printable
 
 Shape = tuple[int, ...]
+
+# More than one, so that an operation that mixes images has a result of another shape.
+_IMAGES = 2
+# Modules whose forwards are recorded as one operation.
+_LIBRARIES = ("torch.nn.", "torch.ao.nn.", "mulfree.operators.")
+_MAX_REASON = 200
 
 
 class _Proxy(fx.Proxy):
     """Stands in for a tensor whose shape is known, so that a forward may ask for it."""
 
     @property
+    def _value(self) -> Tensor:
+        value: Tensor = self.node.meta["value"]
+        return value
+
+    @property
     def shape(self) -> torch.Size:
-        return torch.Size(self.node.meta["value"].shape)
+        return self._value.shape
+
+    @property
+    def ndim(self) -> int:
+        return self._value.ndim
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._value.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self._value.device
+
+    def size(self, dim: int | None = None) -> Any:
+        return self.shape if dim is None else self.shape[dim]
+
+    def dim(self) -> int:
+        return self.ndim
+
+    def numel(self) -> int:
+        return self._value.numel()
+
+    def __len__(self) -> int:
+        return len(self._value)
+
+    def __iadd__(self, other: Any) -> Any:
+        # Called as the sum that it is, but known to change its first operand.
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {}, "add")
 
 
 class _Tracer(fx.Tracer):
@@ -28,10 +67,24 @@ class _Tracer(fx.Tracer):
     def __init__(self, images: Tensor) -> None:
         super().__init__()
         self.images = images
+        # Where the forward failed, if it did.
+        self.failed: str | None = None
         self._running = False
 
+    def create_args_for_root(
+        self, root_fn: Any, is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """The forward, also one of the instance alone, and its first argument."""
+        forward = self.root.forward
+        name = next(iter(inspect.signature(forward).parameters), "images")
+        return forward, [self.create_proxy("placeholder", name, (), {})]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return operator_of(m) is not None or super().is_leaf_module(m, module_qualified_name)
+        """Whether its forward is a library's, not one that a class or instance brings along."""
+        if isinstance(m, nn.Sequential) or {"forward", "_conv_forward"} & vars(m).keys():
+            return False
+        methods = (getattr(type(m), name, None) for name in ("forward", "_conv_forward"))
+        return all(m is None or m.__module__.startswith(_LIBRARIES) for m in methods)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -39,7 +92,17 @@ class _Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if self._running:
             return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
+        if m not in (self.submodule_paths or {}):
+            # Made in a forward: recorded as the functions that it calls.
+            if any(True for _ in m.parameters()):
+                raise TypeError(f"the layer {type(m).__name__} is not registered as a submodule")
+            return forward(*args, **kwargs)
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if self.failed is None:
+                self.failed = self.path_of_module(m)
+            raise
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         if self._running:
@@ -48,12 +111,15 @@ class _Tracer(fx.Tracer):
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
+        node.meta["scope"] = self.scope.module_path
         if node.op == "placeholder":
             node.meta["value"] = self.images
         elif node.op != "output":
             self._running = True
-            node.meta["value"] = self._computed(node)
-            self._running = False
+            try:
+                node.meta["value"] = self._computed(node)
+            finally:
+                self._running = False
         return node
 
     def _computed(self, node: fx.Node) -> Any:
@@ -70,28 +136,85 @@ class _Tracer(fx.Tracer):
 def trace(model: nn.Module, shape: Shape) -> fx.Graph:
     """The operations of `model` in evaluation on one image of `shape` `(C, H, W)`.
 
-    A node's `meta["shape"]` is the shape of its result without the batch. The model is run once on
+    A node's `meta["shape"]` is the shape of its result without the batch, and `meta["scope"]` the
+    path of the module whose forward it is in. Operations whose result is not used are left out,
+    and what is read after an operation in place is the result of that. The model is run once on
     zeros and left in the mode it was in.
 
     Raises:
         ConfigError: The forward depends on the values of its input, or does not take such images.
     """
-    parameter = next(model.parameters(), torch.empty(0))
-    images = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    images = torch.zeros(_IMAGES, *shape, dtype=parameter.dtype, device=parameter.device)
     modes = {module: module.training for module in model.modules()}
+    attributes = set(vars(model))
     model.eval()
+    tracer = _Tracer(images)
     try:
         with torch.no_grad():
-            graph = _Tracer(images).trace(model)
-    except (fx.proxy.TraceError, RuntimeError, TypeError) as error:
+            graph = tracer.trace(model)
+    except Exception as error:  # whatever a forward raises
         raise ConfigError(
-            "quantize: `model` must be a network whose forward does not depend on the values of "
-            f"images {list(shape)}, got {type(model).__name__} ({error})"
+            "quantize: `model` must be a network that runs and whose forward does not depend on "
+            f"the values of images {list(shape)}, got {type(model).__name__} "
+            f"({reason(error, tracer.failed)})"
         ) from error
     finally:
         for module, training in modes.items():
             module.training = training
-    for node in graph.nodes:
+        for name in set(vars(model)) - attributes:
+            delattr(model, name)
+    _follow_changes(graph, model)
+    for node in reversed(graph.nodes):
         value = node.meta.pop("value", None)
-        node.meta["shape"] = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
+        whole = isinstance(value, Tensor) and value.shape[:1] == (_IMAGES,)
+        node.meta["shape"] = tuple(value.shape[1:]) if whole else ()
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
     return graph
+
+
+def reason(error: Exception, path: str | None = None) -> str:
+    """An error of a foreign function as a part of a line: type, place and first line."""
+    text = str(error).strip().partition("\n")[0]
+    place = "" if path is None else f" in {path}"
+    return printable(f"{type(error).__name__}{place}: {text}", _MAX_REASON)
+
+
+def place(node: fx.Node) -> str:
+    """What an operation is called in messages: "block.conv", or "torch.cat in block.forward"."""
+    if node.op == "call_module":
+        return str(node.target)
+    target: Any = node.target
+    if node.op == "call_method":
+        name = f"Tensor.{target}"
+    elif node.op == "get_attr":
+        return str(target)
+    else:
+        name = torch.overrides.resolve_name(target)
+        if name is None:
+            module = getattr(target, "__module__", "") or ""
+            name = f"{module.lstrip('_')}.{getattr(target, '__name__', type(target).__name__)}"
+    scope = node.meta["scope"]
+    return f"{name} in {scope}.forward" if scope else f"{name} in forward"
+
+
+def _follow_changes(graph: fx.Graph, model: nn.Module) -> None:
+    """Lets later readers of what an operation changes in place read its result."""
+    order = {node: number for number, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        if not _changes_operand(node, model):
+            continue
+        operand = node.args[0] if node.args else None
+        later = [user for user in getattr(operand, "users", ()) if order[user] > order[node]]
+        for user in later:
+            user.replace_input_with(operand, node)
+
+
+def _changes_operand(node: fx.Node, model: nn.Module) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(model.get_submodule(str(node.target)), "inplace", False))
+    target: Any = node.target
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    in_place = name.endswith("_") and not name.endswith("__")
+    return in_place or target is operator.iadd or bool(node.kwargs.get("inplace"))

@@ -1,0 +1,116 @@
+"""Images to learn ranges from, out of whatever a loader makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mulfree.errors import ConfigError, DTypeError, MulfreeError, ShapeError, quoted
+from mulfree.quantization.pictures import Pictures
+from mulfree.quantization.trace import reason
+
+Batch: TypeAlias = Tensor | NDArray[Any]
+Batches: TypeAlias = Iterable[Batch | Sequence[Any]] | Batch
+
+_PIXELS = torch.uint8
+
+
+def read_images(batches: Batches, dtype: torch.dtype, pictures: Pictures | None) -> list[Tensor]:
+    """The images of all batches, `[N, C, H, W]` each, of one size and finite, on the CPU.
+
+    Args:
+        batches: As of `quantize`.
+        dtype: What to make of floating-point images.
+        pictures: What to make of pixels, uint8; None to take none.
+
+    Raises:
+        ConfigError: It is nothing of the kind, fails, or holds numbers that are not finite.
+        DTypeError: It holds integers.
+        ShapeError: It holds no images, or of more than one size.
+    """
+    images = [_images(batch, dtype, pictures) for batch in _iterated(batches)]
+    shapes = {tuple(batch.shape[1:]) for batch in images}
+    if len(shapes) != 1 or any(batch.ndim != 4 or 0 in batch.shape for batch in images):
+        seen = ", ".join(str(list(batch.shape)) for batch in images[:3]) or "nothing"
+        raise ShapeError(
+            f"quantize: `batches` must hold images [N, C, H, W] of one size, got {seen}"
+        )
+    return images
+
+
+def _iterated(batches: Batches) -> Iterable[Any]:
+    if isinstance(batches, (Tensor, np.ndarray)):
+        # One batch as it is.
+        yield batches
+        return
+    if isinstance(batches, (str, bytes, Mapping)) or not hasattr(batches, "__iter__"):
+        raise ConfigError(
+            "quantize: `batches` must be an iterable of batches of images, got "
+            f"{type(batches).__name__}"
+        )
+    try:
+        yield from batches
+    except MulfreeError:
+        raise
+    except Exception as error:  # whatever a loader raises
+        raise ConfigError(
+            f"quantize: `batches` must be an iterable that does not fail, got {reason(error)}"
+        ) from error
+
+
+def _images(batch: Any, dtype: torch.dtype, pictures: Pictures | None) -> Tensor:
+    if isinstance(batch, (tuple, list)) and batch:
+        batch = batch[0]
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf":
+        # A copy in the machine's byte order, with strides that torch takes.
+        batch = torch.from_numpy(np.array(batch, batch.dtype.newbyteorder("="), order="C"))
+    if not isinstance(batch, Tensor):
+        raise ConfigError(
+            "quantize: `batches` must hold tensors or arrays, or tuples that begin with one, got "
+            f"{_contents(batch)}"
+        )
+    if batch.layout != torch.strided or batch.is_quantized or batch.is_meta or batch.is_nested:
+        raise ConfigError(
+            f"quantize: `batches` must hold dense tensors with data, got {batch.layout} on "
+            f"{batch.device}"
+        )
+    batch = batch.detach().to("cpu")
+    if batch.dtype == _PIXELS and pictures is not None and batch.ndim == 4:
+        return _normalised(batch, dtype, pictures)
+    if not batch.is_floating_point():
+        raise DTypeError(
+            "quantize: `batches` must hold images as the network takes them, normalised floats, or "
+            f"uint8 pixels with `pictures`, got {batch.dtype}"
+        )
+    images = batch.to(dtype)
+    if not images.isfinite().all():
+        raise ConfigError(
+            "quantize: `batches` must hold finite numbers, got "
+            f"{images[~images.isfinite()][0].item()}"
+        )
+    return images
+
+
+def _normalised(pixels: Tensor, dtype: torch.dtype, pictures: Pictures) -> Tensor:
+    if pixels.shape[1] != len(pictures.mean):
+        raise ShapeError(
+            f"quantize: `batches` must hold pixels of {len(pictures.mean)} channels as `pictures`, "
+            f"got {list(pixels.shape)}"
+        )
+    mean, std = (
+        torch.tensor(row, dtype=torch.float64).view(-1, 1, 1)
+        for row in (pictures.mean, pictures.std)
+    )
+    images: Tensor = (pixels.double() / 255 - mean) / std
+    return images.to(dtype)
+
+
+def _contents(batch: object) -> str:
+    if isinstance(batch, Mapping):
+        return f"{type(batch).__name__} with {quoted(list(batch))}"
+    return type(batch).__name__
