@@ -40,9 +40,12 @@ class _Watch(Hooks):
         least, greatest = x.aminmax()
         # Sorted, one number that is none could be left out. Larger ones have no scale.
         if not (least >= -_LARGEST and greatest <= _LARGEST):
+            steps = self._layout.plan.steps
+            original = self._layout.original(name)
+            path = next((step.path for step in steps if step.output == original), "its input")
             raise ConfigError(
                 f"quantize: `model` must compute finite numbers up to {_LARGEST:.0e} of `batches`, "
-                f"got {float(least):.3g} to {float(greatest):.3g} as {name}"
+                f"got {float(least):.3g} to {float(greatest):.3g} at {path}"
             )
         old_low, old_high = self.ranges.get(name, (low, high))
         self.ranges[name] = torch.minimum(low, old_low), torch.maximum(high, old_high)

@@ -85,7 +85,11 @@ class _Grouping:
             self._operation(node)
         (result,) = end.args
         if not isinstance(result, fx.Node):
-            _refuse("its end", "return one tensor, the logits", type(result).__name__)
+            _refuse(
+                "its end",
+                "return one tensor, the logits",
+                type(result).__name__.removeprefix("immutable_"),
+            )
         last = self._value(result, "its end")
         if last != (self._steps[-1].output if self._steps else None):
             _refuse("its end", "make its logits by its last layer", f"the value of {result}")
@@ -103,11 +107,14 @@ class _Grouping:
         step = self._open.pop(node, None)
         if step is not None:
             self._close(node, step)
-        if node not in self._values:
-            if multiple(node) is not None:
-                _refuse(where, "read multiples in sums alone", place(node))
-            _refuse(where, _ALONE, place(node))
+        self._check_known(node, where)
         return self._values[node]
+
+    def _check_known(self, node: fx.Node, where: fx.Node | str) -> None:
+        """Refuses what is no value, open or not, as parameters and multiples."""
+        if node not in self._values and node not in self._open:
+            known = _ALONE if multiple(node) is None else "read multiples in sums alone"
+            _refuse(where, known, place(node))
 
     def _shape(self, node: fx.Node) -> Shape:
         """C, H, W of what an operation makes, however its result is viewed."""
@@ -152,6 +159,7 @@ class _Grouping:
             raise ConfigError(f"quantize: `model` must {_UNKNOWN}, got {place(node)}")
         if not isinstance(source, fx.Node):
             _refuse(node, _ALONE, repr(source))
+        self._check_known(source, node)
         growing = self._growing(source)
         # A layer whose result may still be pooled and normalised.
         layer = growing if isinstance(growing, Layer) and not growing.norm else None
@@ -184,7 +192,7 @@ class _Grouping:
             case _ if isinstance(module, _NOTHING):
                 self._nothing(node, source)
             case _:
-                _refuse(node, _UNKNOWN, type(module).__name__)
+                _refuse(node, _UNKNOWN, _class_of(module))
         return None
 
     def _module(self, node: fx.Node) -> nn.Module | None:
@@ -246,9 +254,10 @@ class _Grouping:
 
     def _rectifier(self, node: fx.Node, source: fx.Node, ceiling: float | None) -> None:
         growing = self._growing(source)
-        if growing is None or growing.relu:
+        if growing is None:
             _refuse(node, "have a ReLU only behind a layer or a sum", "one")
-        self._grow(source, node, relu=True, ceiling=ceiling)
+        ceilings = [number for number in (growing.ceiling, ceiling) if number is not None]
+        self._grow(source, node, relu=True, ceiling=min(ceilings, default=None))
 
     def _operands(self, node: fx.Node) -> list[tuple[object, float]]:
         """What a sum adds up, with factors."""
@@ -262,10 +271,12 @@ class _Grouping:
 
     def _sum(self, node: fx.Node) -> None:
         (one, first), (other, second) = operands = self._operands(node)
+        # A layer's own factors are those of its normalisation.
+        multiplied = [multiple(user) is not None for user in node.users] == [True]
         for (grown, one_factor), (residual, factor) in (operands, operands[::-1]):
             step = self._growing(grown)
             whole = isinstance(step, Layer) and not step.relu and not step.residual
-            if whole and one_factor == 1.0 and one is not other:
+            if whole and one_factor == 1.0 and one is not other and not multiplied:
                 assert isinstance(grown, fx.Node)
                 value = self._value(residual, node)
                 self._grow(grown, node, residual=value, residual_factor=factor)
@@ -372,6 +383,13 @@ class _Grouping:
             and layer.padding in ((0, 0), "valid")
         )
         return replace(step, classifies=whole)
+
+
+def _class_of(module: nn.Module) -> str:
+    """Name of a module's class, short for those of `torch.nn`."""
+    kind = type(module)
+    name = kind.__qualname__
+    return name if getattr(nn, name, None) is kind else f"{kind.__module__}.{name}"
 
 
 def _multiplied(operand: object, factor: float) -> tuple[object, float]:

@@ -48,13 +48,14 @@ def _iterated(batches: Batches) -> Iterable[Any]:
         # One batch as it is.
         yield batches
         return
-    if isinstance(batches, (str, bytes, Mapping)) or not hasattr(batches, "__iter__"):
+    sequence = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
+    if isinstance(batches, (str, bytes, Mapping)) or not sequence:
         raise ConfigError(
             "quantize: `batches` must be an iterable of batches of images, got "
             f"{type(batches).__name__}"
         )
     try:
-        yield from batches
+        yield from iter(batches)
     except MulfreeError:
         raise
     except Exception as error:  # whatever a loader raises
@@ -66,7 +67,7 @@ def _iterated(batches: Batches) -> Iterable[Any]:
 def _images(batch: Any, dtype: torch.dtype, pictures: Pictures | None) -> Tensor:
     if isinstance(batch, (tuple, list)) and batch:
         batch = batch[0]
-    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf":
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf" and batch.itemsize <= 8:
         # A copy in the machine's byte order, with strides that torch takes.
         batch = torch.from_numpy(np.array(batch, batch.dtype.newbyteorder("="), order="C"))
     if not isinstance(batch, Tensor):
@@ -87,7 +88,7 @@ def _images(batch: Any, dtype: torch.dtype, pictures: Pictures | None) -> Tensor
             "quantize: `batches` must hold images as the network takes them, normalised floats, or "
             f"uint8 pixels with `pictures`, got {batch.dtype}"
         )
-    images = batch.to(dtype)
+    images: Tensor = batch.to(dtype)
     if not images.isfinite().all():
         raise ConfigError(
             "quantize: `batches` must hold finite numbers, got "

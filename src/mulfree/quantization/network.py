@@ -88,11 +88,22 @@ def plain(network: nn.Module) -> nn.Module:
         module._forward_pre_hooks.clear()
         module._forward_hooks.clear()
         if parametrize.is_parametrized(module):
-            parametrizations = module.parametrizations
-            assert isinstance(parametrizations, nn.ModuleDict)
-            for name in list(parametrizations):
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _settle(module)
     return network.requires_grad_(False)
+
+
+def _settle(module: nn.Module) -> None:
+    """Makes parameters of what the parametrisations of a module work out.
+
+    `remove_parametrizations` would change the class, which copies have in common.
+    """
+    parametrizations = module._modules["parametrizations"]
+    assert isinstance(parametrizations, nn.ModuleDict)
+    results = {name: getattr(module, name).detach().clone() for name in parametrizations}
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for name, result in results.items():
+        module.register_parameter(name, nn.Parameter(result, requires_grad=False))
 
 
 def check_weights(plan: Plan, network: nn.Module) -> None:

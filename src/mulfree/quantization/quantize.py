@@ -21,6 +21,7 @@ from mulfree.quantization.lower import lower
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 from mulfree.quantization.observers import OBSERVERS
 from mulfree.quantization.pictures import Pictures
+from mulfree.runtime.graph import Input
 from mulfree.runtime.rules import rules
 
 MOST_GROUPS = 8
@@ -102,8 +103,7 @@ def quantize(
         )
     network = copied(model)
     name = type(network).__name__ if name is None else name
-    _check_text("name", "name", name)
-    _check_text("pictures.classes", "classes", None if pictures is None else pictures.classes)
+    _check_rule("name", runtime.Graph, "name", name)
     dtype = next((t.dtype for t in network.parameters() if t.is_floating_point()), torch.float32)
     images = read_images(batches, dtype, pictures)
     channels, height, width = images[0].shape[1:]
@@ -118,6 +118,7 @@ def quantize(
     with torch.random.fork_rng(devices=()):
         simple = plain(network)
         plan = make_plan(simple, (channels, height, width))
+        _check_classes(pictures, plan.steps[-1].shape[0])
         check_weights(plan, simple)
         few = images[0][: _COMPARED if count >= _COMPARED else 1]
         check_operations(plan, network, simple, few)
@@ -168,14 +169,16 @@ def _check_kind(name: str, value: object, kinds: Any, requirement: str) -> None:
         raise ConfigError(f"quantize: `{name}` must be {requirement}, got {quoted(value)}")
 
 
-def _check_text(name: str, field: str, value: object) -> None:
+def _check_rule(name: str, kind: type, field: str, value: object) -> None:
     """What goes into the graph as it is, checked before anything is computed."""
-    rule = rules(runtime.Graph)[field]
+    rule = rules(kind)[field]
     if not rule.holds(value):
         raise ConfigError(f"quantize: `{name}` must {rule.text}, got {quoted(value)}")
 
 
 def _check_pictures(pictures: Pictures, channels: int, side: int) -> None:
+    _check_rule("pictures.resize", Input, "resize", pictures.resize)
+    _check_rule("pictures.classes", runtime.Graph, "classes", pictures.classes)
     if not len(pictures.mean) == len(pictures.std) == channels:
         raise ConfigError(
             f"quantize: `pictures` must have a mean and std for each of {channels} channels, got "
@@ -185,4 +188,12 @@ def _check_pictures(pictures: Pictures, channels: int, side: int) -> None:
         raise ConfigError(
             f"quantize: `pictures.resize` must be at least the images' side {side}, got "
             f"{pictures.resize}"
+        )
+
+
+def _check_classes(pictures: Pictures, count: int) -> None:
+    if pictures.classes is not None and len(pictures.classes) != count:
+        raise ConfigError(
+            f"quantize: `pictures.classes` must have {count} names, as many as logits, got "
+            f"{len(pictures.classes)}"
         )

@@ -18,6 +18,8 @@ _IMAGES = 2
 # Modules whose forwards are recorded as one operation.
 _LIBRARIES = ("torch.nn.", "torch.ao.nn.", "mulfree.operators.")
 _MAX_REASON = 200
+# What fx calls tensors that are made in a forward.
+_CONSTANT = "_tensor_constant"
 
 
 class _Proxy(fx.Proxy):
@@ -189,7 +191,7 @@ def place(node: fx.Node) -> str:
     if node.op == "call_method":
         name = f"Tensor.{target}"
     elif node.op == "get_attr":
-        return str(target)
+        return "a constant tensor" if target.startswith(_CONSTANT) else str(target)
     else:
         name = torch.overrides.resolve_name(target)
         if name is None:
