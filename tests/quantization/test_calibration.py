@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +70,31 @@ def test_a_copy_without_a_range_has_its_values() -> None:
     del ranges["layer1_0_relu1"]
     with pytest.raises(ConfigError, match=r"`ranges` must hold .* got none of layer1_0_relu1"):
         make_grids(layout, ranges)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -2e30])
+@pytest.mark.parametrize("observer", ["minmax", "percentile"])
+def test_numbers_without_a_range(observer: str, number: float) -> None:
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    layout = layout_of(net, (2, 8, 8))
+    images = [torch.randn(64, 2, 8, 8)]
+    net.get_parameter("0.bias").requires_grad_(False)[1] = number
+    with pytest.raises(ConfigError, match=r"`model` must compute finite numbers .* to .* at 0$"):
+        find_ranges(layout, net, images, observer)
+    images[0][63, 1, 7, 7] = number
+    with pytest.raises(ConfigError, match=r"finite numbers up to 1e\+30 .* at its input$"):
+        find_ranges(layout, net, images, observer)
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [(0.0, float("nan")), (-math.inf, 0.0), (2, 1), ("a", "b"), 5, None, (1, 2, 3), (0, 1e35)],
+)
+def test_ranges_of_other_things(limits: Any) -> None:
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    layout = layout_of(net, (2, 8, 8))
+    with pytest.raises(ConfigError, match=r"`ranges` must hold pairs of finite numbers, .* for in"):
+        make_grids(layout, dict.fromkeys(layout.grids, limits))
 
 
 def test_norms_are_corrected_for_what_rounding_does() -> None:

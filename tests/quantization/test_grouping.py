@@ -13,7 +13,7 @@ from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.quantization.grouping import make_plan
 from mulfree.quantization.plan import Hooks, Plan, execute
-from mulfree.quantization.steps import Add, Layer, MaxPool, Mean, Pad, Repeat, Window
+from mulfree.quantization.steps import Add, Concat, Layer, MaxPool, Mean, Pad, Repeat, Window
 
 
 class Net(nn.Module):
@@ -127,6 +127,198 @@ def test_other_forms_of_the_same_operations() -> None:
     assert plan.classifier is plan.steps[-1]
 
 
+def both(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """A value that has another reader, and what a layer makes of it."""
+    a = torch.relu(net.one(x))
+    return a, net.two(a)
+
+
+def halves(net: Any, x: Tensor) -> Tensor:
+    a, b = both(net, x)
+    a += b
+    return 0.5 * a
+
+
+SUMS: list[tuple[Any, Any]] = [
+    # What the steps of a sum multiply by: one of a layer and its residual, or of two values.
+    (lambda n, x: (y := both(n, x))[0] + 0.5 * y[1], (1.0, 0.5)),
+    (lambda n, x: (y := both(n, x))[1] + 0.5 * y[0], 0.5),
+    (lambda n, x: (y := both(n, x))[1] - y[0], -1.0),
+    (lambda n, x: (y := both(n, x))[0] - y[1], (1.0, -1.0)),
+    (lambda n, x: (y := both(n, x))[1] + y[0] / 4, 0.25),
+    (lambda n, x: (y := both(n, x))[1] + -(y[0] * 3), -3.0),
+    (lambda n, x: torch.add(*both(n, x)[::-1], alpha=0.3), 0.3),
+    (lambda n, x: both(n, x)[1].add_(both(n, x)[0]), 1.0),
+    (lambda n, x: torch.sub(input=(y := both(n, x))[1], other=y[0], alpha=2), -2.0),
+    (lambda n, x: sum(both(n, x)[1:], start=both(n, x)[0]) / 2, (0.5, 0.5)),
+    (halves, (0.5, 0.5)),
+]
+
+
+@pytest.mark.parametrize(("made", "factors"), SUMS)
+def test_sums_of_multiples(made: Any, factors: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        result: Tensor = net.head(torch.relu(made(net, x)))
+        return result
+
+    net = Net(forward, one=nn.Conv2d(2, 4, 1), two=nn.Conv2d(4, 4, 1), head=head(4))
+    *_, step, _, _ = plan_of(net).steps
+    assert isinstance(step, Layer | Add)
+    assert step.relu
+    found = step.residual_factor if isinstance(step, Layer) else step.factors
+    assert found == pytest.approx(factors)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(
+    "join",
+    [
+        lambda a, b: torch.cat([a, b], 1),
+        lambda a, b: torch.cat((a, b), dim=-3 if a.ndim == 4 else -1),
+        lambda a, b: torch.concat(tensors=[a, b], dim=1),
+        lambda a, b: torch.concatenate([a, b], 1),
+    ],
+)
+def test_channels_behind_one_another(join: Any, flat: bool) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        parts = [net.one(x), torch.relu(net.two(x))]
+        result: Tensor = net.fc(
+            torch.flatten(join(*(p.flatten(1) if flat else p for p in parts)), 1)
+        )
+        return result
+
+    net = Net(forward, one=nn.Conv2d(2, 4, 1), two=nn.Conv2d(2, 3, 1), fc=nn.Linear(7 * 64, 3))
+    steps = plan_of(net).steps
+    assert [type(step) for step in steps] == [Layer, Layer, Concat, Layer]
+    assert steps[2].shape == (7, 8, 8)
+    assert steps[2].inputs == tuple(step.output for step in steps[:2])
+
+
+POOLED: list[Any] = [
+    lambda x: x.mean((2, 3)),
+    lambda x: x.mean([-1, -2], keepdim=True).squeeze(-1).squeeze(-1),
+    lambda x: torch.mean(x, dim=(2, 3)),
+    lambda x: nn.AdaptiveAvgPool2d(1)(x).view(x.size(0), -1),
+    lambda x: functional.adaptive_avg_pool2d(x, (1, 1)).reshape(len(x), x.shape[1]),
+    lambda x: functional.avg_pool2d(x, x.shape[2:]).view(-1, 4),
+    lambda x: nn.Flatten()(functional.avg_pool2d(x, kernel_size=8)),
+    lambda x: torch.squeeze(functional.adaptive_avg_pool2d(x, 1)),
+]
+
+
+@pytest.mark.parametrize("pool", POOLED)
+def test_means_of_maps(pool: Any) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        result: Tensor = net.fc(pool(functional.relu(net.one(x))))
+        return result
+
+    plan = plan_of(Net(forward, one=nn.Conv2d(2, 4, 1), fc=nn.Linear(4, 3)))
+    mean = plan.steps[1]
+    assert isinstance(mean, Mean)
+    assert (mean.kernel, mean.shape) == ((8, 8), (4, 1, 1))
+
+
+RECTIFIERS: list[tuple[Any, float | None]] = [
+    (nn.ReLU(), None),
+    (nn.ReLU6(), 6.0),
+    (nn.Hardtanh(0.0, 0.5), 0.5),
+    (lambda x: nn.ReLU(inplace=True)(x), None),
+    (lambda x: functional.relu6(x), 6.0),
+    (lambda x: functional.hardtanh(x, 0.0, 0.5), 0.5),
+    (lambda x: x.clamp(min=0), None),
+    (lambda x: torch.clamp(x, 0, 0.25), 0.25),
+    (lambda x: x.clamp_min(0.0), None),
+    (lambda x: x.relu_(), None),
+    (lambda x: functional.relu(functional.relu6(x)).clip(0, 0.5), 0.5),
+]
+
+
+@pytest.mark.parametrize(("rectifier", "ceiling"), RECTIFIERS)
+@pytest.mark.parametrize("of_sum", [False, True])
+def test_rectifiers(rectifier: Any, ceiling: float | None, of_sum: bool) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.one(x)
+        y = y + 2 * y if of_sum else y
+        result: Tensor = net.head((getattr(net, "relu", None) or rectifier)(y))
+        return result
+
+    modules = {"relu": rectifier} if isinstance(rectifier, nn.Module) else {}
+    net = Net(forward, one=nn.Conv2d(2, 4, 1), head=head(4), **modules)
+    step = plan_of(net).steps[of_sum]
+    assert isinstance(step, Layer | Add)
+    assert (step.relu, step.ceiling) == (True, ceiling)
+
+
+@pytest.mark.parametrize(
+    "enlarge",
+    [
+        nn.Upsample(scale_factor=2),
+        nn.Upsample((16, 16), mode="nearest"),
+        nn.UpsamplingNearest2d(scale_factor=2),
+        lambda x: functional.interpolate(x, scale_factor=2, mode="nearest-exact"),
+        lambda x: functional.interpolate(x, (16, 16)),
+    ],
+)
+def test_enlargements(enlarge: Any) -> None:
+    modules = {"up": enlarge} if isinstance(enlarge, nn.Module) else {}
+    net = Net(
+        lambda n, x: n.head((getattr(n, "up", None) or enlarge)(n.one(x))),
+        one=nn.Conv2d(2, 4, 1),
+        head=head(4),
+        **modules,
+    )
+    step = plan_of(net).steps[1]
+    assert isinstance(step, Repeat)
+    assert (step.factor, step.shape) == (2, (4, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("pad", "border"),
+    [
+        (nn.ZeroPad2d((1, 0, 2, 3)), (1, 0, 2, 3)),
+        (nn.ConstantPad2d(1, 0.0), (1, 1, 1, 1)),
+        (lambda x: functional.pad(x, (1, 2)), (1, 2, 0, 0)),
+        (lambda x: functional.pad(x, [1, 2, 3, 4], value=0), (1, 2, 3, 4)),
+        (lambda x: nn.ZeroPad2d(1)(x), (1, 1, 1, 1)),
+    ],
+)
+def test_borders_of_zeros(pad: Any, border: tuple[int, ...]) -> None:
+    modules = {"pad": pad} if isinstance(pad, nn.Module) else {}
+    net = Net(
+        lambda n, x: n.head(n.one((getattr(n, "pad", None) or pad)(x))),
+        one=nn.Conv2d(2, 4, 3),
+        head=head(4),
+        **modules,
+    )
+    step = plan_of(net).steps[0]
+    assert isinstance(step, Pad)
+    assert step.border == border
+
+
+def test_a_maximum_before_a_relu_is_part_of_the_step() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = functional.relu(functional.max_pool2d(net.drop(net.one(x)), 2))
+        x = functional.dropout(x.reshape(len(x), -1), training=net.training)
+        result: Tensor = net.fc(x)
+        return result
+
+    net = Net(forward, one=nn.Conv2d(2, 4, 3), drop=nn.Dropout2d(), fc=nn.Linear(36, 3))
+    first, _ = plan_of(net).steps
+    assert isinstance(first, Layer)
+    assert first.pool == Window(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
+    assert (first.relu, first.shape) == (True, (4, 3, 3))
+
+
+def test_a_flattened_sum_keeps_its_shape() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y = net.one(x)
+        result: Tensor = net.fc((y + torch.relu(net.one(x))).flatten(1))
+        return result
+
+    plan = plan_of(Net(forward, one=nn.Conv2d(2, 4, 1), fc=nn.Linear(256, 3)))
+    assert plan.steps[-2].shape == (4, 8, 8)
+
+
 def test_a_value_added_to_itself() -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         y = net.one(x)
@@ -186,6 +378,107 @@ REFUSED: list[tuple[str, nn.Module]] = [
     (
         "pad rows and columns with zeros",
         Net(lambda n, x: n.h(functional.pad(x, (1, 1), value=2.0)), h=head(2)),
+    ),
+    (
+        "return one tensor, the logits, got dict at its end",
+        Net(lambda n, x: {"logits": n.h(x)}, h=head(2)),
+    ),
+    ("return one tensor, the logits, got tuple", Net(lambda n, x: (n.h(x),), h=head(2))),
+    (
+        "got torch.nn.functional.silu in h.act.forward",
+        Net(lambda n, x: n.h(x), h=Net(lambda n, x: n.act(x), act=Net(lambda n, x: nn.SiLU()(x)))),
+    ),
+    (
+        "got torch.nn.functional.conv2d in forward",
+        Net(lambda n, x: functional.conv2d(x, n.c.weight), c=nn.Conv2d(2, 3, 8)),
+    ),
+    (
+        "got torch.nn.functional.linear in forward",
+        Net(lambda n, x: functional.linear(x.flatten(1), n.c.weight), c=nn.Linear(128, 3)),
+    ),
+    (
+        "got torch.nn.functional.dropout in forward",
+        Net(lambda n, x: n.h(functional.dropout(x)), h=head(2)),
+    ),
+    ("got operator.mul in forward", Net(lambda n, x: n.h(x * x), h=head(2))),
+    ("got Tensor.mean in forward", Net(lambda n, x: n.h(x.mean(1, keepdim=True)), h=head(1))),
+    ("got torch.clamp in forward", Net(lambda n, x: n.h(torch.clamp(x, -1, 1)), h=head(2))),
+    (
+        "got torch.nn.functional.pad in forward",
+        Net(lambda n, x: n.h(functional.pad(x, (1, 1, 1, 1), mode="reflect")), h=head(2)),
+    ),
+    (
+        "got Hardtanh at torch.nn.functional.hardtanh in forward",
+        Net(lambda n, x: n.h(functional.hardtanh(x)), h=head(2)),
+    ),
+    ("got torch.stack in forward", Net(lambda n, x: n.h(torch.stack([x, x], 1)[:, 0]), h=head(2))),
+    (
+        "read multiples in sums alone, got operator.mul in forward at h.0",
+        Net(lambda n, x: n.h(0.5 * x), h=head(2)),
+    ),
+    (
+        "compute with tensors of the network alone, got a constant tensor at operator.add",
+        Net(lambda n, x: n.h(x + torch.ones(2, 8, 8)), h=head(2)),
+    ),
+    (
+        "compute with tensors of the network alone, got c.weight at operator.add in forward",
+        Net(lambda n, x: n.h(x + n.c.weight), h=head(2), c=nn.Conv2d(2, 2, 8)),
+    ),
+    (
+        "leave images apart from one another, got another number of elements at Tensor.view",
+        Net(lambda n, x: n.h(x.view(-1, 64)), h=nn.Linear(64, 3)),
+    ),
+    (
+        "read a map [C, H, W] there, got [2, 64] at torch.nn.functional.max_pool2d",
+        Net(lambda n, x: functional.max_pool2d(x.flatten(2), 2).flatten(1)),
+    ),
+    (
+        "normalise the filters of a layer, got [256] at n",
+        Net(
+            lambda n, x: n.h(n.n(n.c(x).flatten(1))),
+            c=nn.Conv2d(2, 4, 1),
+            n=nn.BatchNorm1d(256),
+            h=nn.Linear(256, 3),
+        ),
+    ),
+    (
+        "got torch.nn.functional.max_pool2d_with_indices in forward",
+        Net(lambda n, x: n.h(functional.max_pool2d(x, 2, return_indices=True)[0]), h=head(2)),
+    ),
+    (
+        "take maxima without their indices",
+        Net(lambda n, x: n.h(n.p(x)[0]), p=nn.MaxPool2d(2, return_indices=True), h=head(2)),
+    ),
+    (
+        "put values behind one another by channels (dim 1), got dim 2 at torch.cat",
+        Net(lambda n, x: n.h(torch.cat([x, x], 2)), h=head(2)),
+    ),
+    (
+        "put maps of one size behind one another, got (4, 8, 8) and (4, 4, 4) at torch.cat",
+        Net(
+            lambda n, x: n.f(torch.cat([n.c(x).flatten(1), n.p(n.c(x)).flatten(1)], 1)),
+            c=nn.Conv2d(2, 4, 1),
+            p=nn.MaxPool2d(2),
+            f=nn.Linear(320, 3),
+        ),
+    ),
+    (
+        "add values of one shape",
+        Net(
+            lambda n, x: n.f(n.g(x.flatten(1)) + n.c(x).flatten(1)),
+            c=nn.Conv2d(2, 4, 1),
+            g=nn.Linear(128, 256),
+            f=nn.Linear(256, 3),
+        ),
+    ),
+    (
+        "be made of what can be quantised, got arguments other, out at torch.add in forward",
+        Net(lambda n, x: n.h(torch.add(x, other=x, out=None)), h=head(2)),
+    ),
+    ("got ConvTranspose2d at 0", nn.Sequential(nn.ConvTranspose2d(2, 4, 3), head(4))),
+    (
+        "enlarge by repeating pixels, got (8, 8) to (16, 16), bilinear at 0",
+        nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), head(2)),
     ),
     (
         "enlarge by repeating pixels",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mulfree import runtime
+from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.quantization import Pictures
 from mulfree.quantization.calibration import find_ranges, make_grids
@@ -25,9 +26,10 @@ from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.grouping import make_plan
 from mulfree.quantization.lower import lower
 from mulfree.quantization.plan import execute
+from mulfree.quantization.steps import Concat as ConcatStep
 from mulfree.runtime import artifact, reference
-from mulfree.runtime.graph import Adder2d as Adder2dNode
 from mulfree.runtime.graph import (
+    Add,
     Concat,
     Conv2d,
     Conv2dFloat,
@@ -40,6 +42,7 @@ from mulfree.runtime.graph import (
     Repeat,
     Select,
 )
+from mulfree.runtime.graph import Adder2d as Adder2dNode
 
 Shape = tuple[int, int, int]
 PICTURES = Pictures(mean=(0.0,) * 2, std=(1.0,) * 2, resize=64)
@@ -88,7 +91,8 @@ def lowered(
     grids = make_grids(layout, find_ranges(layout, net, batches, "minmax"))
     clusters = make_clusters(layout, net, grids, groups)
     graph = lower("test", layout, net, grids, pictures, clusters=clusters)
-    assert len(nodes_of(graph, Concat)) == len(clusters)
+    joins = [step for step in plan.steps if isinstance(step, ConcatStep)]
+    assert len(nodes_of(graph, Concat)) == len(clusters) + len(joins)
     array = images[0].numpy()
     hooks = Compared(layout, grids, clusters, reference.trace(graph, array))
     with torch.no_grad():
@@ -428,6 +432,114 @@ def test_windows_means_and_repeated_pixels() -> None:
     (pool,) = nodes_of(graph, MaxPool)
     assert pool.kernel == (2, 1)
     assert not pool.minimum.any()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_channels_behind_one_another(bits: int) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        a = torch.relu(net.one(x))
+        b = net.two(a)
+        joined = torch.cat([a, b, x, a], 1)
+        return net.head(torch.relu(net.last(joined)))  # type: ignore[no-any-return]
+
+    net = Net(
+        forward,
+        one=nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4)),
+        two=nn.Sequential(Adder2d(4, 3, 3, padding=1), nn.BatchNorm2d(3)),
+        last=nn.Sequential(Adder2d(13, 4, 1), nn.BatchNorm2d(4)),
+        head=head(4),
+    )
+    images = warm(net, (2, 8, 8))
+    graph = lowered(net, images, bits)
+    (stack,) = nodes_of(graph, Concat)
+    assert stack.order.tolist() == list(range(13))
+    made = graph.by_name[stack.output]
+    assert made.shape == (13, 8, 8)
+    # Each is looked up on the scale of all, once.
+    assert len(stack.inputs) == 4
+    assert stack.inputs[0] == stack.inputs[3]
+    tables = {node.output for node in nodes_of(graph, Lut)}
+    assert set(stack.inputs) <= tables | {made.name}
+    check_kernels(graph, images[0])
+
+
+def test_logits_behind_one_another() -> None:
+    net = Net(lambda n, x: torch.cat([n.one(x), n.two(x)], 1), one=head(2), two=head(2))
+    images = warm(net, (2, 8, 8))
+    graph = lowered(net, images)
+    assert graph.outputs == 6
+    check_kernels(graph, images[0])
+
+
+def test_ceilings() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        a = functional.relu6(4 * net.one(x) + net.two(x))
+        b = functional.hardtanh(net.three(a), 0.0, 0.5)
+        return net.head(net.last(b))  # type: ignore[no-any-return]
+
+    net = Net(
+        forward,
+        one=nn.Conv2d(2, 4, 3, padding=1),
+        two=nn.Conv2d(2, 4, 3, padding=1),
+        three=nn.Sequential(Adder2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)),
+        last=nn.Sequential(Adder2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU6()),
+        head=head(4),
+    )
+    graph = lowered(net, warm(net, (2, 8, 8)))
+    layers = nodes_of(graph, Adder2dNode)
+    assert graph.by_name[layers[0].output].scale == pytest.approx(0.5 / 255)
+    assert [(node.low, node.high) for node in layers] == [(0, 255), (0, 255)]
+
+
+def test_a_ceiling_within_the_range() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU6(), head(4))
+    warm(net, (2, 8, 8))
+    layout = Layout(plan=make_plan(net, (2, 8, 8)), bits=8)
+    grids = make_grids(layout, dict.fromkeys(layout.grids, (-1.0, 24.5)))
+    graph = lower("test", layout, net, grids, PICTURES)
+    (layer,) = nodes_of(graph, Conv2d)
+    # Steps of a tenth from the zero 10 on.
+    assert (layer.low, layer.high) == (10, 70)
+
+
+def test_sums_of_multiples() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        a = net.first(x)
+        b = torch.relu(net.layer(a) - 0.5 * a)
+        return net.head((0.25 * a + b) / 2)  # type: ignore[no-any-return]
+
+    first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+    layer = nn.Sequential(Adder2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
+    net = Net(forward, first=first, layer=layer, head=head(4))
+    images = warm(net, (2, 8, 8))
+    graph = lowered(net, images)
+    (adder,), (total,) = nodes_of(graph, Adder2dNode), nodes_of(graph, Add)
+    scales = [graph.by_name[name].scale for name in (adder.residual, adder.output)]
+    factor = adder.residual_multiplier / 2**adder.shift
+    assert factor == pytest.approx(-0.5 * scales[0] / scales[1], rel=1e-6)
+    scales = [graph.by_name[name].scale for name in (*total.inputs, total.output)]
+    assert total.multiplier / 2**total.shift == pytest.approx(scales[0] / scales[2] / 8)
+    assert total.other_multiplier / 2**total.shift == pytest.approx(scales[1] / scales[2] / 2)
+    check_kernels(graph, images[0])
+
+
+def test_shifts_cannot_multiply_by_any_factor() -> None:
+    def graph_of(factor: float) -> runtime.Graph:
+        net = Net(
+            lambda n, x: n.head(n.one(x) + factor * n.two(x)),
+            one=nn.Conv2d(2, 4, 1),
+            two=nn.Conv2d(2, 4, 1),
+            head=head(4),
+        )
+        images = warm(net, (2, 8, 8))
+        layout = Layout(plan=make_plan(net, (2, 8, 8)), bits=8)
+        ranges = find_ranges(layout, net, images, "minmax")
+        grids = make_grids(layout, ranges, shift_only=True)
+        return lower("test", layout, net, grids, PICTURES, shift_only=True)
+
+    assert graph_of(-0.25).nodes
+    with pytest.raises(ConfigError, match=r"`shift_only` must be False .* got True with 0.3 at o"):
+        graph_of(0.3)
 
 
 def test_linear_layers_in_the_middle_read_maps() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import islice
 from typing import Any
 
@@ -10,14 +11,20 @@ from numpy.typing import NDArray
 from tests.quantization.networks import named, outputs, warm
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
 
 from mulfree import data, models, runtime, training
-from mulfree.errors import ConfigError, ShapeError
+from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.nn import Adder2d
 from mulfree.quantization import Pictures, quantize
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import Adder2d as AdderNode
 from mulfree.runtime.graph import Concat, Conv2d, Conv2dFloat, Select
+
+
+def pictures(**change: Any) -> Pictures:
+    options: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "resize": 8, **change}
+    return Pictures(**options)
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +180,8 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
     graph = quantize(net, images)
     assert (graph.name, graph.classes) == ("LeNet5BN", None)
     assert (graph.input.mean, graph.input.std, graph.input.resize) == ((0.0,), (1.0,), 8)
-    pictures = Pictures(mean=(0.5,), std=(0.2,), resize=40, classes=tuple("abcdefghij"))
-    graph = quantize(net, images, pictures=pictures, name="net")
+    how = Pictures(mean=(0.5,), std=(0.2,), resize=40, classes=tuple("abcdefghij"))
+    graph = quantize(net, images, pictures=how, name="net")
     assert (graph.name, graph.classes) == ("net", tuple("abcdefghij"))
     assert (graph.input.mean, graph.input.resize) == ((0.5,), 40)
 
@@ -203,7 +210,55 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
         ),
         ({"model": nn.Sequential(nn.GELU())}, ConfigError, r"got GELU at 0"),
         ({"ranges": {}}, ConfigError, r"`ranges` must hold a range of every value"),
+        ({"ranges": [1]}, ConfigError, r"`ranges` must be a mapping or None, got \[1\]"),
+        ({"bits": 8.0}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 8.0"),
+        ({"bits": "8"}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got '8'"),
+        ({"bits": True}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got True"),
+        ({"bits": 10**5000}, ConfigError, r"`bits` must be one of .* an integer of 16610 bits"),
+        ({"groups": True}, ConfigError, r"`groups` must be an int in 1..8, got True"),
+        ({"groups": None}, ConfigError, r"`groups` must be an int in 1..8, got None"),
+        ({"edges": ["int8"]}, ConfigError, r"`edges` must be one of float, int8, got \['int8'\]"),
+        ({"edges": np.array([1, 2])}, ConfigError, r"`edges` must be one of float, int8, got arr"),
+        ({"observer": None}, ConfigError, r"`observer` must be one of auto, .* got None"),
+        ({"correct": 1}, ConfigError, r"`correct` must be True, False or None, got 1"),
+        ({"shift_only": "no"}, ConfigError, r"`shift_only` must be True or False, got 'no'"),
+        ({"name": "a\nb"}, ConfigError, r"`name` must be a printable text of .* got 'a\\nb'"),
+        ({"name": ""}, ConfigError, r"`name` must be a printable text of .* got ''"),
+        ({"name": 5}, ConfigError, r"`name` must be a printable text of .* got 5"),
+        ({"pictures": (0, 1)}, ConfigError, r"`pictures` must be Pictures or None, got \(0, 1\)"),
+        (
+            {"pictures": pictures(classes=("x" * 5000,) * 10)},
+            ConfigError,
+            r"`pictures.classes` must be a tuple of printable texts of .* or None, got \('xxx",
+        ),
+        (
+            {"pictures": pictures(classes=("a", "b"))},
+            ConfigError,
+            r"`pictures.classes` must have 10 names, as many as logits, got 2",
+        ),
+        ({"pictures": pictures(resize=2**20)}, ConfigError, r"`pictures.resize` must be an int in"),
+        (
+            {"pictures": pictures(resize=7)},
+            ConfigError,
+            r"`pictures.resize` must be at least the images' side 8, got 7",
+        ),
+        (
+            {"pictures": pictures(mean=(0.0,) * 3, std=(1.0,) * 3)},
+            ConfigError,
+            r"`pictures` must have a mean and std for each of 1 channels, got 3 and 3",
+        ),
+        ({"batches": [{"image": 0}]}, ConfigError, r"got dict with \['image'\]"),
+        ({"batches": [torch.zeros(1, 1, 8, 8, dtype=torch.uint8)]}, DTypeError, r"torch.uint8"),
+        ({"batches": [torch.full((1, 1, 8, 8), torch.nan)]}, ConfigError, r"finite numbers, got"),
+        ({"batches": torch.zeros(1, 2, 8, 8)}, ConfigError, r"\(ShapeError: LeNet5BN: `images`"),
+        ({"model": None}, ConfigError, r"`model` must be a torch.nn.Module, got 'NoneType'"),
+        (
+            {"model": nn.Sequential(OrderedDict({"x" * 300: nn.Conv2d(1, 1, 8)}))},
+            ConfigError,
+            r"`model` must be a network that an artifact can hold, got Graph: `nodes\[0\].name`",
+        ),
     ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_mistakes(
     trained: tuple[nn.Module, list[Tensor]],
@@ -213,5 +268,87 @@ def test_mistakes(
 ) -> None:
     net, images = trained
     arguments: dict[str, Any] = {"model": net, "batches": images, **change}
-    with pytest.raises(error, match="quantize: .*" + message):
+    before = torch.get_rng_state()
+    with pytest.raises(error, match="quantize: .*" + message) as caught:
         quantize(**arguments)
+    assert len(str(caught.value)) <= 400
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_numbers_of_numpy_are_numbers(trained: tuple[nn.Module, list[Tensor]]) -> None:
+    net, images = trained
+    options: dict[str, Any] = {"bits": np.int64(4), "groups": np.int8(1), "correct": np.bool_(True)}
+    one, other = quantize(net, images, 4, correct=True), quantize(net, images, **options)
+    assert artifact.to_bytes(one) == artifact.to_bytes(other)
+
+
+def test_images_of_other_types(trained: tuple[nn.Module, list[Tensor]]) -> None:
+    net, images = trained
+    whole = torch.cat(images)
+    expected = artifact.to_bytes(quantize(net, images))
+    for batches in (whole, whole.numpy(), [whole.double()], DataLoader(TensorDataset(whole), 100)):
+        assert artifact.to_bytes(quantize(net, batches)) == expected
+
+
+def test_pixels_become_what_the_artifact_makes_of_them(
+    trained: tuple[nn.Module, list[Tensor]],
+) -> None:
+    net, _ = trained
+    pixels = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
+    how = pictures(mean=(0.5,), std=(0.25,))
+    one = quantize(net, [pixels], pictures=how)
+    other = quantize(net, [(pixels / 255.0 - 0.5) / 0.25], pictures=how)
+    assert one.input_value == other.input_value
+    np.testing.assert_array_equal(one.input.table, other.input.table)
+
+
+def test_wrapped_networks(trained: tuple[nn.Module, list[Tensor]]) -> None:
+    net, images = trained
+    expected = artifact.to_bytes(quantize(net, images))
+    averaged = torch.optim.swa_utils.AveragedModel(net)
+    for wrapped in (nn.DataParallel(net), averaged, nn.DataParallel(averaged)):
+        assert artifact.to_bytes(quantize(wrapped, images)) == expected
+
+
+class Wayward(nn.Module):
+    """Draws random numbers, keeps count and fails if told to."""
+
+    def __init__(self, *, fails: bool) -> None:
+        super().__init__()
+        self.fails = fails
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU())
+        self.fc = nn.Linear(72, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.calls, Tensor)
+        torch.rand(3)
+        self.calls += 1
+        if self.fails:
+            raise ValueError("never\nagain")
+        logits: Tensor = self.fc(self.layers(x).flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_network_is_left_as_it_was_whatever_it_does(fails: bool) -> None:
+    net = Wayward(fails=fails).train()
+    net.layers[1].eval()
+    net.fc.weight.grad = torch.ones(3, 72)
+    net.layers.register_forward_hook(lambda module, args, output: None)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    random = torch.get_rng_state()
+    images = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    kept = images.clone()
+    if fails:
+        with pytest.raises(ConfigError, match=r"got Wayward \(ValueError: never\)$"):
+            quantize(net, images)
+    else:
+        assert quantize(net, images).outputs == 3
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(images, kept)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert torch.equal(net.fc.weight.grad, torch.ones(3, 72))
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    assert [m for m in net.modules() if not m.training] == [net.layers[1]]
+    assert len(net.layers._forward_hooks) == 1

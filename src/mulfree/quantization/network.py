@@ -79,7 +79,10 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """A copy without hooks, whose weights are numbers and worked out by no parametrisation."""
+    """A copy without hooks, whose weights are numbers and worked out by no parametrisation.
+
+    Normalisations over the images of several processes are those of one.
+    """
     network = copy.deepcopy(network)
     for module in network.modules():
         for hook in module._forward_pre_hooks.values():
@@ -89,6 +92,9 @@ def plain(network: nn.Module) -> nn.Module:
         module._forward_hooks.clear()
         if parametrize.is_parametrized(module):
             _settle(module)
+        kind: type[nn.Module] = type(module)
+        if kind is nn.SyncBatchNorm:
+            module.__class__ = nn.BatchNorm2d
     return network.requires_grad_(False)
 
 

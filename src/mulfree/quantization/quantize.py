@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Container, Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import nn
 
 from mulfree import runtime
-from mulfree.errors import ArtifactError, ConfigError, choices_message, quoted
+from mulfree.errors import ArtifactError, ConfigError
+from mulfree.quantization.arguments import (
+    check_choice,
+    check_classes,
+    check_kind,
+    check_names,
+    check_pictures,
+    integer,
+)
 from mulfree.quantization.calibration import Ranges, correct_norms, find_ranges, make_grids
 from mulfree.quantization.clusters import divisible, make_clusters
 from mulfree.quantization.grid import BITS, EDGES, Layout
@@ -21,8 +27,6 @@ from mulfree.quantization.lower import lower
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 from mulfree.quantization.observers import OBSERVERS
 from mulfree.quantization.pictures import Pictures
-from mulfree.runtime.graph import Input
-from mulfree.runtime.rules import rules
 
 MOST_GROUPS = 8
 
@@ -88,14 +92,14 @@ def quantize(
         Shared scale: arXiv 2101.10015. Ranges, weights outside of them, and groups: arXiv
         2212.10200.
     """
-    bits = _integer("bits", bits, BITS, f"one of {', '.join(map(str, BITS))}")
-    groups = _integer("groups", groups, range(1, MOST_GROUPS + 1), f"an int in 1..{MOST_GROUPS}")
-    _check_choice("observer", observer, OBSERVERS)
-    _check_choice("edges", edges, EDGES)
-    _check_kind("shift_only", shift_only, bool | np.bool_, "True or False")
-    _check_kind("correct", correct, bool | np.bool_ | None, "True, False or None")
-    _check_kind("ranges", ranges, Mapping | None, "a mapping or None")
-    _check_kind("pictures", pictures, Pictures | None, "Pictures or None")
+    bits = integer("bits", bits, BITS, f"one of {', '.join(map(str, BITS))}")
+    groups = integer("groups", groups, range(1, MOST_GROUPS + 1), f"an int in 1..{MOST_GROUPS}")
+    check_choice("observer", observer, OBSERVERS)
+    check_choice("edges", edges, EDGES)
+    check_kind("shift_only", shift_only, bool | np.bool_, "True or False")
+    check_kind("correct", correct, bool | np.bool_ | None, "True, False or None")
+    check_kind("ranges", ranges, Mapping | None, "a mapping or None")
+    check_kind("pictures", pictures, Pictures | None, "Pictures or None")
     if ranges is not None and groups > 1:
         raise ConfigError(
             "quantize: `groups` must be 1 for a network that was trained with the rounding, got "
@@ -103,7 +107,7 @@ def quantize(
         )
     network = copied(model)
     name = type(network).__name__ if name is None else name
-    _check_rule("name", runtime.Graph, "name", name)
+    check_names(name, pictures)
     dtype = next((t.dtype for t in network.parameters() if t.is_floating_point()), torch.float32)
     images = read_images(batches, dtype, pictures)
     channels, height, width = images[0].shape[1:]
@@ -111,14 +115,14 @@ def quantize(
         pictures = Pictures(
             mean=(0.0,) * channels, std=(1.0,) * channels, resize=max(height, width)
         )
-    _check_pictures(pictures, channels, max(height, width))
+    check_pictures(pictures, channels, max(height, width))
     # Statistics of a few images say little.
     count = sum(map(len, images))
     images = list(torch.cat(images).chunk(-(-count // _TOGETHER)))
     with torch.random.fork_rng(devices=()):
         simple = plain(network)
         plan = make_plan(simple, (channels, height, width))
-        _check_classes(pictures, plan.steps[-1].shape[0])
+        check_classes(pictures, plan.steps[-1].shape[0])
         check_weights(plan, simple)
         few = images[0][: _COMPARED if count >= _COMPARED else 1]
         check_operations(plan, network, simple, few)
@@ -146,54 +150,3 @@ def quantize(
             raise ConfigError(
                 f"quantize: `model` must be a network that an artifact can hold, got {error}"
             ) from error
-
-
-def _integer(name: str, value: Any, choices: Container[int], requirement: str) -> int:
-    """A number of any integer type, one of numpy's, too."""
-    try:
-        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number not in choices:
-        raise ConfigError(f"quantize: `{name}` must be {requirement}, got {quoted(value)}")
-    return number
-
-
-def _check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ConfigError(choices_message("quantize", name, value, choices))
-
-
-def _check_kind(name: str, value: object, kinds: Any, requirement: str) -> None:
-    if not isinstance(value, kinds):
-        raise ConfigError(f"quantize: `{name}` must be {requirement}, got {quoted(value)}")
-
-
-def _check_rule(name: str, kind: type, field: str, value: object) -> None:
-    """What goes into the graph as it is, checked before anything is computed."""
-    rule = rules(kind)[field]
-    if not rule.holds(value):
-        raise ConfigError(f"quantize: `{name}` must {rule.text}, got {quoted(value)}")
-
-
-def _check_pictures(pictures: Pictures, channels: int, side: int) -> None:
-    _check_rule("pictures.resize", Input, "resize", pictures.resize)
-    _check_rule("pictures.classes", runtime.Graph, "classes", pictures.classes)
-    if not len(pictures.mean) == len(pictures.std) == channels:
-        raise ConfigError(
-            f"quantize: `pictures` must have a mean and std for each of {channels} channels, got "
-            f"{len(pictures.mean)} and {len(pictures.std)}"
-        )
-    if pictures.resize < side:
-        raise ConfigError(
-            f"quantize: `pictures.resize` must be at least the images' side {side}, got "
-            f"{pictures.resize}"
-        )
-
-
-def _check_classes(pictures: Pictures, count: int) -> None:
-    if pictures.classes is not None and len(pictures.classes) != count:
-        raise ConfigError(
-            f"quantize: `pictures.classes` must have {count} names, as many as logits, got "
-            f"{len(pictures.classes)}"
-        )

@@ -27,7 +27,7 @@ AnyLayer: TypeAlias = nn.Conv2d | nn.Linear | Adder2d | AdderLinear
 LINEAR = (nn.Linear, AdderLinear)
 ADDER = (Adder2d, AdderLinear)
 LAYERS = (nn.Conv2d, Adder2d, *LINEAR)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mulfree.errors import ConfigError
+from mulfree.quantization import Pictures
+
+
+def test_numbers_of_other_types() -> None:
+    classes: Any = ["cat", "dog"]
+    mean: Any = np.array([0.5, 0.25], np.float32)
+    pictures = Pictures(mean=mean, std=(1, 2), resize=np.int64(8), classes=classes)  # type: ignore[arg-type]
+    assert pictures == Pictures(mean=(0.5, 0.25), std=(1.0, 2.0), resize=8, classes=("cat", "dog"))
+    assert [type(number) for number in (*pictures.mean, *pictures.std)] == [float] * 4
+    assert type(pictures.resize) is int
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": ("a",)}, r"`mean` must be finite numbers, one a channel, got \('a',\)"),
+        ({"mean": "12"}, r"`mean` must be finite numbers, one a channel, got '12'"),
+        ({"mean": ()}, r"`mean` must be finite numbers"),
+        ({"mean": 0.5}, r"`mean` must be finite numbers, one a channel, got 0.5"),
+        ({"mean": (float("nan"),)}, r"`mean` must be finite numbers, one a channel, got \(nan,\)"),
+        ({"std": (float("inf"),)}, r"`std` must be finite positive numbers"),
+        ({"std": (0.0,)}, r"`std` must be finite positive numbers, one a channel, got \(0.0,\)"),
+        ({"resize": 8.0}, r"`resize` must be a positive integer, got 8.0"),
+        ({"resize": 0}, r"`resize` must be a positive integer, got 0"),
+        ({"resize": True}, r"`resize` must be a positive integer, got True"),
+        ({"classes": "abc"}, r"`classes` must be a sequence of texts, or None, got 'abc'"),
+        ({"classes": 5}, r"`classes` must be a sequence of texts, or None, got 5"),
+        ({"classes": [1]}, r"`classes` must be a sequence of texts, or None, got \[1\]"),
+    ],
+    ids=str,
+)
+def test_refused(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "resize": 8, **change}
+    with pytest.raises(ConfigError, match=r"^Pictures: " + message):
+        Pictures(**arguments)
