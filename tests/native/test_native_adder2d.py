@@ -256,33 +256,80 @@ def test_any_magnitude_keeps_accuracy(scale: float, isa: str) -> None:
     assert_accurate(forward(geo, x, w, isa), exact, define_forward(geo, x, w), geo.summands[0])
 
 
+NOT_FINITE = (np.nan, np.inf, -np.inf)
+
+
+def assert_not_finite_as_defined(geo: Geometry, g: Array, x: Array, w: Array, isa: str) -> None:
+    """NaN and infinities where the float64 definition has them, in all results by both rules."""
+    g64, x64, w64 = (a.astype(np.float64) for a in (g, x, w))
+    with np.errstate(invalid="ignore"):
+        pairs = [(forward(geo, x, w, isa), define_forward(geo, x64, w64))]
+        for rule in RULES:
+            for run, define in ((input_grad, define_input_grad), (weight_grad, define_weight_grad)):
+                pairs.append((run(geo, rule, g, x, w, isa), define(geo, rule, g64, x64, w64)))
+    for got, exact in pairs:
+        for kind in (np.isnan, np.isposinf, np.isneginf):
+            np.testing.assert_array_equal(kind(got), kind(exact))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", ["g", "x", "w"])
+@pytest.mark.parametrize("value", NOT_FINITE)
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["g", "x", "w"])
 def test_values_that_are_not_finite_go_where_the_definition_puts_them(
-    place: str, value: float, dtype: type, isa: str
+    place: int, value: float, dtype: type, isa: str
 ) -> None:
     geo = Geometry(n=2, c=3, h=7, w=21, co=9, kernel=(3, 3), padding=(1, 1))
-    named = dict(zip(("g", "x", "w"), operands(geo, dtype, relu=True), strict=True))
-    named[place][1, 1, 1, 2] = value
-    g, x, w = named["g"], named["x"], named["w"]
-    with np.errstate(invalid="ignore"):
-        pairs = [(forward(geo, x, w, isa), define_forward(geo, x, w))]
-        for rule in RULES:
-            pairs.append(
-                (input_grad(geo, rule, g, x, w, isa), define_input_grad(geo, rule, g, x, w))
-            )
-            pairs.append(
-                (weight_grad(geo, rule, g, x, w, isa), define_weight_grad(geo, rule, g, x, w))
-            )
-    for got, exact in pairs:
-        if place == "w" and np.isnan(value) and exact.shape == x.shape:
-            # Pixels at the border meet the NaN too, times the zero beyond the output.
-            got = np.where(np.isnan(got) & ~np.isnan(exact), exact, got)
-        np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
-        np.testing.assert_array_equal(np.isposinf(got), np.isposinf(exact))
-        np.testing.assert_array_equal(np.isneginf(got), np.isneginf(exact))
+    arrays = operands(geo, dtype, relu=True)
+    arrays[place][1, 1, 1, 2] = value
+    assert_not_finite_as_defined(geo, *arrays, isa)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(
+    geo=geometries(),
+    isa=st.sampled_from(ISAS),
+    dtype=st.sampled_from(DTYPES),
+    relu=st.booleans(),
+    seed=st.integers(0, 99),
+    places=st.lists(
+        st.tuples(st.sampled_from([0, 1, 2]), st.sampled_from(NOT_FINITE)), min_size=1, max_size=3
+    ),
+)
+def test_values_that_are_not_finite_in_any_geometry(
+    geo: Geometry,
+    isa: str,
+    dtype: type,
+    relu: bool,
+    seed: int,
+    places: list[tuple[int, float]],
+) -> None:
+    arrays = operands(geo, dtype, relu=relu, seed=seed)
+    rng = np.random.default_rng(seed)
+    for place, value in places:
+        if arrays[place].size:
+            arrays[place].flat[rng.integers(arrays[place].size)] = value
+    assert_not_finite_as_defined(geo, *arrays, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_pixel_that_no_window_meets_has_no_gradient(value: float, isa: str) -> None:
+    geo = Geometry(c=2, h=6, w=6, co=3, kernel=(3, 3), stride=(2, 2))
+    g, x, w = operands(geo, np.float32, relu=False)
+    x[0, 0, 5, 5] = value
+    for rule in RULES:
+        np.testing.assert_array_equal(input_grad(geo, rule, g, x, w, isa)[0, :, 5], 0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_whose_mean_overflows_keep_a_finite_gradient(isa: str) -> None:
+    geo = Geometry(w=20, co=2)
+    g, x, w = operands(geo, np.float32, relu=False)
+    w[:, 0, 0, 0] = 3e38, -3e38
+    exact = define_weight_grad(geo, "adder", *(a.astype(np.float64) for a in (g * 1e-3, x, w)))
+    got = weight_grad(geo, "adder", g * np.float32(1e-3), x, w, isa)
+    np.testing.assert_allclose(got, exact, rtol=1e-5)
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -4,7 +4,8 @@
 // A gather: lanes are input pixels, one stride phase at a time (the pixels of a phase are
 // reached by the same taps), so x and the accumulators stay in registers, g is the operand that
 // is lowered into panels [filter x tap][kTile], and no result is scattered or added twice. The
-// price: a NaN weight also reaches the border pixels for which its tap lies beyond the output.
+// price: where a tap lies beyond the output, 0 times its difference is added, which is NaN where
+// weight or pixel is. Blocks with such values have every NaN formed again from the definition.
 #pragma once
 
 #include "forward.h"
@@ -21,6 +22,39 @@ inline typename V::R bounded(typename V::R t) {
     t = V::mul(V::mul(t, big), big);
   }
   return V::clamp_one(t);
+}
+
+// f(t) of one value.
+template <Rule kRule, class T>
+inline T bounded_value(T t) {
+  if constexpr (kRule == Rule::sign) return t > 0 ? T(1) : t < 0 ? T(-1) : t;
+  return t > 1 ? T(1) : t < -1 ? T(-1) : t;
+}
+
+// The gradient of one pixel of channel `ci`, of the taps within the output alone.
+template <Rule kRule, class T>
+T define_input_grad(const Geometry& geo, const T* g, const T* x, const T* weight, i64 n, i64 ci,
+                    i64 pixel) {
+  const i64 channels = geo.c / geo.groups, filters = geo.co / geo.groups;
+  const i64 group = ci / channels, channel = ci % channels;
+  const i64 row = pixel / geo.w + geo.ph, col = pixel % geo.w + geo.pw;
+  const T value = x[(n * geo.c + ci) * geo.h * geo.w + pixel];
+  T sum = 0;
+  for (i64 f = group * filters; f < (group + 1) * filters; ++f) {
+    const T* g_plane = g + (n * geo.co + f) * geo.ho * geo.wo;
+    const T* taps = weight + (f * channels + channel) * geo.kh * geo.kw;
+    for (i64 r = 0; r < geo.kh; ++r) {
+      const i64 up = row - r * geo.dh;
+      if (up < 0 || up % geo.sh != 0 || up / geo.sh >= geo.ho) continue;
+      for (i64 c = 0; c < geo.kw; ++c) {
+        const i64 left = col - c * geo.dw;
+        if (left < 0 || left % geo.sw != 0 || left / geo.sw >= geo.wo) continue;
+        const T slope = bounded_value<kRule>(taps[r * geo.kw + c] - value);
+        sum += slope * g_plane[up / geo.sh * geo.wo + left / geo.sw];
+      }
+    }
+  }
+  return sum;
 }
 
 // How the difference is bounded: for all values, or in one instruction for finite ones.
@@ -179,6 +213,12 @@ void input_grad_phase(const Geometry& geo, const PhaseAxis& rows, const PhaseAxi
                              for (i64 j = 0; j < length; j += L) {
                                store_spaced<V>(dst + j * geo.sw, geo.sw, length - j,
                                                V::load_first(src + j, length - j));
+                             }
+                             for (i64 j = 0; j < (finite ? 0 : length); ++j) {
+                               T& value = dst[j * geo.sw];
+                               if (value == value) continue;
+                               value = define_input_grad<kRule>(geo, g, x, weight, image, ci + row,
+                                                                offset + j * geo.sw);
                              }
                            }
                          });

@@ -4,8 +4,9 @@
 // Rule adder is a matrix product: with any c_k,
 //   sum (x - w) g = sum (x - c_k) g - (w - c_k) sum g.
 // c_k is the mean of the weights at tap k over the filters, subtracted while packing, so that
-// the two terms stay small when x and w share an offset. For weights or gradients that are not
-// finite, where the identity is not one, the differences are formed one by one.
+// the two terms stay small when x and w share an offset. The identity is none for values that are
+// not finite or whose sums overflow. Such a value leaves no result finite that it reaches; where
+// one is not, the differences are formed one by one.
 //
 // Lanes are windows: a micro-kernel forms kDotFilters x kDotTaps dot products over one block of
 // lanes, from rows packed [tap][lane] and [filter][lane]. A task owns a chunk of the blocks and
@@ -61,7 +62,7 @@ template <class V, Difference kForm>
       for (int i = 0; i < kTaps; ++i) {
         for (int j = 0; j < kFilters; ++j) {
           T t = x[i * pitch + p] - weights[j][i];
-          if constexpr (kForm == Difference::sign) t = t > 0 ? 1 : t < 0 ? -1 : t;
+          if constexpr (kForm == Difference::sign) t = bounded_value<Rule::sign>(t);
           sums[i * sums_pitch + j] += t * g[j * pitch + p];
         }
       }
@@ -90,8 +91,7 @@ void mean_weights(const Geometry& geo, const typename V::T* weight, typename V::
   });
 }
 
-// dW by one form. Returns false, with `out` unfinished, where the centred form meets a sum of
-// gradients that is not finite.
+// dW by one form. Returns whether all of it is finite.
 template <class V, Difference kForm>
 bool weight_grad_form(const Geometry& geo, const typename V::T* g, const typename V::T* x,
                       const typename V::T* weight, typename V::T* out, int threads) {
@@ -225,13 +225,13 @@ bool weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
     }
   });
 
-  for (i64 i = 0; kForm == Difference::centred && i < chunks * geo.groups * sums_pitch; ++i) {
-    if (!V::is_finite(g_sums[i])) return false;
-  }
   // Filters in stretches: each row of sums is read by whole cache lines.
   constexpr i64 kStretch = 64 / sizeof(T);
   const i64 stretches = ceil_div(filters, kStretch);
-  parallel(geo.groups * parts * stretches, threads, [&](int, i64 task) {
+  const i64 last_tasks = geo.groups * parts * stretches;
+  Buffer<char> finite(last_tasks);
+  parallel(last_tasks, threads, [&](int, i64 task) {
+    bool good = true;
     const i64 begin = task % stretches * kStretch, end = least(filters, begin + kStretch);
     const i64 part = task / stretches % parts, group = task / stretches / parts;
     const i64 first = part * task_channels * window;
@@ -246,10 +246,14 @@ bool weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
         const i64 i = (group * filters + f) * taps + k;
         const T offset = weight[i] - centres[group * taps + k];
         out[i] = kForm == Difference::centred ? sum - offset * g_sum : sum;
+        good &= V::is_finite(out[i]);
       }
     }
+    finite[task] = good;
   });
-  return true;
+  bool good = true;
+  for (i64 task = 0; task < last_tasks; ++task) good &= finite[task] != 0;
+  return good;
 }
 
 template <class V>
@@ -264,8 +268,7 @@ void weight_grad(const Geometry& geo, Rule rule, const typename V::T* g, const t
     weight_grad_form<V, Difference::sign>(geo, g, x, weight, out, threads);
     return;
   }
-  if (!all_finite<V>(weight, weights) ||
-      !weight_grad_form<V, Difference::centred>(geo, g, x, weight, out, threads)) {
+  if (!weight_grad_form<V, Difference::centred>(geo, g, x, weight, out, threads)) {
     weight_grad_form<V, Difference::plain>(geo, g, x, weight, out, threads);
   }
 }
