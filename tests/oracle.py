@@ -43,10 +43,10 @@ def gradients(
     if gradient == "adder":
         to_weight, to_input = d, (-d).clamp(-1, 1)
     elif gradient == "sign":
-        to_weight, to_input = d.sign(), -d.sign()
+        to_weight, to_input = _sign(d), -_sign(d)
     else:
         p = float(gradient[1:])
-        to_weight = p * d.sign() * d.abs().pow(p - 1)
+        to_weight = p * _sign(d) * d.abs().pow(p - 1)
         to_input = -to_weight
     outer = g.reshape(len(x), window.groups, d.shape[2], 1, 1, 1, *g.shape[2:])
     weight = (to_weight * outer).sum((0, 6, 7)).reshape(w.shape)
@@ -56,6 +56,11 @@ def gradients(
     windows(probe, window).backward(taps)
     assert probe.grad is not None
     return probe.grad, weight
+
+
+def _sign(d: Tensor) -> Tensor:
+    """-1, 0 or 1, and NaN of a NaN, for which torch has 0."""
+    return torch.where(d.isnan(), d, d.sign())
 
 
 def assert_within_bound(result: Tensor, naive: Tensor, exact: Tensor, terms: int) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from mulfree.errors import ConfigError, ShapeError, choices_message
+import numpy as np
+import torch
+
+from mulfree.errors import ConfigError, ShapeError, choices_message, quoted
 
 Pair: TypeAlias = tuple[int, int]
 PairLike: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = PairLike | Literal["same", "valid"]
+
+# Sizes of windows fit 32 bits, so that no product of two of them leaves 64.
+_MOST = 2**31 - 1
+# 4 TiB of float32: what is larger is a mistake in a size, not a tensor to be asked for.
+_MOST_VALUES = 2**40
 
 
 class Sliding(NamedTuple):
@@ -97,16 +106,56 @@ SAMPLES = (
 )
 
 
-def pair(function: str, arg: str, value: PairLike, minimum: int) -> Pair:
-    """`value` as `(vertical, horizontal)`, each at least `minimum`."""
-    items = tuple(value) if isinstance(value, Sequence) else (value, value)
-    # A size traced by torch.compile is an int to us: only what it must not be is named here.
-    if len(items) != 2 or any(isinstance(i, (float, str, bool)) or i < minimum for i in items):
+def integer(function: str, arg: str, value: int, minimum: int) -> int:
+    """`value`, an integer of Python, NumPy or a traced size, as one that torch takes.
+
+    Raises:
+        ShapeError: It is no integer, less than `minimum` or beyond 31 bits.
+    """
+    if not _is_size(value, minimum):
         raise ShapeError(
-            f"{function}: `{arg}` must be an integer or a pair of integers >= {minimum}, "
-            f"got {value!r}"
+            f"{function}: `{arg}` must be an integer below 2**31 and >= {minimum}, "
+            f"got {quoted(value)}"
         )
-    return (items[0], items[1])
+    return _plain(value)
+
+
+def pair(function: str, arg: str, value: PairLike, minimum: int) -> Pair:
+    """`value` as `(vertical, horizontal)`, each as `integer` has it.
+
+    Raises:
+        ShapeError: It is neither an integer nor a pair of integers, or one is out of range.
+    """
+    items = value if isinstance(value, Sequence) else (value, value)
+    if len(items) != 2 or not all(_is_size(item, minimum) for item in items):
+        raise ShapeError(
+            f"{function}: `{arg}` must be an integer or a pair of integers below 2**31 and "
+            f">= {minimum}, got {quoted(value)}"
+        )
+    return (_plain(items[0]), _plain(items[1]))
+
+
+def _is_size(value: object, minimum: int) -> bool:
+    integers = (int, torch.SymInt, np.integer)
+    if not isinstance(value, integers) or isinstance(value, bool):
+        return False
+    return bool(minimum <= value <= _MOST)
+
+
+def _plain(value: int) -> int:
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def check_values(function: str, arg: str, shape: Sequence[int]) -> None:
+    """Refuse a size in memory that only a wrong argument can ask for; traced sizes pass.
+
+    Raises:
+        ShapeError: The shape has more than 2**40 values.
+    """
+    if all(isinstance(size, int) for size in shape) and math.prod(shape) > _MOST_VALUES:
+        raise ShapeError(
+            f"{function}: `{arg}` must have at most 2**40 values, got shape {list(shape)}"
+        )
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

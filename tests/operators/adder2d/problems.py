@@ -81,6 +81,22 @@ def assert_right(
         oracle.assert_within_bound(result.cpu(), rough, true, number)
 
 
+def assert_not_finite_as_defined(
+    results: tuple[Tensor, Tensor, Tensor],
+    x: Tensor,
+    w: Tensor,
+    g: Tensor,
+    window: Window,
+    gradient: str,
+) -> None:
+    """NaN and infinities lie where the definition in float64 has them."""
+    x, w, g = x.cpu().double(), w.cpu().double(), g.cpu().double()
+    exact = (oracle.forward(x, w, window), *oracle.gradients(x, w, g, window, gradient))
+    for result, true in zip(results, exact, strict=True):
+        for kind in (torch.isnan, torch.isposinf, torch.isneginf):
+            assert torch.equal(kind(result.cpu()), kind(true))
+
+
 def _terms(window: Window) -> tuple[int, int, int]:
     """How many taps are summed in an output, in a gradient of the input, of the weight."""
     area = window.kernel[0] * window.kernel[1]

@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import itertools
+from math import inf, nan
+
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from tests import oracle
-from tests.operators.adder2d.problems import assert_right, geometries, operands, run
+from tests.operators.adder2d.problems import (
+    assert_not_finite_as_defined,
+    assert_right,
+    geometries,
+    operands,
+    run,
+)
 from torch import Tensor
 
 from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError
@@ -166,6 +175,47 @@ def test_not_a_number_is_not_hidden() -> None:
     assert y[0, :, 1:, 1:].isfinite().all()
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+@pytest.mark.parametrize("gradient", ["adder", "sign", "l2", "l1.5", "l1"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str
+)
+def test_not_finite_values_go_where_the_definition_sends_them(
+    dtype: torch.dtype, gradient: str, backend: str | None
+) -> None:
+    # The last column is met by no window, the groups and padding keep values from each other.
+    window = Window(
+        in_channels=4, out_channels=6, groups=2, size=(6, 8), stride=(2, 3), padding=(1, 0)
+    )
+    for place, value in itertools.product((0, 1, 2), (nan, inf, -inf)):
+        for at in (0, -1):
+            tensors = list(operands(window, dtype))
+            tensors[place].view(-1)[at] = value
+            x, w, g = tensors
+            results = run(x, w, g, window, gradient=gradient, backend=backend)
+            assert_not_finite_as_defined(results, x, w, g, window, gradient)
+
+
+def test_pixel_beyond_all_windows_keeps_its_nan_to_itself() -> None:
+    x, w = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 2, 2)
+    x[0, 0, 3, 3] = nan
+    x.requires_grad_()
+    y = adder2d(x, w, stride=3)
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.tolist() == [[[[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]]
+
+
+def test_nan_weight_reaches_the_pixels_that_it_meets() -> None:
+    x, w = torch.randn(1, 1, 5, 5, requires_grad=True), torch.randn(1, 1, 3, 3)
+    w[0, 0, 1, 1] = nan
+    for backend in BACKENDS:
+        (grad,) = torch.autograd.grad(adder2d(x, w, backend=backend).sum(), x)
+        assert grad.isnan().nonzero()[:, 2:].tolist() == [
+            [row, column] for row in (1, 2, 3) for column in (1, 2, 3)
+        ]
+
+
 def test_same_result_for_any_number_of_threads() -> None:
     window = Window(batch=3, in_channels=20, out_channels=24, size=(13, 17))
     before = torch.get_num_threads()
@@ -213,6 +263,34 @@ _X, _W = torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 3, 3)
         ((_X, _W), {"gradient": "hard"}, ConfigError, r"`gradient` must be adder, .* got 'hard'"),
         ((_X, _W), {"gradient": "l3"}, ConfigError, r"`gradient` must be .* got 'l3'"),
         ((_X, _W), {"norm": 0.5}, ConfigError, r"`norm` must be between 1 and 2, got 0.5"),
+        ((_X, _W), {"stride": 2**63}, ShapeError, r"`stride` must be .* got 9223372036854775808"),
+        ((_X, _W), {"dilation": "1"}, ShapeError, r"`dilation` must be .* got '1'"),
+        ((_X, _W), {"groups": 1.0}, ShapeError, r"`groups` must be an integer .* got 1.0"),
+        ((_X, _W), {"groups": 2**63}, ShapeError, r"`groups` must be an integer .* got 9223372036"),
+        ((_X, _W), {"gradient": ["sign"]}, ConfigError, r"`gradient` must be .* got \['sign'\]"),
+        ((_X, _W), {"norm": float("nan")}, ConfigError, r"`norm` must be between 1 and 2, got nan"),
+        ((_X, _W), {"backend": 1}, BackendUnavailableError, r"`backend` must be one of .* got 1"),
+        ((_X[:, None], _W), {}, ShapeError, r"`input` must have shape .* \[2, 1, 3, 8, 8\]"),
+        ((_X.to(torch.complex64), _W), {}, DTypeError, r"`input` must be .* torch.complex64"),
+        ((_X, _W.bool()), {}, DTypeError, r"`weight` must have the dtype of `input` .* torch.bool"),
+        (
+            (_X, _W),
+            {"padding": 2**30},
+            ShapeError,
+            r"`output` must have at most 2\*\*40 values, got shape \[2, 4, 2147483654, 214748",
+        ),
+        (
+            (_X.to("meta"), _W.to("meta")),
+            {"padding": 2**31 - 1},
+            ShapeError,
+            r"`output` must have at most 2\*\*40 values, got shape",
+        ),
+        (
+            (_X, _W),
+            {"padding": 2**30, "dilation": 2**30},
+            ShapeError,
+            r"`dilation` and `padding` must leave windows that fit into memory, got padding",
+        ),
         (
             (_X, _W),
             {"backend": "nativ"},
@@ -232,6 +310,21 @@ def test_refusals(
 ) -> None:
     with pytest.raises(error, match=f"^adder2d: .*{message}"):
         adder2d(*arguments, **options)  # type: ignore[arg-type]
+
+
+def test_views_are_read_as_they_are() -> None:
+    x, w = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+    views = (
+        torch._neg_view(x),
+        torch.complex(x, x).conj().imag,
+        x[:1, :1].expand(2, 3, 8, 8),
+        torch.as_strided(x, (2, 3, 8, 8), (1, 1, 1, 1)),
+        x.transpose(2, 3),
+    )
+    for view in views:
+        for backend in BACKENDS:
+            copy = torch.tensor(view.tolist())
+            assert torch.equal(adder2d(view, w, backend=backend), adder2d(copy, w, backend=backend))
 
 
 def test_instruction_set_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from mulfree.errors import ConfigError, ShapeError
+from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.functional import adder2d
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.operators.adder2d.gradient import parse_gradient
@@ -75,7 +76,26 @@ def test_representation(layer: nn.Module, text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"in_channels": 0}, ShapeError, r"sizes must be positive, got weight \[4, 0, 3, 3\]"),
+        ({"in_channels": 0}, ShapeError, r"`in_channels` must be an integer .* >= 1, got 0"),
+        ({"in_channels": 2.0}, ShapeError, r"`in_channels` must be an integer .* got 2.0"),
+        ({"out_channels": 2**63}, ShapeError, r"`out_channels` must be .* got 9223372036854775808"),
+        ({"groups": 0}, ShapeError, r"`groups` must be an integer .* >= 1, got 0"),
+        ({"groups": "2"}, ShapeError, r"`groups` must be an integer .* got '2'"),
+        ({"stride": 2**63}, ShapeError, r"`stride` must be .* got 9223372036854775808"),
+        ({"padding": None}, ShapeError, r"`padding` must be .* got None"),
+        ({"padding": "sme"}, ConfigError, r"`padding` must be one of .* did you mean 'same'"),
+        ({"padding": "same", "stride": 2}, ConfigError, r"`stride` must be 1 with padding='same'"),
+        ({"dilation": (1, 2, 3)}, ShapeError, r"`dilation` must be .* got \(1, 2, 3\)"),
+        (
+            {"in_channels": 2**20, "out_channels": 2**20},
+            ShapeError,
+            r"`weight` must have at most 2\*\*40 values, got shape \[1048576, 1048576, 3, 3\]",
+        ),
+        ({"dtype": torch.int32}, DTypeError, r"`dtype` must be float64, .* got torch.int32"),
+        ({"dtype": "float32"}, DTypeError, r"`dtype` must be float64, .* got 'float32'"),
+        ({"gradient": None}, ConfigError, r"`gradient` must be .* got None"),
+        ({"norm": "2"}, ConfigError, r"`norm` must be between 1 and 2, got '2'"),
+        ({"norm": True}, ConfigError, r"`norm` must be between 1 and 2, got True"),
         ({"groups": 3}, ShapeError, r"`groups` must divide in_channels \(=2\) .* got 3"),
         ({"kernel_size": 0}, ShapeError, r"`kernel_size` must be .* got 0"),
         ({"stride": -1}, ShapeError, r"`stride` must be .* got -1"),
@@ -89,9 +109,22 @@ def test_refusals(options: dict[str, Any], error: type[Exception], message: str)
         Adder2d(**arguments)
 
 
+@pytest.mark.parametrize("name", ["in_features", "out_features"])
+@pytest.mark.parametrize("value", [0, -1, 2.0, 2**63, None, (1, 1)])
+def test_refusals_of_linear(name: str, value: Any) -> None:
+    arguments: dict[str, Any] = {"in_features": 2, "out_features": 4} | {name: value}
+    with pytest.raises(ShapeError, match=f"^AdderLinear: `{name}` must be an integer .* got"):
+        AdderLinear(**arguments)
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    layer = Adder2d(np.int64(2), np.int32(4), np.int64(3), stride=(np.int64(2), 1))  # type: ignore[arg-type]
+    assert repr(layer) == "Adder2d(2, 4, kernel_size=(3, 3), stride=(2, 1), bias=False)"
+
+
 def test_gradient_names() -> None:
     assert parse_gradient("f", "l1.25").p == 1.25
     assert parse_gradient("f", "sign").name == "sign"
-    for name in ("l0.5", "l2.5", "lp", "", "Adder"):
+    for name in ("l0.5", "l2.5", "lp", "", "Adder", "l\u0661"):
         with pytest.raises(ConfigError, match=r"^f: `gradient` must be adder, sign or l<p>"):
             parse_gradient("f", name)

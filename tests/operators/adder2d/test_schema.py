@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mulfree.errors import DTypeError, MulfreeError
+from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.functional import adder2d
 from mulfree.nn import Adder2d
 from mulfree.operators.window import SAMPLES, Window
@@ -151,18 +151,56 @@ def test_shapes_alone_on_the_meta_device() -> None:
     assert layer(torch.empty(2, 3, 9, 9, device="meta")).shape == (2, 4, 4, 4)
 
 
-def test_second_derivative_is_refused() -> None:
-    w = torch.randn(4, 3, 3, 3, requires_grad=True)
-    y = adder2d(torch.randn(2, 3, 8, 8), w)
-    (first,) = torch.autograd.grad(y.sum(), w, create_graph=True)
-    with pytest.raises(MulfreeError, match="`create_graph` must be False, got a second derivative"):
-        first.sum().backward()
-
-
 def test_operator_called_directly_checks_dtypes() -> None:
     arguments: tuple[Any, ...] = ((1, 1), (0, 0), (1, 1), 1, "adder", 1.0, None)
     with pytest.raises(DTypeError, match="`weight` must have the floating-point dtype of `input`"):
         OPS.adder2d(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3).double(), *arguments)
+
+
+_REST: tuple[Any, ...] = ((1, 1), (0, 0), (1, 1), 1, "adder", 1.0, None)
+_OPERANDS = (torch.zeros(2, 4, 4, 4), torch.zeros(2, 4, 6, 6), torch.zeros(4, 4, 3, 3))
+
+
+@pytest.mark.parametrize("which", ["adder2d", "adder2d_input_grad", "adder2d_weight_grad"])
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (1, torch.zeros(6, 6), r"`input` must have four dimensions, got shape \[6, 6\]"),
+        (1, torch.zeros(2, 3, 6, 6), r"`input` must have C_in = 4 x 1 .* \[2, 3, 6, 6\]"),
+        (1, torch.zeros(2, 4, 6, 6).to_sparse(), r"`input` must be a dense tensor, got .* sparse_"),
+        (2, torch.zeros(4, 4, 3, 3).to_sparse(), r"`weight` must be a dense tensor, got"),
+        (2, torch.zeros(4, 4, 0, 3), r"`weight` must have a window of at least 1x1"),
+        (2, torch.zeros(4, 4, 7, 3), r"`input` must be at least as large as the window"),
+        (2, torch.zeros(4, 4, 3, 3, device="meta"), r"`weight` must be on the device of `input`"),
+        (3, (0, 1), r"`stride` must be .* >= 1, got \[0, 1\]"),
+        (3, (2**62, 1), r"`stride` must be .* below 2\*\*31 .* got \[4611686018427387904, 1\]"),
+        (4, (-1, 0), r"`padding` must be .* >= 0, got \[-1, 0\]"),
+        (4, (2**30, 2**30), r"`output` must have at most 2\*\*40 values"),
+        (5, (1, 0), r"`dilation` must be .* >= 1, got \[1, 0\]"),
+        (6, 0, r"`groups` must be an integer .* >= 1, got 0"),
+        (6, 3, r"`groups` must be a positive divisor of C_out \(=4\), got 3"),
+        (8, 9.0, r"`norm` must be between 1 and 2, got 9.0"),
+    ],
+)
+def test_operators_called_directly_check_everything(
+    which: str, place: int, value: Any, message: str
+) -> None:
+    arguments = [*_OPERANDS, *_REST]
+    arguments[place] = value
+    with pytest.raises(ShapeError if place != 8 else ConfigError, match=f"^adder2d: {message}"):
+        getattr(OPS, which)(*arguments[which == "adder2d" :])
+
+
+@pytest.mark.parametrize("which", ["adder2d_input_grad", "adder2d_weight_grad"])
+def test_gradients_called_directly_check_what_is_before_them(which: str) -> None:
+    grad, input, weight = _OPERANDS
+    operator = getattr(OPS, which)
+    with pytest.raises(
+        ShapeError, match=r"`grad` must have the shape of the output \[2, 4, 4, 4\]"
+    ):
+        operator(grad[:, :, :3], input, weight, *_REST)
+    with pytest.raises(DTypeError, match=r"`grad` must have the .* dtype of `input` .* got .*64"):
+        operator(grad.double(), input, weight, *_REST)
 
 
 def test_importing_and_calling_warns_of_nothing() -> None:

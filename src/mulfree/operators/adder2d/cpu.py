@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from mulfree._native import core
-from mulfree.errors import BackendUnavailableError
+from mulfree.errors import BackendUnavailableError, ShapeError
 from mulfree.operators.adder2d.gradient import Gradient
 from mulfree.operators.window import Sliding
 
@@ -22,7 +20,7 @@ def forward(input: Tensor, weight: Tensor, sliding: Sliding) -> Tensor:
     """`-sum |x - w|` over the taps, `[N, C_out, H_out, W_out]`."""
     output_hw = sliding.output_hw(input.shape[2:], weight.shape[2:])
     shape = (len(input), len(weight), *output_hw)
-    return _run("adder2d_forward", (input, weight), shape, *sliding)
+    return _run("adder2d_forward", (input, weight), shape, sliding)
 
 
 def input_grad(
@@ -30,7 +28,7 @@ def input_grad(
 ) -> Tensor:
     """Gradient of the input by `rule`, of `input`'s shape."""
     tensors = (grad, input, weight)
-    return _run("adder2d_input_grad", tensors, input.shape, *sliding, rule.name)
+    return _run("adder2d_input_grad", tensors, input.shape, sliding, rule.name)
 
 
 def weight_grad(
@@ -38,11 +36,15 @@ def weight_grad(
 ) -> Tensor:
     """Gradient of the weight by `rule`, of `weight`'s shape."""
     tensors = (grad, input, weight)
-    return _run("adder2d_weight_grad", tensors, weight.shape, *sliding, rule.name)
+    return _run("adder2d_weight_grad", tensors, weight.shape, sliding, rule.name)
 
 
 def _run(
-    kernel: str, tensors: tuple[Tensor, ...], shape: tuple[int, ...], *arguments: Any
+    kernel: str,
+    tensors: tuple[Tensor, ...],
+    shape: tuple[int, ...],
+    sliding: Sliding,
+    *rule: str,
 ) -> Tensor:
     """What `kernel` writes for these tensors."""
     # Not arrays of NumPy, which would keep FSDP from freeing the memory of gathered weights.
@@ -50,7 +52,13 @@ def _run(
     output = torch.empty(shape, dtype=tensors[0].dtype)
     try:
         run = getattr(core(), kernel)
-        run(*arrays, output.numpy(), *arguments, torch.get_num_threads(), "")
+        run(*arrays, output.numpy(), *sliding, *rule, torch.get_num_threads(), "")
+    except MemoryError:
+        raise ShapeError(
+            "adder2d: `dilation` and `padding` must leave windows that fit into memory, got "
+            f"padding {sliding.padding} and dilation {sliding.dilation} for weight "
+            f"{list(tensors[-1].shape)}"
+        ) from None
     except ValueError as error:
         # Shapes and rules were checked before: what is left is a MULFREE_ISA that is not here.
         raise BackendUnavailableError(str(error)) from error

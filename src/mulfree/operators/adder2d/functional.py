@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mulfree.errors import DTypeError, ShapeError
 from mulfree.operators.adder2d import schema as schema
-from mulfree.operators.adder2d.gradient import check_norm
-from mulfree.operators.window import Padding, PairLike, Sliding, pair, resolve_padding
+from mulfree.operators.adder2d.gradient import check_norm, parse_gradient
+from mulfree.operators.operand import check_tensor
+from mulfree.operators.window import Padding, PairLike, Sliding, integer, pair, resolve_padding
 
 
 def adder2d(
@@ -60,12 +61,13 @@ def adder2d(
         AdderNet, arXiv 1912.13200, Eq. 2.
     """
     _check_operands("adder2d", input, weight, bias, ranks=(3, 4), weight_rank=4)
-    check_norm("adder2d", norm)
+    _check_options("adder2d", gradient, norm, backend)
     input, weight = _autocast(input, weight)
     stride, dilation = (
         pair("adder2d", "stride", stride, 1),
         pair("adder2d", "dilation", dilation, 1),
     )
+    groups = integer("adder2d", "groups", groups, 1)
     kernel = (weight.shape[2], weight.shape[3])
     padding, uneven = resolve_padding("adder2d", padding, kernel, stride, dilation)
     batched = input.dim() == 4
@@ -73,7 +75,6 @@ def adder2d(
     if uneven is not None:
         images = torch.nn.functional.pad(images, uneven)
     sliding = Sliding(stride, padding, dilation, groups)
-    _check_window(images, weight, sliding)
     output = torch.ops.mulfree.adder2d(images, weight, *sliding, gradient, norm, backend)
     if bias is not None:
         output = output + bias.to(output.dtype).reshape(-1, 1, 1)
@@ -114,7 +115,7 @@ def adder_linear(
         AdderNet, arXiv 1912.13200, Eq. 1 with a window of one pixel.
     """
     _check_operands("adder_linear", input, weight, bias, ranks=None, weight_rank=2)
-    check_norm("adder_linear", norm)
+    _check_options("adder_linear", gradient, norm, backend)
     if input.shape[-1] != weight.shape[1]:
         raise ShapeError(
             f"adder_linear: `input` must have {weight.shape[1]} features in its last dimension, "
@@ -139,6 +140,9 @@ def _check_operands(
     ranks: tuple[int, ...] | None,
     weight_rank: int,
 ) -> None:
+    others = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    for name, value in {"input": input, **others}.items():
+        check_tensor(function, name, value)
     if input.dim() == 0 if ranks is None else input.dim() not in ranks:
         wanted = (
             "at least one dimension" if ranks is None else "shape (N, C_in, H, W) or (C_in, H, W)"
@@ -154,7 +158,6 @@ def _check_operands(
         raise ShapeError(
             f"{function}: `bias` must have shape [{weight.shape[0]}], got {list(bias.shape)}"
         )
-    others = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
     if input.dtype not in schema.DTYPES:
         raise DTypeError(
             f"{function}: `input` must be float64, float32, float16 or bfloat16, got {input.dtype}"
@@ -173,6 +176,12 @@ def _check_operands(
             )
 
 
+def _check_options(function: str, gradient: str, norm: float, backend: str | None) -> None:
+    check_norm(function, norm)
+    parse_gradient(function, gradient)
+    schema.check_backend(function, backend)
+
+
 def _autocast_enabled(tensor: Tensor) -> bool:
     device = tensor.device.type  # "meta", for one, has no autocast to ask about
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -184,27 +193,3 @@ def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(tensors[0].device.type)
     return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
-
-
-def _check_window(images: Tensor, weight: Tensor, sliding: Sliding) -> None:
-    groups = sliding.groups
-    if groups < 1 or weight.shape[0] % groups != 0:
-        raise ShapeError(
-            "adder2d: `groups` must be a positive divisor of C_out "
-            f"(={weight.shape[0]}), got {groups}"
-        )
-    if images.shape[1] != weight.shape[1] * groups:
-        raise ShapeError(
-            f"adder2d: `input` must have C_in = {weight.shape[1]} x {groups} groups "
-            f"= {weight.shape[1] * groups} channels, got shape {list(images.shape)}"
-        )
-    if weight.shape[2] < 1 or weight.shape[3] < 1:
-        raise ShapeError(
-            f"adder2d: `weight` must have a window of at least 1x1, got {list(weight.shape)}"
-        )
-    if min(sliding.output_hw(images.shape[2:], weight.shape[2:])) < 1:
-        raise ShapeError(
-            "adder2d: `input` must be at least as large as the window, "
-            f"got {list(images.shape)} for weight {list(weight.shape)}, "
-            f"padding {sliding.padding}, dilation {sliding.dilation}"
-        )

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mulfree.errors import ConfigError
+from mulfree.errors import ConfigError, quoted
 
-_LP = re.compile(r"l(\d+(?:\.\d+)?)")
+_LP = re.compile(r"l([0-9]+(?:\.[0-9]+)?)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Gradient:
         if self.name == "adder":
             return difference
         if self.name == "sign" or self.p == 1.0:
-            return difference.sign()
+            return _sign(difference)
         return self.p * difference.sign() * difference.abs().pow(self.p - 1)
 
     def towards_input(self, difference: Tensor) -> Tensor:
@@ -52,20 +52,25 @@ class Gradient:
         return -self.towards_weight(difference)
 
 
+def _sign(difference: Tensor) -> Tensor:
+    # Torch calls the sign of a NaN 0, which would hide it.
+    return torch.where(difference.isnan(), difference, difference.sign())
+
+
 def parse_gradient(function: str, name: str) -> Gradient:
     """The rule called `name`.
 
     Raises:
         ConfigError: No rule has that name.
     """
-    if name in ("adder", "sign"):
+    if isinstance(name, str) and name in ("adder", "sign"):
         return Gradient(name=name)
     match = _LP.fullmatch(name) if isinstance(name, str) else None
     if match and 1.0 <= float(match[1]) <= 2.0:
         return Gradient(name="lp", p=float(match[1]))
     raise ConfigError(
         f"{function}: `gradient` must be adder, sign or l<p> with 1 <= p <= 2 (l2, l1.5), "
-        f"got {name!r}"
+        f"got {quoted(name)}"
     )
 
 
@@ -73,7 +78,7 @@ def check_norm(function: str, norm: float) -> None:
     """Refuse an exponent of the forward pass for which there is no rule.
 
     Raises:
-        ConfigError: It is not between 1 and 2.
+        ConfigError: It is not a number between 1 and 2.
     """
-    if not 1.0 <= norm <= 2.0:
-        raise ConfigError(f"{function}: `norm` must be between 1 and 2, got {norm}")
+    if not isinstance(norm, (int, float)) or isinstance(norm, bool) or not 1.0 <= norm <= 2.0:
+        raise ConfigError(f"{function}: `norm` must be between 1 and 2, got {quoted(norm)}")

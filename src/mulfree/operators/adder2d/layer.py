@@ -8,11 +8,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from mulfree.errors import ShapeError
+from mulfree.errors import DTypeError, ShapeError, quoted
+from mulfree.operators.adder2d import schema
 from mulfree.operators.adder2d.functional import adder2d, adder_linear
 from mulfree.operators.adder2d.gradient import check_norm, parse_gradient
 from mulfree.operators.operator import mark_adaptive_local_lr
-from mulfree.operators.window import Padding, PairLike, pair
+from mulfree.operators.window import (
+    Padding,
+    PairLike,
+    check_values,
+    integer,
+    pair,
+    resolve_padding,
+)
 
 
 class _Adder(nn.Module):
@@ -31,10 +39,14 @@ class _Adder(nn.Module):
     ) -> None:
         super().__init__()
         function = type(self).__name__
-        if min(weight_shape) < 1:
-            raise ShapeError(f"{function}: sizes must be positive, got weight {list(weight_shape)}")
+        check_values(function, "weight", weight_shape)
         check_norm(function, norm)
         parse_gradient(function, gradient)
+        if dtype is not None and dtype not in schema.DTYPES:
+            raise DTypeError(
+                f"{function}: `dtype` must be float64, float32, float16 or bfloat16, "
+                f"got {quoted(dtype)}"
+            )
         self.gradient = gradient
         self.norm = norm
         self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
@@ -109,8 +121,9 @@ class Adder2d(_Adder):
         dtype: Precision of the parameters.
 
     Raises:
-        ShapeError: A size is not positive, or groups do not divide the channels.
-        ConfigError: `gradient` or `norm` is not valid.
+        ShapeError: A size is not a positive integer, or groups do not divide the channels.
+        DTypeError: `dtype` is none that the operator computes in.
+        ConfigError: `gradient`, `norm` or a padding name is not valid.
 
     References:
         AdderNet, arXiv 1912.13200, Eq. 2.
@@ -133,7 +146,13 @@ class Adder2d(_Adder):
         dtype: torch.dtype | None = None,
     ) -> None:
         kernel = pair("Adder2d", "kernel_size", kernel_size, 1)
-        if groups < 1 or in_channels % groups or out_channels % groups:
+        in_channels = integer("Adder2d", "in_channels", in_channels, 1)
+        out_channels = integer("Adder2d", "out_channels", out_channels, 1)
+        groups = integer("Adder2d", "groups", groups, 1)
+        stride = pair("Adder2d", "stride", stride, 1)
+        dilation = pair("Adder2d", "dilation", dilation, 1)
+        symmetric, _ = resolve_padding("Adder2d", padding, kernel, stride, dilation)
+        if in_channels % groups or out_channels % groups:
             raise ShapeError(
                 f"Adder2d: `groups` must divide in_channels (={in_channels}) and "
                 f"out_channels (={out_channels}), got {groups}"
@@ -143,11 +162,9 @@ class Adder2d(_Adder):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel
-        self.stride = pair("Adder2d", "stride", stride, 1)
-        self.padding = (
-            padding if isinstance(padding, str) else pair("Adder2d", "padding", padding, 0)
-        )
-        self.dilation = pair("Adder2d", "dilation", dilation, 1)
+        self.stride = stride
+        self.padding = padding if isinstance(padding, str) else symmetric
+        self.dilation = dilation
         self.groups = groups
 
     def forward(self, input: Tensor) -> Tensor:
@@ -192,7 +209,8 @@ class AdderLinear(_Adder):
         dtype: Precision of the parameters.
 
     Raises:
-        ShapeError: A size is not positive.
+        ShapeError: A size is not a positive integer.
+        DTypeError: `dtype` is none that the operator computes in.
         ConfigError: `gradient` or `norm` is not valid.
 
     References:
@@ -210,6 +228,8 @@ class AdderLinear(_Adder):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        in_features = integer("AdderLinear", "in_features", in_features, 1)
+        out_features = integer("AdderLinear", "out_features", out_features, 1)
         super().__init__((out_features, in_features), bias, gradient, norm, device, dtype)
         self.in_features = in_features
         self.out_features = out_features

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from mulfree._triton import missing as triton_missing
-from mulfree.errors import BackendUnavailableError, DTypeError, MulfreeError, choices_message
-from mulfree.operators.adder2d.gradient import parse_gradient
-from mulfree.operators.window import Sliding
+from mulfree.errors import BackendUnavailableError, DTypeError, ShapeError, choices_message
+from mulfree.operators.adder2d import autograd
+from mulfree.operators.adder2d.gradient import check_norm, parse_gradient
+from mulfree.operators.operand import check_tensor
+from mulfree.operators.window import Sliding, check_values, integer, pair
 
 BACKENDS = ("native", "triton", "reference")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -52,29 +54,45 @@ class _Problem:
         gradient: str,
         norm: float,
         backend: str | None,
+        *,
+        grad: Tensor | None = None,
     ) -> None:
-        if input.dtype != weight.dtype or input.dtype not in DTYPES:
-            raise DTypeError(
-                "adder2d: `weight` must have the floating-point dtype of `input` "
-                f"({', '.join(str(d).removeprefix('torch.') for d in DTYPES)}), "
-                f"got {weight.dtype} with input {input.dtype}"
-            )
+        for name, tensor in (("input", input), ("weight", weight), ("grad", grad)):
+            if tensor is not None:
+                _check_image(name, tensor, input)
+        for name, tensor in (("weight", weight), ("grad", grad)):
+            if tensor is not None and (tensor.dtype != input.dtype or tensor.dtype not in DTYPES):
+                raise DTypeError(
+                    f"adder2d: `{name}` must have the floating-point dtype of `input` "
+                    f"({', '.join(str(d).removeprefix('torch.') for d in DTYPES)}), "
+                    f"got {tensor.dtype} with input {input.dtype}"
+                )
         self.sliding = Sliding(
-            (stride[0], stride[1]), (padding[0], padding[1]), (dilation[0], dilation[1]), groups
+            pair("adder2d", "stride", stride, 1),
+            pair("adder2d", "padding", padding, 0),
+            pair("adder2d", "dilation", dilation, 1),
+            integer("adder2d", "groups", groups, 1),
         )
         self.rule = parse_gradient("adder2d", gradient)
+        check_norm("adder2d", norm)
         self.norm = norm
         self.channels_last = (
             input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
         )
+        _check_window(input, weight, self.sliding)
         output_hw = self.sliding.output_hw(input.shape[2:], weight.shape[2:])
         self.output_shape = (input.shape[0], weight.shape[0], *output_hw)
+        check_values("adder2d", "output", self.output_shape)
+        if grad is not None and tuple(grad.shape) != self.output_shape:
+            raise ShapeError(
+                f"adder2d: `grad` must have the shape of the output {list(self.output_shape)}, "
+                f"got {list(grad.shape)}"
+            )
         self.empty = 0 in (*input.shape, *weight.shape, *self.output_shape)
         self.backend = self._choose(input, backend)
 
     def _choose(self, input: Tensor, backend: str | None) -> str:
-        if backend is not None and backend not in BACKENDS:
-            raise BackendUnavailableError(choices_message("adder2d", "backend", backend, BACKENDS))
+        check_backend("adder2d", backend)
         if backend is None:
             return self._best(input)
         reason = None
@@ -122,6 +140,53 @@ class _Problem:
         return result.contiguous()
 
 
+def check_backend(function: str, name: str | None) -> None:
+    """Refuse what names no implementation.
+
+    Raises:
+        BackendUnavailableError: It is neither a known name nor none.
+    """
+    if name is not None and not (isinstance(name, str) and name in BACKENDS):
+        raise BackendUnavailableError(choices_message(function, "backend", name, BACKENDS))
+
+
+def _check_image(name: str, tensor: Tensor, input: Tensor) -> None:
+    check_tensor("adder2d", name, tensor)
+    if tensor.dim() != 4:
+        raise ShapeError(
+            f"adder2d: `{name}` must have four dimensions, got shape {list(tensor.shape)}"
+        )
+    if tensor.device != input.device:
+        raise ShapeError(
+            f"adder2d: `{name}` must be on the device of `input` ({input.device}), "
+            f"got {tensor.device}"
+        )
+
+
+def _check_window(images: Tensor, weight: Tensor, sliding: Sliding) -> None:
+    groups = sliding.groups
+    if weight.shape[0] % groups != 0:
+        raise ShapeError(
+            "adder2d: `groups` must be a positive divisor of C_out "
+            f"(={weight.shape[0]}), got {groups}"
+        )
+    if images.shape[1] != weight.shape[1] * groups:
+        raise ShapeError(
+            f"adder2d: `input` must have C_in = {weight.shape[1]} x {groups} groups "
+            f"= {weight.shape[1] * groups} channels, got shape {list(images.shape)}"
+        )
+    if weight.shape[2] < 1 or weight.shape[3] < 1:
+        raise ShapeError(
+            f"adder2d: `weight` must have a window of at least 1x1, got {list(weight.shape)}"
+        )
+    if min(sliding.output_hw(images.shape[2:], weight.shape[2:])) < 1:
+        raise ShapeError(
+            "adder2d: `input` must be at least as large as the window, "
+            f"got {list(images.shape)} for weight {list(weight.shape)}, "
+            f"padding {sliding.padding}, dilation {sliding.dilation}"
+        )
+
+
 def _not_triton(input: Tensor) -> str | None:
     """Why the GPU kernels cannot compute with a tensor; None if they can."""
     if input.dtype == torch.float64:
@@ -158,13 +223,13 @@ def _adder2d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
 
 @torch.library.impl("mulfree::adder2d_input_grad", "default")
 def _adder2d_input_grad(grad: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Tensor:
-    problem = _Problem(input, weight, *args)
+    problem = _Problem(input, weight, *args, grad=grad)
     return problem.laid_out(_gradient("input_grad", problem, grad, input, weight))
 
 
 @torch.library.impl("mulfree::adder2d_weight_grad", "default")
 def _adder2d_weight_grad(grad: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Tensor:
-    problem = _Problem(input, weight, *args)
+    problem = _Problem(input, weight, *args, grad=grad)
     return _gradient("weight_grad", problem, grad, input, weight).contiguous()
 
 
@@ -195,41 +260,25 @@ def _adder2d_fake(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
 
 @_register_fake("mulfree::adder2d_input_grad")
 def _adder2d_input_grad_fake(grad: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Tensor:
-    problem = _Problem(input, weight, *args)
+    problem = _Problem(input, weight, *args, grad=grad)
     return problem.laid_out(torch.empty_like(input))
 
 
 @_register_fake("mulfree::adder2d_weight_grad")
 def _adder2d_weight_grad_fake(grad: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+    _Problem(input, weight, *args, grad=grad)
     return torch.empty_like(weight, memory_format=torch.contiguous_format)
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:2])
-    ctx.arguments = inputs[2:]
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    input, weight = ctx.saved_tensors
-    ops, wanted = torch.ops.mulfree, ctx.needs_input_grad
-    operands = (grad, input, weight, *ctx.arguments)
-    return (
-        ops.adder2d_input_grad(*operands) if wanted[0] else None,
-        ops.adder2d_weight_grad(*operands) if wanted[1] else None,
-        *(None for _ in ctx.arguments),
-    )
-
-
-def _no_double_backward(ctx: Any, grad: Tensor) -> None:
-    raise MulfreeError(
-        "adder2d: `create_graph` must be False, got a second derivative; "
-        "the gradient rules are not derivatives of each other"
-    )
-
-
-torch.library.register_autograd("mulfree::adder2d", _backward, setup_context=_setup_context)
-for _name in ("adder2d_input_grad", "adder2d_weight_grad"):
-    torch.library.register_autograd(f"mulfree::{_name}", _no_double_backward)
+# Kept alive: what a library registers goes with it.
+_library = torch.library.Library("mulfree", "FRAGMENT")
+for _name, _node in (
+    ("adder2d", autograd.Rule),
+    ("adder2d_input_grad", autograd.NoRule),
+    ("adder2d_weight_grad", autograd.NoRule),
+):
+    _kernel = autograd.kernel(getattr(torch.ops.mulfree, _name).default, _node)
+    _library.impl(_name, _kernel, "Autograd", with_keyset=True)
 
 
 # vmap: a mapped dimension is more images where the filters are shared, more groups where not.
