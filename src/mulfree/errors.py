@@ -103,6 +103,10 @@ class DataError(MulfreeError, FileNotFoundError):
     """A data set is not where it was looked for."""
 
 
+class OutOfMemoryError(MulfreeError, MemoryError):
+    """There is not as much memory as a computation needs."""
+
+
 class TrainingError(MulfreeError, RuntimeError):
     """A training run cannot go on, for example because its loss is not finite."""
 
