@@ -184,14 +184,22 @@ class Program:
     def compile(self) -> None:
         """Plans the memory; nothing can be added afterwards."""
 
-    def run(self, input: _Array, output: _Array, quantised: bool, threads: int) -> None:
-        """Output f32 [N, O] of input u8 [N, C, H, W]. Calls from several threads take turns."""
+    def run(
+        self, input: _Array, output: _Array, quantised: bool, threads: int, memory: int = ...
+    ) -> None:
+        """Output f32 [N, O] of input u8 [N, C, H, W]. Calls from several threads take turns.
 
-    def profile(self, input: _Array, output: _Array, quantised: bool, threads: int) -> list[float]:
+        At most `memory` bytes are taken for the values of images. Signals of Python are handled
+        during a long run on the main thread; where a handler raises, the run ends with that.
+        """
+
+    def profile(
+        self, input: _Array, output: _Array, quantised: bool, threads: int, memory: int = ...
+    ) -> list[float]:
         """As `run`; the seconds of the input step and then of each node, over all images."""
 
     def arena_bytes(self, batch: int) -> int:
-        """Working memory of a run on one thread: images run one by one, so any batch's the same."""
+        """Memory for the values of one image: on one thread of any batch, as they run in turn."""
 
     def describe(self) -> list[str]:
         """The kernel of the input step and then of each node."""

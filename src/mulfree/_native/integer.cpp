@@ -112,6 +112,25 @@ void define_window(nb::class_<Program>& program, const char* name) {
               "shift"_a, "low"_a, "high"_a, "residual"_a = -1, "residual_multiplier"_a = 0);
 }
 
+// Whether a signal handler of Python has raised; on threads other than the main one none runs.
+bool raised() {
+  const nb::gil_scoped_acquire locked;
+  return PyErr_CheckSignals() != 0;
+}
+
+// `run` or `profile` of a program.
+template <auto kMethod>
+auto run(Program& program, const Array<const u8, 4>& input, const Array<float, 2>& output,
+         bool quantised, int threads, i64 memory) {
+  try {
+    const nb::gil_scoped_release unlocked;
+    return (program.*kMethod)(input.data(), shape(input), output.data(), shape_pair(output),
+                              quantised, threads, memory, raised);
+  } catch (const runtime::Interruption&) {
+    throw nb::python_error();
+  }
+}
+
 }  // namespace
 
 void define_integer(nb::module_& m) {
@@ -183,24 +202,10 @@ void define_integer(nb::module_& m) {
           },
           "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert())
       .def("compile", &Program::compile)
-      .def(
-          "run",
-          [](Program& self, const Array<const u8, 4>& input, const Array<float, 2>& output,
-             bool quantised, int threads) {
-            const nb::gil_scoped_release unlocked;
-            self.run(input.data(), shape(input), output.data(), shape_pair(output), quantised,
-                     threads);
-          },
-          "input"_a.noconvert(), "output"_a.noconvert(), "quantised"_a, "threads"_a)
-      .def(
-          "profile",
-          [](Program& self, const Array<const u8, 4>& input, const Array<float, 2>& output,
-             bool quantised, int threads) {
-            const nb::gil_scoped_release unlocked;
-            return self.profile(input.data(), shape(input), output.data(), shape_pair(output),
-                                quantised, threads);
-          },
-          "input"_a.noconvert(), "output"_a.noconvert(), "quantised"_a, "threads"_a)
+      .def("run", &run<&Program::run>, "input"_a.noconvert(), "output"_a.noconvert(), "quantised"_a,
+           "threads"_a, "memory"_a = runtime::kAnyMemory)
+      .def("profile", &run<&Program::profile>, "input"_a.noconvert(), "output"_a.noconvert(),
+           "quantised"_a, "threads"_a, "memory"_a = runtime::kAnyMemory)
       .def("arena_bytes", &Program::arena_bytes, "batch"_a)
       .def("describe", &Program::describe);
 }

@@ -4,11 +4,7 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <thread>
-
-#ifdef _OPENMP
-#include <omp.h>
-#endif
+#include <unordered_map>
 
 namespace mulfree::runtime {
 namespace {
@@ -72,28 +68,50 @@ void check_floats(const char* function, const int8::Geometry& geo, const float* 
   }
 }
 
-// body(worker, team) on each thread of a team of at most `wanted`.
-template <class Body>
-void on_team(int wanted, const Body& body) {
-  if (wanted == 1) return body(0, 1);
-#ifdef _OPENMP
-#pragma omp parallel num_threads(wanted)
-  body(omp_get_thread_num(), omp_get_num_threads());
-#else
-  body(0, 1);
-#endif
+// How many of the steps n, 2 n, 4 n, ... n * size has.
+int doublings(i64 size) {
+  int steps = 0;
+  for (i64 reach = 1; reach < size; reach *= 2) ++steps;
+  return steps;
 }
 
-// One turn of waiting for another thread: to give up the processor may cost a whole time slice.
-void relax(int turn) {
-  constexpr int kSpins = 1 << 15;
-  if (turn >= kSpins) return std::this_thread::yield();
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#endif
+// Whether windows overlap so much that to sum rows and columns one after the other, in `passes`
+// over the image, is worth the memory.
+bool worth_passes(Pair kernel, Pair outputs, Pair image, int passes) {
+  const auto area = [](Pair pair) {
+    return static_cast<double>(pair.first) * static_cast<double>(pair.second);
+  };
+  return area(outputs) * area(kernel) > 4.0 * passes * area(image);
 }
 
 }  // namespace
+
+// Asks now and then, on the thread that called, whether to stop.
+class Program::Watch {
+ public:
+  explicit Watch(const Interrupted& interrupted) : interrupted_(interrupted) {}
+
+  // Called between tasks.
+  bool stops(int worker) {
+    if (stopped_) return true;
+    if (worker != 0 || !interrupted_) return false;
+    const auto now = Clock::now();
+    if (now - asked_ < kPause) return false;
+    asked_ = now;
+    stopped_ = interrupted_();
+    return stopped_;
+  }
+
+  bool stopped() const { return stopped_; }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr auto kPause = std::chrono::milliseconds(50);
+
+  const Interrupted& interrupted_;
+  Clock::time_point asked_ = Clock::now();
+  std::atomic<bool> stopped_{false};
+};
 
 Program::Program(const std::string& isa) : kernels_(&int8::select_kernels("Program", isa)) {}
 
@@ -136,8 +154,16 @@ void Program::check_zero(const char* function, const char* name, const Value& x,
   }
 }
 
-void Program::append(StepPointer step, i64 y) {
+const Value* Program::part(StepPointer step) {
   steps_.push_back(std::move(step));
+  nodes_.push_back(names_.size());
+  return steps_.back()->writes();
+}
+
+void Program::append(StepPointer step, i64 y) {
+  std::string name = step->describe();
+  part(std::move(step));
+  name_node(std::move(name));
   written_[static_cast<std::size_t>(y)] = true;
 }
 
@@ -252,7 +278,53 @@ void Program::max_pool(i64 x_id, i64 y_id, Pair kernel, Pair stride, Pair paddin
     fail("max_pool", "minimum", "have " + std::to_string(x.c) + " values", std::to_string(size));
   }
   check_zero("max_pool", "x", x, y);
-  append(make_max_pool(&x, &y, kernel, stride, padding, {minimum, minimum + size}), y_id);
+  const int passes = 2 + doublings(kernel.first) + doublings(kernel.second);
+  const Pair padded = {x.h + 2 * padding.first, x.w + 2 * padding.second};
+  const std::vector<u8> marks(minimum, minimum + size);
+  if (!worth_passes(kernel, {y.h, y.w}, padded, passes)) {
+    return append(make_max_pool(&x, &y, kernel, stride, padding, marks), y_id);
+  }
+  running_maxima(&x, &y, kernel, stride, padding, marks);
+  name_node("max_pool: running maxima");
+  written_[static_cast<std::size_t>(y_id)] = true;
+}
+
+// Few comparisons, however large the window: the largest of 2 n rows is the larger one of the
+// largest of n and of the largest of the n behind them.
+void Program::running_maxima(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
+                             const std::vector<u8>& minimum) {
+  const i64 channels = x->c;
+  const Value* const homes[] = {scratch(0, 0, 0), scratch(0, 0, 0)};
+  int made = 0;
+  const auto next = [&](i64 h, i64 w) { return scratch(channels, h, w, homes[made++ % 2]); };
+  // min(x) = 255 - max(255 - x).
+  std::vector<u8> turned(minimum.size() * 256);
+  for (std::size_t i = 0; i < turned.size(); ++i) {
+    turned[i] = static_cast<u8>(minimum[i / 256] != 0 ? 255 - i % 256 : i % 256);
+  }
+  const bool turns = std::any_of(minimum.begin(), minimum.end(), [](u8 mark) { return mark != 0; });
+  if (turns) x = part(make_lut(x, next(x->h, x->w), turned));
+  if (padding != Pair{0, 0}) {
+    x = part(make_pad(x, next(x->h + 2 * padding.first, x->w + 2 * padding.second), padding.second,
+                      padding.first));
+  }
+  for (const bool rows : {true, false}) {
+    const i64 size = rows ? kernel.first : kernel.second;
+    bool last = false;
+    for (i64 reach = 1; !last;) {
+      const i64 step = std::min(reach, size - reach);
+      reach += step;
+      last = reach == size;
+      const Pair distance = rows ? Pair{step, 0} : Pair{0, step};
+      const i64 every = !last ? 1 : rows ? stride.first : stride.second;
+      const Pair strides = rows ? Pair{every, 1} : Pair{1, every};
+      const i64 h = (x->h - distance.first - 1) / strides.first + 1;
+      const i64 w = (x->w - distance.second - 1) / strides.second + 1;
+      const Value* const to = last && !rows && !turns ? y : next(h, w);
+      x = part(make_larger(x, to, distance, strides));
+    }
+  }
+  if (turns) part(make_lut(x, y, turned));
 }
 
 void Program::mean(i64 x_id, i64 y_id, Pair kernel, Pair stride, i64 multiplier, i64 offset,
@@ -267,9 +339,16 @@ void Program::mean(i64 x_id, i64 y_id, Pair kernel, Pair stride, i64 multiplier,
   if (largest >= kMostBytes) {
     fail("mean", "kernel", "have sums below 2**31", text(kernel));
   }
-  append(make_mean(&x, &y, kernel, stride,
-                   scalars("mean", multiplier, 0, offset, shift, low, high, largest)),
-         y_id);
+  const Scalars s = scalars("mean", multiplier, 0, offset, shift, low, high, largest);
+  constexpr int kPasses = 4;
+  if (!worth_passes(kernel, {y.h, y.w}, {x.h, x.w}, kPasses)) {
+    return append(make_mean(&x, &y, kernel, stride, s), y_id);
+  }
+  const Value* const sums = scratch(static_cast<i64>(sizeof(i32)) * x.c, y.h, x.w);
+  part(make_sums_of_rows(&x, sums, kernel.first, stride.first));
+  part(make_mean_of_columns(sums, &y, kernel.second, stride.second, s));
+  name_node("mean: running sums");
+  written_[static_cast<std::size_t>(y_id)] = true;
 }
 
 void Program::add(i64 a_id, i64 b_id, i64 y_id, i64 multiplier_a, i64 multiplier_b, i64 offset,
@@ -385,7 +464,7 @@ void Program::linear(i64 x_id, const i8* weight, Pair shape, const float* scale,
   auto layer = std::make_unique<int8::WindowLayer>(
       *kernels_, int8::Rule::conv, geo, weight,
       int8::Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
-  append_last(make_linear(&x, scratch(static_cast<i64>(sizeof(i32)) * shape.first),
+  append_last(make_linear(&x, scratch(static_cast<i64>(sizeof(i32)) * shape.first, 1, 1),
                           std::move(layer), {scale, scale + scales}, {bias, bias + biases}),
               geo);
 }
@@ -397,20 +476,22 @@ void Program::linear_float(i64 x_id, const float* weight, Pair shape, const floa
   const auto geo = linear_geometry("linear_float", int8::Rule::floating, x, shape);
   int8::FloatRequantisation requantisation{{bias, bias + biases}, 0, 255};
   check_floats("linear_float", geo, weight, requantisation.bias);
-  append_last(make_linear_float(&x, scratch(1),
+  append_last(make_linear_float(&x, scratch(1, 1, 1),
                                 std::make_unique<int8::WindowLayer>(*kernels_, geo, weight, x.zero,
                                                                     std::move(requantisation))),
               geo);
 }
 
-const Value* Program::scratch(i64 bytes) {
-  values_.push_back({bytes, 1, 1, 0});
-  written_.push_back(false);
-  return &values_.back();
+const Value* Program::scratch(i64 c, i64 h, i64 w, const Value* home) {
+  scratch_.push_back({c, h, w, 0});
+  scratch_.back().home = home;
+  return &scratch_.back();
 }
 
 void Program::append_last(StepPointer step, const int8::Geometry& geo) {
-  append(std::move(step), static_cast<i64>(values_.size()) - 1);
+  std::string name = step->describe();
+  part(std::move(step));
+  name_node(std::move(name));
   outputs_ = geo.o;
   work_ += static_cast<double>(geo.o) * static_cast<double>(geo.summands());
 }
@@ -421,13 +502,16 @@ void Program::compile() {
     fail("compile", "program", "have an input and end with a linear layer",
          input_.has_value() ? "no linear layer" : "no input");
   }
-  for (const Value& v : values_) {
-    if (bounded_product({v.h + 2 * v.border_h, v.w + 2 * v.border_w, v.c}) >= kMostBytes) {
-      fail("compile", "padding", "leave every value with its border below 2**31 bytes",
-           shape_text(v));
+  for (const auto* values : {&values_, &scratch_}) {
+    for (const Value& v : *values) {
+      if (bounded_product({v.h + 2 * v.border_h, v.w + 2 * v.border_w, v.c}) >= kMostBytes) {
+        fail("compile", "padding", "leave every value with its border below 2**31 bytes",
+             shape_text(v));
+      }
     }
   }
   steps_.insert(steps_.begin(), make_input(&values_[static_cast<std::size_t>(*input_)], table_));
+  nodes_.insert(nodes_.begin(), 0);
   int8::WindowLayer* last = nullptr;
   for (const StepPointer& step : steps_) {
     step->prepare();
@@ -448,18 +532,27 @@ void Program::plan() {
     i64 size;
   };
   std::vector<Block> blocks;
-  for (Value& value : values_) {
-    Block block{&value, steps_.size(), 0,
-                (value.bytes() + int8::kSlack + kLine - 1) / kLine * kLine};
-    for (std::size_t i = 0; i < steps_.size(); ++i) {
-      const auto& reads = steps_[i]->reads();
-      const bool writes = steps_[i]->writes() == &value;
-      if (!writes && std::find(reads.begin(), reads.end(), &value) == reads.end()) continue;
+  std::unordered_map<const Value*, std::size_t> numbers;
+  for (auto* values : {&values_, &scratch_}) {
+    for (Value& value : *values) {
+      if (value.home != nullptr) continue;
+      numbers[&value] = blocks.size();
+      blocks.push_back({&value, steps_.size(), 0, 0});
+    }
+  }
+  for (std::size_t i = 0; i < steps_.size(); ++i) {
+    std::vector<const Value*> used = steps_[i]->reads();
+    used.push_back(steps_[i]->writes());
+    for (const Value* value : used) {
+      Block& block = blocks[numbers.at(value->home == nullptr ? value : value->home)];
       block.first = std::min(block.first, i);
       block.last = i;
+      block.size =
+          std::max(block.size, (value->bytes() + int8::kSlack + kLine - 1) / kLine * kLine);
     }
-    if (block.first < steps_.size()) blocks.push_back(block);
   }
+  const auto unused = [&](const Block& block) { return block.first == steps_.size(); };
+  blocks.erase(std::remove_if(blocks.begin(), blocks.end(), unused), blocks.end());
   std::stable_sort(blocks.begin(), blocks.end(),
                    [](const Block& a, const Block& b) { return a.size > b.size; });
   std::vector<Block> placed;  // by offset
@@ -477,10 +570,13 @@ void Program::plan() {
     });
     placed.insert(after, block);
   }
+  for (Value& value : scratch_) {
+    if (value.home != nullptr) value.offset = value.home->offset;
+  }
 }
 
 int Program::prepare(const std::array<i64, 4>& input_shape, Pair output_shape, bool quantised,
-                     int threads, const char* function) {
+                     int threads, i64 memory, const char* function) const {
   check_compiled(function);
   const Value& x = values_[static_cast<std::size_t>(*input_)];
   if (input_shape[1] != x.c || input_shape[2] != x.h || input_shape[3] != x.w) {
@@ -497,10 +593,17 @@ int Program::prepare(const std::array<i64, 4>& input_shape, Pair output_shape, b
     fail(function, "quantised", "be true for a program without a table of pixels", "false");
   }
   if (threads < 1) fail(function, "threads", "be positive", std::to_string(threads));
+  if (memory < arena_size_) {
+    fail(function, "memory", "be at least " + std::to_string(arena_size_) + " bytes",
+         std::to_string(memory));
+  }
+  constexpr int kMostThreads = 1024;
   const double taps = work_ * static_cast<double>(input_shape[0]);
-  const int team = taps / kGrain < threads ? 1 + static_cast<int>(taps / kGrain) : threads;
-  while (arenas_.size() < static_cast<std::size_t>(team) + 1) arenas_.emplace_back(arena_size_);
-  return team;
+  return static_cast<int>(std::min<double>(1 + taps / kGrain, std::min(threads, kMostThreads)));
+}
+
+void Program::make_arenas(std::size_t count) {
+  while (arenas_.size() < count) arenas_.emplace_back(arena_size_);
 }
 
 Frame Program::frame(const Batch& batch, i64 image, u8* arena) const {
@@ -509,10 +612,13 @@ Frame Program::frame(const Batch& batch, i64 image, u8* arena) const {
           batch.output + image * outputs_};
 }
 
-void Program::run_alone(const Frame& frame) const {
+void Program::run_alone(const Frame& frame, int worker, Watch& watch) const {
   for (const StepPointer& step : steps_) {
     const i64 tasks = step->tasks(1);
-    for (i64 task = 0; task < tasks; ++task) step->run(frame, task, tasks);
+    for (i64 task = 0; task < tasks; ++task) {
+      if (watch.stops(worker)) return;
+      step->run(frame, task, tasks);
+    }
   }
 }
 
@@ -520,9 +626,9 @@ void Program::run_alone(const Frame& frame) const {
 // in its caches what it wrote itself, then what others have left. The next step starts when all
 // tasks are done, not when all threads are there: one that the system keeps waiting holds nobody
 // up.
-void Program::run_shared(const Frame& frame, Progress* progress, int worker, int team,
-                         double* seconds) const {
+void Program::run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds) {
   using Clock = std::chrono::steady_clock;
+  Progress* progress = progress_.data();
   for (std::size_t i = 0; i < steps_.size(); ++i, progress += team) {
     const auto start = Clock::now();
     const i64 tasks = steps_[i]->tasks(team);
@@ -531,59 +637,67 @@ void Program::run_shared(const Frame& frame, Progress* progress, int worker, int
       const int owner = (worker + k) % team;
       const i64 begin = owner * tasks / team, end = (owner + 1) * tasks / team;
       if (progress[owner].taken >= end - begin) continue;
-      for (i64 task; (task = begin + progress[owner].taken++) < end; ++done) {
+      for (i64 task; !watch.stops(worker) && (task = begin + progress[owner].taken++) < end;) {
         steps_[i]->run(frame, task, tasks);
+        ++done;
       }
     }
     if (done > 0) progress->done += done;
-    for (int turn = 0; progress->done < tasks; ++turn) relax(turn);
-    if (seconds != nullptr) {
-      seconds[i] += std::chrono::duration<double>(Clock::now() - start).count();
+    if (progress->done == tasks || watch.stopped()) step_done_.notify();
+    step_done_.wait([&] { return progress->done == tasks || watch.stopped(); });
+    if (watch.stopped()) return;
+    if (worker == 0 && seconds != nullptr) {
+      seconds[nodes_[i]] += std::chrono::duration<double>(Clock::now() - start).count();
     }
   }
 }
 
-void Program::clear_progress(i64 images, int team) {
-  const std::size_t count = static_cast<std::size_t>(images * team) * steps_.size();
+void Program::run_together(const Frame& frame, int team, Watch& watch, double* seconds) {
+  const std::size_t count = static_cast<std::size_t>(team) * steps_.size();
   if (progress_.size() < count) progress_ = std::vector<Progress>(count);
   for (Progress& progress : progress_) progress.taken = progress.done = 0;
+  team_.run(team, [&](int worker) { run_shared(frame, worker, team, watch, seconds); });
 }
 
-// Whole images go to single threads, which need not wait for each other; the threads share the
-// images that are left over.
+// Whole images go to single threads, which need not wait for each other, if the memory is enough;
+// the threads share the images that are left over.
 void Program::run(const u8* input, const std::array<i64, 4>& input_shape, float* output,
-                  Pair output_shape, bool quantised, int threads) {
+                  Pair output_shape, bool quantised, int threads, i64 memory,
+                  const Interrupted& interrupted) {
   const std::lock_guard lock(running_);
-  const int wanted = prepare(input_shape, output_shape, quantised, threads, "run");
+  const int team = prepare(input_shape, output_shape, quantised, threads, memory, "run");
   const Batch batch{input, input_shape[0], output, quantised};
+  const i64 alone = team <= memory / arena_size_ ? batch.images - batch.images % team : 0;
+  make_arenas(alone > 0 ? static_cast<std::size_t>(team) : 1);
+  Watch watch(interrupted);
   next_image_ = 0;
-  clear_progress(wanted - 1, wanted);
-  on_team(wanted, [&](int worker, int team) {
-    u8* const own = arenas_[static_cast<std::size_t>(worker) + 1].data();
-    const i64 alone = batch.images - batch.images % team;
-    for (i64 image; (image = next_image_++) < alone;) run_alone(frame(batch, image, own));
-    Progress* progress = progress_.data();
-    for (i64 image = alone; image < batch.images; ++image) {
-      run_shared(frame(batch, image, arenas_[0].data()), progress, worker, team, nullptr);
-      progress += static_cast<std::size_t>(team) * steps_.size();
-    }
-  });
+  if (alone > 0) {
+    team_.run(team, [&](int worker) {
+      u8* const own = arenas_[static_cast<std::size_t>(worker)].data();
+      for (i64 image; !watch.stopped() && (image = next_image_++) < alone;) {
+        run_alone(frame(batch, image, own), worker, watch);
+      }
+    });
+  }
+  for (i64 image = alone; image < batch.images && !watch.stopped(); ++image) {
+    run_together(frame(batch, image, arenas_[0].data()), team, watch, nullptr);
+  }
+  if (watch.stopped()) throw Interruption();
 }
 
 std::vector<double> Program::profile(const u8* input, const std::array<i64, 4>& input_shape,
-                                     float* output, Pair output_shape, bool quantised,
-                                     int threads) {
+                                     float* output, Pair output_shape, bool quantised, int threads,
+                                     i64 memory, const Interrupted& interrupted) {
   const std::lock_guard lock(running_);
-  const int wanted = prepare(input_shape, output_shape, quantised, threads, "profile");
+  const int team = prepare(input_shape, output_shape, quantised, threads, memory, "profile");
   const Batch batch{input, input_shape[0], output, quantised};
-  std::vector<double> seconds(steps_.size());
-  for (i64 image = 0; image < batch.images; ++image) {
-    clear_progress(1, wanted);
-    on_team(wanted, [&](int worker, int team) {
-      run_shared(frame(batch, image, arenas_[0].data()), progress_.data(), worker, team,
-                 worker == 0 ? seconds.data() : nullptr);
-    });
+  std::vector<double> seconds(names_.size());
+  make_arenas(1);
+  Watch watch(interrupted);
+  for (i64 image = 0; image < batch.images && !watch.stopped(); ++image) {
+    run_together(frame(batch, image, arenas_[0].data()), team, watch, seconds.data());
   }
+  if (watch.stopped()) throw Interruption();
   return seconds;
 }
 
@@ -595,9 +709,7 @@ i64 Program::arena_bytes(i64 batch) const {
 
 std::vector<std::string> Program::describe() const {
   check_compiled("describe");
-  std::vector<std::string> names;
-  for (const StepPointer& step : steps_) names.push_back(step->describe());
-  return names;
+  return names_;
 }
 
 }  // namespace mulfree::runtime

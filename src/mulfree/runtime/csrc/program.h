@@ -3,10 +3,14 @@
 
 #include <atomic>
 #include <deque>
+#include <exception>
+#include <functional>
+#include <limits>
 #include <mutex>
 #include <optional>
 
 #include "steps.h"
+#include "team.h"
 
 namespace mulfree::runtime {
 
@@ -30,6 +34,14 @@ struct FloatArguments {
   i64 groups;
   int8::FloatRequantisation requantisation;
 };
+
+// Whether a run is to stop; asked now and then by a long one, on the thread that called it.
+using Interrupted = std::function<bool()>;
+
+// What a run that was stopped throws; its output is incomplete, and the program as it was.
+class Interruption : public std::exception {};
+
+constexpr i64 kAnyMemory = std::numeric_limits<i64>::max();
 
 // Every method checks its arguments and throws std::invalid_argument with a one-line message.
 class Program {
@@ -56,12 +68,14 @@ class Program {
   void linear_float(i64 x, const float* weight, Pair shape, const float* bias, i64 biases);
   void compile();
 
-  // output [n, outputs] of input [n, c, h, w].
+  // output [n, outputs] of input [n, c, h, w], with at most `memory` bytes of arenas.
   void run(const u8* input, const std::array<i64, 4>& input_shape, float* output, Pair output_shape,
-           bool quantised, int threads);
-  // As `run`; the seconds of each step, summed over the images.
+           bool quantised, int threads, i64 memory = kAnyMemory,
+           const Interrupted& interrupted = nullptr);
+  // As `run`; the seconds of the input and of each node, summed over the images.
   std::vector<double> profile(const u8* input, const std::array<i64, 4>& input_shape, float* output,
-                              Pair output_shape, bool quantised, int threads);
+                              Pair output_shape, bool quantised, int threads,
+                              i64 memory = kAnyMemory, const Interrupted& interrupted = nullptr);
   i64 arena_bytes(i64 batch) const;
   std::vector<std::string> describe() const;
 
@@ -78,6 +92,7 @@ class Program {
     float* output;
     bool quantised;
   };
+  class Watch;
 
   void check_open(const char* function) const;
   void check_compiled(const char* function) const;
@@ -85,28 +100,36 @@ class Program {
   Value& unwritten(const char* function, const char* argument, i64 id);
   void check_shape(const char* function, const Value& y, i64 c, i64 h, i64 w) const;
   void check_zero(const char* function, const char* name, const Value& x, const Value& y) const;
+  // The last step of a node, which writes y; those before it are parts.
   void append(StepPointer step, i64 y);
+  const Value* part(StepPointer step);
+  void name_node(std::string name) { names_.push_back(std::move(name)); }
+  void running_maxima(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
+                      const std::vector<u8>& minimum);
   // Makes room for the padding of a layer that reads x, and counts its work.
   void note_window(Value& x, const int8::Geometry& geometry);
-  // A value that no other step reads, at the end of `values_`.
-  const Value* scratch(i64 bytes);
-  // The step that writes it.
+  // A value that nodes of other numbers do not use, in memory of its own or that of `home`.
+  const Value* scratch(i64 c, i64 h, i64 w, const Value* home = nullptr);
   void append_last(StepPointer step, const int8::Geometry& geometry);
   void set_input(const char* function, i64 y);
   void plan();
-  // Checks the arguments and makes room; the size of the team that the work is worth.
+  // Checks the arguments; the size of the team that the work is worth.
   int prepare(const std::array<i64, 4>& input_shape, Pair output_shape, bool quantised, int threads,
-              const char* function);
-  void clear_progress(i64 images, int team);
+              i64 memory, const char* function) const;
+  void make_arenas(std::size_t count);
   Frame frame(const Batch& batch, i64 image, u8* arena) const;
-  void run_alone(const Frame& frame) const;
-  void run_shared(const Frame& frame, Progress* progress, int worker, int team,
-                  double* seconds) const;
+  void run_alone(const Frame& frame, int worker, Watch& watch) const;
+  // `seconds` of each node, or null.
+  void run_together(const Frame& frame, int team, Watch& watch, double* seconds);
+  void run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds);
 
   const int8::Kernels* kernels_;
   std::deque<Value> values_;  // steps point into it
+  std::deque<Value> scratch_;
   std::vector<bool> written_;
   std::vector<StepPointer> steps_;
+  std::vector<std::size_t> nodes_;           // of each step the number of its node
+  std::vector<std::string> names_{"input"};  // of each node what computes it
   std::optional<i64> input_;
   std::vector<u8> table_;
   i64 outputs_ = 0;
@@ -114,8 +137,10 @@ class Program {
   bool compiled_ = false;
   i64 arena_size_ = 0;
   std::mutex running_;
-  std::deque<int8::Memory> arenas_;  // for the image that threads share; then one per thread
-  std::vector<Progress> progress_;   // [images that a team shares][steps][threads]
+  Team team_;
+  std::deque<int8::Memory> arenas_;  // one per thread; threads share images in the first
+  std::vector<Progress> progress_;   // [steps][threads]
+  Signal step_done_;
   std::atomic<i64> next_image_{0};
 };
 

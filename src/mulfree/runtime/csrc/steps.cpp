@@ -10,6 +10,8 @@ namespace {
 
 // Tasks per thread, to even out.
 constexpr i64 kTasksPerThread = 4;
+// The most that one task writes: between tasks a run can be interrupted.
+constexpr i64 kTaskBytes = 1 << 22;
 
 void fill_border(const Value& value, u8* arena) {
   u8* const first = arena + value.offset;
@@ -163,6 +165,32 @@ class MaxPool final : public Step {
   bool flips_;
 };
 
+class Larger final : public Step {
+ public:
+  Larger(const Value* x, const Value* y, Pair distance, Pair stride)
+      : Step({x}, y), distance_(distance), stride_(stride) {}
+  std::string describe() const override { return "larger"; }
+
+ protected:
+  void rows(const Frame& frame, i64 begin, i64 end) const override {
+    const Value &x = *reads()[0], &y = *writes();
+    const i64 run = stride_.second == 1 ? y.w * y.c : y.c;
+    const i64 step = stride_.second * x.c, length = y.w * y.c;
+    const i64 distance = distance_.first * x.row() + distance_.second * x.c;
+    for (i64 row = begin; row < end; ++row) {
+      const u8* a = x.origin(frame.arena) + row * stride_.first * x.row();
+      u8* to = y.origin(frame.arena) + row * y.row();
+      for (const u8* const last = to + length; to != last; to += run, a += step) {
+        const u8* const b = a + distance;
+        for (i64 i = 0; i < run; ++i) to[i] = std::max(a[i], b[i]);
+      }
+    }
+  }
+
+ private:
+  Pair distance_, stride_;
+};
+
 class Mean final : public Step {
  public:
   Mean(const Value* x, const Value* y, Pair kernel, Pair stride, Scalars scalars)
@@ -202,6 +230,90 @@ class Mean final : public Step {
   }
 
   Pair kernel_, stride_;
+  Scalars scalars_;
+};
+
+class SumsOfRows final : public Step {
+ public:
+  SumsOfRows(const Value* x, const Value* sums, i64 kernel, i64 stride)
+      : Step({x}, sums), kernel_(kernel), stride_(stride) {}
+  std::string describe() const override { return "sums of rows"; }
+
+ protected:
+  void rows(const Frame& frame, i64 begin, i64 end) const override {
+    const Value &x = *reads()[0], &y = *writes();
+    const i64 count = x.w * x.c;
+    const auto all = [&](i64 row) {
+      return reinterpret_cast<i32*>(y.origin(frame.arena) + row * y.row());
+    };
+    // Of each row what it adds to the sums before it, and what it takes away.
+    for (i64 row = begin; row < end; ++row) {
+      i32* const to = all(row);
+      const bool whole = row == begin || stride_ >= kernel_;
+      if (whole) {
+        std::fill(to, to + count, 0);
+      } else {
+        std::copy(all(row - 1), all(row - 1) + count, to);
+      }
+      const i64 first = row * stride_, added = whole ? kernel_ : stride_;
+      for (i64 i = 0; i < added; ++i) {
+        const u8* const from = x.origin(frame.arena) + (first + kernel_ - 1 - i) * x.row();
+        for (i64 j = 0; j < count; ++j) to[j] += from[j];
+      }
+      for (i64 i = 1; !whole && i <= stride_; ++i) {
+        const u8* const from = x.origin(frame.arena) + (first - i) * x.row();
+        for (i64 j = 0; j < count; ++j) to[j] -= from[j];
+      }
+    }
+  }
+
+ private:
+  i64 kernel_, stride_;
+};
+
+class MeanOfColumns final : public Step {
+ public:
+  MeanOfColumns(const Value* sums, const Value* y, i64 kernel, i64 stride, Scalars scalars)
+      : Step({sums}, y), kernel_(kernel), stride_(stride), scalars_(scalars) {}
+  std::string describe() const override { return "mean of columns"; }
+
+ protected:
+  void rows(const Frame& frame, i64 begin, i64 end) const override {
+    const Value &x = *reads()[0], &y = *writes();
+    for (i64 row = begin; row < end; ++row) {
+      const i32* const from = reinterpret_cast<const i32*>(x.origin(frame.arena) + row * x.row());
+      u8* const to = y.origin(frame.arena) + row * y.row();
+      for (i64 c = 0; c < y.c; c += kChannels)
+        channels(from + c, std::min(kChannels, y.c - c), to + c);
+    }
+  }
+
+ private:
+  static constexpr i64 kChannels = 64;
+
+  void channels(const i32* sums_of_rows, i64 count, u8* to) const {
+    const Value& y = *writes();
+    const Scalars s = scalars_;
+    i32 sums[kChannels] = {};
+    for (i64 column = 0; column < y.w; ++column, to += y.c) {
+      const bool whole = column == 0 || stride_ >= kernel_;
+      if (whole) std::fill(sums, sums + kChannels, 0);
+      const i64 first = column * stride_, added = whole ? kernel_ : stride_;
+      for (i64 i = 0; i < added; ++i) {
+        const i32* const from = sums_of_rows + (first + kernel_ - 1 - i) * y.c;
+        for (i64 c = 0; c < count; ++c) sums[c] += from[c];
+      }
+      for (i64 i = 1; !whole && i <= stride_; ++i) {
+        const i32* const from = sums_of_rows + (first - i) * y.c;
+        for (i64 c = 0; c < count; ++c) sums[c] -= from[c];
+      }
+      for (i64 c = 0; c < count; ++c) {
+        to[c] = clamp_byte(i64{sums[c]} * s.multiplier + s.offset, s);
+      }
+    }
+  }
+
+  i64 kernel_, stride_;
   Scalars scalars_;
 };
 
@@ -412,7 +524,8 @@ class LinearFloat final : public Classifier {
 }  // namespace
 
 i64 Step::tasks(int team) const {
-  return team == 1 ? 1 : std::min(writes_->h, kTasksPerThread * team);
+  const i64 shares = team == 1 ? 1 : kTasksPerThread * team;
+  return std::min(writes_->h, std::max(shares, writes_->bytes() / kTaskBytes));
 }
 
 void Step::run(const Frame& frame, i64 task, i64 tasks) const {
@@ -436,6 +549,19 @@ StepPointer make_window(const char* rule, const Value* x, const Value* y, const 
 StepPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                           std::vector<u8> minimum) {
   return std::make_unique<MaxPool>(x, y, kernel, stride, padding, std::move(minimum));
+}
+
+StepPointer make_larger(const Value* x, const Value* y, Pair distance, Pair stride) {
+  return std::make_unique<Larger>(x, y, distance, stride);
+}
+
+StepPointer make_sums_of_rows(const Value* x, const Value* sums, i64 kernel, i64 stride) {
+  return std::make_unique<SumsOfRows>(x, sums, kernel, stride);
+}
+
+StepPointer make_mean_of_columns(const Value* sums, const Value* y, i64 kernel, i64 stride,
+                                 Scalars scalars) {
+  return std::make_unique<MeanOfColumns>(sums, y, kernel, stride, scalars);
 }
 
 StepPointer make_mean(const Value* x, const Value* y, Pair kernel, Pair stride, Scalars scalars) {

@@ -20,7 +20,8 @@ struct Value {
   i64 c, h, w;
   int zero;
   i64 border_h = 0, border_w = 0;
-  i64 offset = 0;  // in the arena
+  i64 offset = 0;               // in the arena
+  const Value* home = nullptr;  // the value whose memory it uses, if not its own
 
   i64 row() const { return (w + 2 * border_w) * c; }
   i64 bytes() const { return (h + 2 * border_h) * row(); }
@@ -81,7 +82,13 @@ StepPointer make_window(const char* rule, const Value* x, const Value* y, const 
                         std::unique_ptr<int8::WindowLayer> layer);
 StepPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                           std::vector<u8> minimum);
+// y[r, c] is the larger of x at stride * (r, c) and at `distance` from there.
+StepPointer make_larger(const Value* x, const Value* y, Pair distance, Pair stride);
 StepPointer make_mean(const Value* x, const Value* y, Pair kernel, Pair stride, Scalars scalars);
+// The same in two steps, of which the first writes i32 sums of `kernel` rows, as bytes.
+StepPointer make_sums_of_rows(const Value* x, const Value* sums, i64 kernel, i64 stride);
+StepPointer make_mean_of_columns(const Value* sums, const Value* y, i64 kernel, i64 stride,
+                                 Scalars scalars);
 StepPointer make_add(const Value* a, const Value* b, const Value* y, Scalars scalars);
 StepPointer make_lut(const Value* x, const Value* y, std::vector<u8> table);
 StepPointer make_pad(const Value* x, const Value* y, i64 left, i64 top);

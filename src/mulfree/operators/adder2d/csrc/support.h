@@ -14,6 +14,8 @@
 #include <omp.h>
 #endif
 
+#include "forks.h"
+
 namespace mulfree::adder2d {
 namespace {
 
@@ -73,10 +75,10 @@ class Workers {
 };
 
 // Calls body(worker, task) once for each task, with worker < threads. Tasks are handed out as
-// workers get free, so a body may depend on its task alone.
+// workers get free, so a body may depend on its task alone. In a fork there is one worker.
 template <class Body>
 void parallel(i64 tasks, int threads, const Body& body) {
-  const int team = static_cast<int>(least(tasks, threads));
+  const int team = forks() > 0 ? 1 : static_cast<int>(least(tasks, threads));
   if (team <= 1) {
     for (i64 task = 0; task < tasks; ++task) body(0, task);
     return;

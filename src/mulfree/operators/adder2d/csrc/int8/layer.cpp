@@ -267,11 +267,16 @@ void WindowLayer::set_row(i64 bytes) {
 
 i64 WindowLayer::tasks(int team) const {
   const auto bundles = static_cast<i64>(bundles_.size());
-  if (team == 1) return bundles;
-  // Some tasks per thread even out; a task with few pixels wastes registers.
+  // Some tasks per thread even out; a task with few pixels wastes registers. A long layer is cut
+  // in any case: between tasks a run can be interrupted.
   constexpr i64 kTasksPerThread = 4, kLeastPixels = 24;
+  constexpr double kMostTaps = 1 << 27;
   const i64 pixels = geometry_.ho * geometry_.wo;
-  return bundles * std::clamp<i64>(adder2d::ceil_div(kTasksPerThread * team, bundles), 1,
+  const double taps =
+      static_cast<double>(geometry_.o * pixels) * static_cast<double>(geometry_.summands());
+  const i64 shares = team == 1 ? 1 : kTasksPerThread * team;
+  const i64 wanted = std::max(shares, static_cast<i64>(taps / kMostTaps));
+  return bundles * std::clamp<i64>(adder2d::ceil_div(wanted, bundles), 1,
                                    adder2d::ceil_div(pixels, kLeastPixels));
 }
 

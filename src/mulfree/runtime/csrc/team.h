@@ -1,0 +1,108 @@
+// Threads that work on one program together. They wait for work spinning for a moment only: on a
+// machine that has others to serve, a thread that spins keeps those off the processor for which it
+// waits. OpenMP's threads spin for milliseconds, and do not survive a fork.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace mulfree::runtime {
+
+// Lets threads wait for a change of atomics.
+class Signal {
+ public:
+  // Returns once `ready()` holds: spins, then sleeps.
+  template <class Ready>
+  void wait(const Ready& ready) {
+    if (spin(ready)) return;
+    std::unique_lock lock(mutex_);
+    ++sleepers_;
+    changed_.wait(lock, ready);
+    --sleepers_;
+  }
+
+  // After every change for which a thread may wait.
+  void notify() {
+    if (sleepers_ == 0) return;
+    // Who has counted itself and looked in vain, but does not sleep yet, holds the mutex.
+    {
+      const std::lock_guard lock(mutex_);
+    }
+    changed_.notify_all();
+  }
+
+ private:
+  template <class Ready>
+  static bool spin(const Ready& ready) {
+    using Clock = std::chrono::steady_clock;
+    constexpr auto kLongest = std::chrono::microseconds(50);
+    constexpr int kTurns = 64;
+    const auto begin = Clock::now();
+    do {
+      for (int turn = 0; turn < kTurns; ++turn) {
+        if (ready()) return true;
+#if defined(__x86_64__) || defined(__i386__)
+        __builtin_ia32_pause();
+#endif
+      }
+    } while (Clock::now() - begin < kLongest);
+    return false;
+  }
+
+  std::atomic<int> sleepers_{0};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+// Threads besides the caller's, started when they are first wanted. One job at a time.
+class Team {
+ public:
+  Team() = default;
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+  ~Team();
+
+  // Calls body(0) here and body(1) to body(size - 1) on other threads, at once. Not every thread
+  // need come: whoever has not begun when body(0) returns is not waited for. `body` does not throw.
+  template <class Body>
+  void run(int size, const Body& body) {
+    if (size <= 1) return body(0);
+    begin(size, &body,
+          [](const void* context, int worker) { (*static_cast<const Body*>(context))(worker); });
+    body(0);
+    end();
+  }
+
+ private:
+  using Call = void (*)(const void* context, int worker);
+
+  // All that the threads see. `state` has the number of the job, the seats that are free and the
+  // threads that sit, in 32, 16 and 16 bits; `context` and `call` belong to those with a seat.
+  struct Crew {
+    std::atomic<std::uint64_t> state{0};
+    std::atomic<bool> dismissed{false};
+    Signal opened, left;
+    const void* context = nullptr;
+    Call call = nullptr;
+    std::vector<std::thread> threads;
+  };
+
+  static void work(Crew& crew);
+  void begin(int size, const void* context, Call call);
+  void end();
+  void recruit(std::size_t threads);
+  // In a fork of the process that started them the threads do not exist, and what they may have
+  // held at that moment stays held: all of it is left alone for ever.
+  void abandon_lost();
+
+  std::unique_ptr<Crew> crew_;
+  int forks_ = 0;
+};
+
+}  // namespace mulfree::runtime
