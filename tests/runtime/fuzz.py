@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tests.runtime.files import resealed
 from tests.runtime.graphs import pictures, random_graph, tiny
 
 from mulfree.errors import ArtifactError
@@ -189,14 +190,17 @@ _BYTES: tuple[Callable[[Random, bytes], bytes], ...] = (
 
 
 def mutated(rng: Random) -> bytes:
-    """A valid file after a change of its JSON, of its bytes, or both."""
+    """A valid file after a change of its JSON, of its bytes, or both.
+
+    Most have the digest of what they hold: else nothing behind it would be reached.
+    """
     content: bytes = chosen(rng, BASES)
     kind = int(rng.integers(8))
     if kind < 5:
         content = rewritten(rng, content)
     if kind > 3:
         content = chosen(rng, _BYTES)(rng, content)
-    return content
+    return resealed(content) if rng.integers(8) else content
 
 
 def _bases() -> list[bytes]:

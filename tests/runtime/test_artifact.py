@@ -1,50 +1,36 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tests.runtime.files import closed, opened, resealed
 from tests.runtime.graphs import random_graph, tiny
 
 from mulfree.errors import ArtifactError
 from mulfree.runtime import artifact, load, reference, save
-from mulfree.runtime.graph import Graph
+from mulfree.runtime.graph import Graph, Linear
 
 CONTENT = artifact.to_bytes(tiny())
 
 
-def opened(content: bytes = CONTENT) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """Header, graph and data of a file."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + length])
-    return header, json.loads(header["__metadata__"]["mulfree"]), content[8 + length :]
-
-
-def closed(header: dict[str, Any] | str, data: bytes, graph: Any = None) -> bytes:
-    """The file of such a header; with a graph, that instead of the one in the header."""
-    if graph is not None and isinstance(header, dict):
-        text = graph if isinstance(graph, str) else json.dumps(graph)
-        header = header | {"__metadata__": {"mulfree": text}}
-    text = header if isinstance(header, str) else json.dumps(header)
-    text += " " * (-len(text.encode()) % 8)
-    return struct.pack("<Q", len(text.encode())) + text.encode() + data
-
-
 def with_graph(change: Callable[[dict[str, Any]], None]) -> bytes:
-    header, graph, data = opened()
+    header, graph, data = opened(CONTENT)
     change(graph)
     return closed(header, data, graph)
 
 
 def with_header(change: Callable[[dict[str, Any]], None]) -> bytes:
-    header, _, data = opened()
+    header, _, data = opened(CONTENT)
     change(header)
     return closed(header, data)
 
@@ -107,14 +93,20 @@ def test_a_failed_save_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_not_a_file(tmp_path: Path) -> None:
-    empty = tmp_path / "empty"
+    empty, pipe, link = (tmp_path / name for name in ("empty", "pipe", "link"))
     empty.touch()
-    pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    for path in (empty, pipe, tmp_path, tmp_path / "missing"):
+    link.symlink_to("/dev/zero")
+    for path, requirement in (
+        (empty, "file with content"),
+        (pipe, r"readable file \(Not a regular file\)"),
+        (link, r"readable file \(Not a regular file\)"),
+        (tmp_path, r"readable file \(Is a directory\)"),
+        (tmp_path / "missing", r"readable file \(No such file or directory\)"),
+    ):
         with pytest.raises(
             ArtifactError,
-            match=f"^runtime.load: `path` must be a file with content, got {re.escape(str(path))}$",
+            match=f"^runtime.load: `path` must be a {requirement}, got {re.escape(str(path))}$",
         ):
             load(path)
 
@@ -228,7 +220,7 @@ def test_a_tensor_without(name: str) -> None:
 
 
 def test_a_tensor_too_few_and_one_too_many() -> None:
-    header, _, data = opened()
+    header, _, data = opened(CONTENT)
     refused(with_header(lambda header: header.pop("fc.bias")), "without gap or overlap")
     header["other"] = header.pop("fc.bias")
     refused(closed(header, data), "must have the tensor 'fc.bias'")
@@ -238,7 +230,7 @@ def test_a_tensor_too_few_and_one_too_many() -> None:
 
 
 def test_names_that_make_one_tensor_of_two() -> None:
-    header, graph, data = opened()
+    header, graph, data = opened(CONTENT)
     graph["nodes"][2]["name"] = "adder"
     refused(closed(header, data, graph), "must have the tensor 'adder.weight'")
 
@@ -284,7 +276,7 @@ def test_a_description_that_does_not_hold(change: Any, message: str) -> None:
 
 
 def test_doubled_keys_inside_the_graph() -> None:
-    header, graph, data = opened()
+    header, graph, data = opened(CONTENT)
     text = json.dumps(graph).replace('"shift": 1', '"shift": 1, "shift": 2', 1)
     refused(closed(header, data, text), "a key occurs twice")
 
@@ -292,10 +284,111 @@ def test_doubled_keys_inside_the_graph() -> None:
 def test_infinite_weights() -> None:
     position = CONTENT.index(np.array([1, -1], "<f4").tobytes())
     damaged = CONTENT[:position] + np.array([1, np.inf], "<f4").tobytes() + CONTENT[position + 8 :]
-    refused(damaged, r"`nodes\[2\].bias` must be a contiguous, aligned, finite float32")
+    refused(resealed(damaged), r"`nodes\[2\].bias` must be a contiguous, aligned, finite float32")
 
 
 def test_what_bits_do_not_decide() -> None:
     """Weights that are other weights are a valid graph with another result."""
-    graph: Graph = artifact.from_bytes(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]))
+    graph: Graph = artifact.from_bytes(resealed(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])))
     assert graph.input.table[0, 255] == 254
+
+
+def changed_metadata(change: Callable[[dict[str, Any]], None]) -> bytes:
+    """The file with other metadata, and the digest that it had."""
+    header, _, data = opened(CONTENT)
+    change(header["__metadata__"])
+    text = json.dumps(header)
+    text += " " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text.encode() + data
+
+
+def test_a_flipped_bit_gives_the_same_graph_or_none() -> None:
+    rng = np.random.default_rng(3)
+    outcomes = {"refused": 0, "equal": 0}
+    for _ in range(6):
+        content = artifact.to_bytes(random_graph(rng, 3))
+        for position in rng.integers(8 * len(content), size=100):
+            data = bytearray(content)
+            data[position // 8] ^= 1 << (position % 8)
+            try:
+                graph = artifact.from_bytes(data)
+            except ArtifactError:
+                outcomes["refused"] += 1
+            else:
+                assert artifact.to_bytes(graph) == content
+                outcomes["equal"] += 1
+    assert outcomes["refused"] > 590
+
+
+def test_every_part_is_under_the_digest() -> None:
+    refused(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]), "must have the sha256 that its header names")
+    text = json.dumps(opened(CONTENT)[1]).replace('"cat"', '"cab"')
+    refused(changed_metadata(lambda given: given.update(mulfree=text)), "the file is damaged")
+    for value in ("", "0" * 64, None, 1, ["x"]):
+        refused(changed_metadata(lambda given, v=value: given.update(sha256=v)), "must have the sha256")
+
+
+@pytest.mark.parametrize("name", ["sha257", "SHA256", "format", "\x1b[0m"])
+def test_metadata_of_another_name(name: str) -> None:
+    def rename(metadata: dict[str, Any]) -> None:
+        metadata[name] = metadata.pop("sha256")
+
+    refused(changed_metadata(rename), "must not have .* in __metadata__")
+
+
+def test_a_file_of_a_version_without_digests() -> None:
+    older = changed_metadata(lambda metadata: metadata.pop("sha256"))
+    assert artifact.to_bytes(artifact.from_bytes(older)) == CONTENT
+
+
+def test_classes_in_any_script() -> None:
+    names = ("Bildschirmfoto um 10.15\u202fUhr", "\U0001f469\u200d\U0001f52c" * 100)
+    graph = artifact.from_bytes(artifact.to_bytes(replace(tiny(), classes=names)))
+    assert graph.classes == names
+
+
+def test_a_header_that_no_reader_would_take() -> None:
+    weight = np.zeros((1024, 2), np.int8)
+    *others, last = tiny().nodes
+    assert isinstance(last, Linear)
+    floats = np.zeros(1024, np.float32)
+    last = replace(last, weight=weight, scale=floats, bias=floats)
+    names = tuple(f"{number:04}" + "\U0001f980" * 1020 for number in range(1024))
+    graph = replace(tiny(), nodes=(*others, last), classes=names)
+    with pytest.raises(
+        ArtifactError, match="^runtime.save: `graph` must have a header of at most 8388608 bytes, g"
+    ):
+        artifact.to_bytes(graph)
+
+
+class _Drops(io.BytesIO):
+    """As a socket: never all that was asked for."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(7, size or 7))
+
+
+def test_file_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tiny(), tmp_path / "tiny")
+    with (tmp_path / "tiny").open("rb") as file:
+        assert artifact.to_bytes(artifact.from_file(file)) == CONTENT
+    assert artifact.to_bytes(artifact.from_file(_Drops(CONTENT))) == CONTENT
+    refused_file = pytest.raises(ArtifactError, match="^runtime.from_bytes: `content` must have mo")
+    with refused_file:
+        artifact.from_file(io.BytesIO())
+    monkeypatch.setattr(artifact, "MAX_STREAM_BYTES", len(CONTENT))
+    assert artifact.to_bytes(artifact.from_file(_Drops(CONTENT))) == CONTENT
+    with pytest.raises(ArtifactError, match="^runtime.from_file: `file` must have at most .* more"):
+        artifact.from_file(_Drops(CONTENT + b"x"))
+
+
+def test_a_file_object_of_text() -> None:
+    with pytest.raises(ArtifactError, match="^runtime.from_file: `file` must be open in binary mo"):
+        artifact.from_file(io.StringIO("text"))  # type: ignore[arg-type]
+
+
+def test_content_that_changes_later_is_copied() -> None:
+    content = bytearray(CONTENT)
+    graph = artifact.from_bytes(memoryview(content))
+    content[-1] ^= 1
+    assert graph.input.table[0, 255] == 255

@@ -14,19 +14,22 @@ import reprlib
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.errors import ArtifactError, choices_message
-from mulfree.files import write_atomically
+from mulfree.digest import DIGEST, Entry, digest_of
+from mulfree.errors import ArtifactError, choices_message, quoted
+from mulfree.files import open_regular, write_atomically
 from mulfree.runtime.graph import NODES, Graph, Input, Node, Value
 from mulfree.runtime.rules import Tensor, rules, tensors
 
 VERSION = 1
 MAX_HEADER_BYTES = 8 * 2**20
 """More than the largest graph needs; bounds what reading the JSON takes."""
+MAX_STREAM_BYTES = 2**30
+"""Most that is read of a file object, which may have no end."""
 
 _LENGTH = struct.Struct("<Q")
 _ALIGNMENT = 8
@@ -55,19 +58,26 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
         path: The file, replaced if it exists.
 
     Raises:
+        ArtifactError: As `to_bytes`.
         OSError: The file cannot be written.
     """
     write_atomically(Path(path), to_bytes(graph))
 
 
 def to_bytes(graph: Graph) -> bytes:
-    """The content of a graph's file; equal graphs give equal bytes."""
+    """The content of a graph's file; equal graphs give equal bytes.
+
+    Raises:
+        ArtifactError: Its names are so long that no file may have such a header.
+    """
     named = {_INPUT_TABLE: graph.input.table}
     for node in graph.nodes:
         named |= {f"{node.name}.{name}": tensor for name, tensor in tensors(node).items()}
     # Wide elements first: every tensor then begins at a multiple of its element's size.
     ordered = sorted(named.items(), key=lambda item: (-item[1].itemsize, item[0]))
-    header: dict[str, Any] = {_METADATA: {_KEY: _compact(_description(graph))}}
+    metadata = {_KEY: _compact(_description(graph))}
+    metadata[DIGEST] = digest_of(metadata, (_entry(*item) for item in ordered))
+    header: dict[str, Any] = {_METADATA: metadata}
     end = 0
     for name, tensor in ordered:
         begin, end = end, end + tensor.nbytes
@@ -78,7 +88,16 @@ def to_bytes(graph: Graph) -> bytes:
         }
     text = _compact(header).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
+    if len(text) > MAX_HEADER_BYTES:
+        raise ArtifactError(
+            f"runtime.save: `graph` must have a header of at most {MAX_HEADER_BYTES} bytes, "
+            f"got {len(text)}"
+        )
     return b"".join([_LENGTH.pack(len(text)), text, *(tensor.tobytes() for _, tensor in ordered)])
+
+
+def _entry(name: str, tensor: NDArray[Any]) -> Entry:
+    return Entry(name, _CODES[tensor.dtype], tensor.shape, tensor.data)
 
 
 def _compact(value: object) -> str:
@@ -121,28 +140,55 @@ def load(path: str | os.PathLike[str]) -> Graph:
         ) from error
 
 
-def from_bytes(content: bytes) -> Graph:
+def from_bytes(content: bytes | bytearray | memoryview) -> Graph:
     """The graph of a file's content.
 
     Raises:
         ArtifactError: It is damaged or not what it claims.
     """
+    # What may change later is copied: a graph is checked once.
+    fixed = content if isinstance(content, bytes) else bytes(content)
     try:
-        return _graph(np.frombuffer(content, np.uint8))
+        return _graph(np.frombuffer(fixed, np.uint8))
     except _InvalidError as error:
         raise ArtifactError(
-            f"runtime.from_bytes: `content` must {error}, got {len(content)} bytes"
+            f"runtime.from_bytes: `content` must {error}, got {len(fixed)} bytes"
         ) from error
+
+
+def from_file(file: BinaryIO) -> Graph:
+    """The graph in the rest of a file object that is open for reading bytes.
+
+    Raises:
+        ArtifactError: It gives no bytes, more than `MAX_STREAM_BYTES` of them, or others than
+            those of a graph.
+    """
+    parts, size = [], 0
+    while size <= MAX_STREAM_BYTES:
+        part = file.read(MAX_STREAM_BYTES + 1 - size)
+        if not isinstance(part, bytes):
+            raise ArtifactError(
+                f"runtime.from_file: `file` must be open in binary mode, got {quoted(file)}"
+            )
+        if not part:
+            return from_bytes(b"".join(parts))
+        parts.append(part)
+        size += len(part)
+    raise ArtifactError(
+        f"runtime.from_file: `file` must have at most {MAX_STREAM_BYTES} bytes, got more"
+    )
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
     try:
-        # Not a pipe or a device, which would block; an empty file cannot be mapped.
-        if not path.is_file() or path.stat().st_size == 0:
-            raise _InvalidError("be a file with content")
-        return np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+        with open_regular(path) as file:
+            # An empty file cannot be mapped.
+            if os.fstat(file.fileno()).st_size == 0:
+                raise _InvalidError("be a file with content")
+            return np.memmap(file, np.uint8, mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
-        raise _InvalidError(f"be a readable file ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise _InvalidError(f"be a readable file ({reason})") from error
 
 
 def _graph(content: NDArray[np.uint8]) -> Graph:
@@ -162,11 +208,19 @@ def _graph(content: NDArray[np.uint8]) -> Graph:
     description = metadata.get(_KEY)
     if not isinstance(description, str):
         raise _InvalidError(f"be an artifact of mulfree (with a text {_KEY!r} in {_METADATA})")
+    for name in sorted(set(metadata) - {_KEY, DIGEST}):
+        raise _InvalidError(f"not have {reprlib.repr(name)} in {_METADATA}")
+    tensors = _tensors(header, content[start:])
+    # Files of older versions have none.
+    if DIGEST in metadata:
+        found = digest_of({_KEY: description}, (_entry(*item) for item in tensors.items()))
+        if metadata[DIGEST] != found:
+            raise _InvalidError(f"have the {DIGEST} that its header names: the file is damaged")
     graph = _object(_json(description.encode(errors="replace")), _KEY)
     version = graph.pop("version", None)
     if type(version) is not int or version != VERSION:
         raise _InvalidError(f"have version {VERSION}, not {reprlib.repr(version)}")
-    return _built(graph, _tensors(header, content[start:]))
+    return _built(graph, tensors)
 
 
 def _json(text: bytes) -> object:

@@ -72,17 +72,33 @@ def checked_input(graph: Graph, array: NDArray[Any]) -> NDArray[Any]:
         ShapeError: The array is not of the graph's input shape.
         DTypeError: It is neither uint8 nor float32.
     """
-    shape = graph.input_value.shape
-    given = np.shape(array)
+    array = _plain(array)
+    shape, given = graph.input_value.shape, array.shape
     if len(given) not in (3, 4) or given[-3:] != shape:
         raise ShapeError(
             f"Session.run: `array` must have shape [N, {', '.join(map(str, shape))}], "
             f"got {list(given)}"
         )
-    dtype = getattr(array, "dtype", type(array).__name__)
-    if not isinstance(array, np.ndarray) or dtype not in (np.uint8, np.float32):
-        raise DTypeError(f"Session.run: `array` must be a uint8 or float32 array, got {dtype}")
+    if array.dtype not in (np.uint8, np.float32):
+        raise DTypeError(
+            f"Session.run: `array` must be a uint8 or float32 array, got {array.dtype}"
+        )
     return array.reshape(-1, *shape)
+
+
+def _plain(array: Any) -> NDArray[Any]:
+    """An array, or what numpy sees as one without a copy, such as a tensor of torch."""
+    if hasattr(array, "__array__") and not isinstance(array, np.ma.MaskedArray):
+        try:
+            return np.asarray(array)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise DTypeError(
+                "Session.run: `array` must be an array, or a tensor that numpy can read "
+                f"(tensor.detach().cpu().numpy()), got {type(array).__name__} ({error})"
+            ) from error
+    raise DTypeError(
+        f"Session.run: `array` must be a uint8 or float32 array, got {type(array).__name__}"
+    )
 
 
 def quantised_input(graph: Graph, array: NDArray[Any]) -> U8:
@@ -144,8 +160,7 @@ def evaluate(node: Node, source: Value, made: dict[str, U8]) -> U8:
         case MaxPool():
             return max_pool(x, node)
         case Mean():
-            seen = _windows(x, node.kernel, node.stride)
-            v = seen.sum(axis=(3, 4), dtype=np.int64) * node.multiplier + node.offset
+            v = sums(x, node.kernel, node.stride) * node.multiplier + node.offset
             return requantise(v, node.shift, node.low, node.high)
         case Add():
             v = x.astype(np.int64) * node.multiplier + node.offset
@@ -232,14 +247,34 @@ def max_pool(x: U8, node: MaxPool) -> U8:
     """Largest of each window, smallest in the channels of `node.minimum`."""
     rows, columns = node.padding
     border = ((0, 0), (rows, rows), (columns, columns), (0, 0))
-
-    def windows(padding: int) -> U8:
-        padded = np.pad(x, border, constant_values=padding)
-        return _windows(padded, node.kernel, node.stride)
-
-    largest, smallest = windows(0).max(axis=(3, 4)), windows(255).min(axis=(3, 4))
-    made: U8 = np.where(node.minimum == 1, smallest, largest)
+    # min(x) = 255 - max(255 - x), and 255 - x = x ^ 255.
+    turned = np.where(node.minimum == 1, 255, 0).astype(np.uint8)
+    largest = np.pad(x ^ turned, border)
+    for axis, size, stride in zip((1, 2), node.kernel, node.stride, strict=True):
+        # The largest of 2 n rows is the larger of two largest of n.
+        reach = 1
+        while reach < size:
+            step = min(reach, size - reach)
+            largest = np.maximum(_cut(largest, axis, 0, -step), _cut(largest, axis, step, None))
+            reach += step
+        largest = _cut(largest, axis, 0, None, stride)
+    made: U8 = largest ^ turned
     return made
+
+
+def sums(x: U8, kernel: Pair, stride: Pair) -> NDArray[np.int64]:
+    """Sum of each window, `[N, h, w, C]`, whatever its size as differences of running sums."""
+    total = x.astype(np.int64)
+    for axis, size, step in zip((1, 2), kernel, stride, strict=True):
+        border = [(1, 0) if index == axis else (0, 0) for index in range(4)]
+        running = np.pad(total.cumsum(axis), border)
+        total = _cut(running, axis, size, None, step) - _cut(running, axis, 0, -size, step)
+    return total
+
+
+def _cut(x: NDArray[Any], axis: int, begin: int, end: int | None, step: int = 1) -> NDArray[Any]:
+    """`x[begin:end:step]` along an axis."""
+    return x[(*(slice(None),) * axis, slice(begin, end, step))]
 
 
 def requantise(v: NDArray[np.int64], shift: int, low: int, high: int) -> U8:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import reprlib
+import unicodedata
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
@@ -15,6 +16,11 @@ from numpy.typing import NDArray
 from mulfree.errors import ArtifactError
 
 MAX_NAME = 200
+MAX_LABEL = 1024
+"""Characters of the longest name that a person has given, such as that of a class."""
+
+# Control characters, surrogates, separators of lines and paragraphs.
+_NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 class Rule:
@@ -44,18 +50,34 @@ class Text(Rule):
 
 
 class Texts(Rule):
-    """Names; None as well if `optional`."""
+    """Names."""
 
-    def __init__(self, *, optional: bool = False) -> None:
-        none = " or None" if optional else ""
-        super().__init__(f"be a tuple of printable texts of 1..{MAX_NAME} characters{none}")
-        self.optional = optional
+    def __init__(self) -> None:
+        super().__init__(f"be a tuple of printable texts of 1..{MAX_NAME} characters")
 
     def holds(self, value: object) -> bool:
         """Whether it is a tuple of names."""
-        if value is None:
-            return self.optional
         return isinstance(value, tuple) and all(map(Text().holds, value))
+
+
+class Labels(Rule):
+    """Names that people have given, in any script and with any spaces; or None."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"be a tuple of texts of 1..{MAX_LABEL} characters, none of them a control character, "
+            "or None"
+        )
+
+    def holds(self, value: object) -> bool:
+        """Whether it is None or a tuple of such names."""
+        return value is None or (isinstance(value, tuple) and all(map(self._label, value)))
+
+    @staticmethod
+    def _label(value: object) -> bool:
+        if not isinstance(value, str) or not 1 <= len(value) <= MAX_LABEL:
+            return False
+        return value.isprintable() or _NOT_IN_LABELS.isdisjoint(map(unicodedata.category, value))
 
 
 class Integer(Rule):

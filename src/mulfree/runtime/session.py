@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import threading
 import time
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +21,10 @@ from mulfree.errors import (
     BackendUnavailableError,
     ConfigError,
     DTypeError,
+    OutOfMemoryError,
     ShapeError,
     choices_message,
+    quoted,
 )
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import (
@@ -46,9 +51,14 @@ if TYPE_CHECKING:
     from mulfree._native._core import Program
 
 Backend = Literal["native", "reference"]
+Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Graph
+
+MEMORY = 2**31
+"""Bytes that a session's values take at most, unless it is given another limit."""
 
 _BACKENDS = ("native", "reference")
 _MAX_THREADS = 1024
+_MAX_MEMORY = 2**62
 _THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 
@@ -79,42 +89,58 @@ class Session:
     """A quantised network that is ready to run.
 
     Results are the integers that `reference` defines, whatever the processor and the number of
-    threads. A session may be used from several Python threads; their runs take turns.
+    threads. A session may be used from several Python threads; their runs take turns. It can be
+    copied, pickled and, once made, used in processes that are forked.
 
     Args:
-        source: File of `runtime.save`, or a graph.
+        source: File of `runtime.save`, its content, a file object open for reading bytes, or a
+            graph.
         threads: Threads of the native kernels; by default as many as processors may be used, at
             most the number in `OMP_NUM_THREADS`.
         backend: "native", or "reference" for the definition in numpy, slow.
+        memory: Bytes that the values of images in work may take; weights and the arrays of the
+            caller do not count. Where it is short of one image a thread, threads share images.
 
     Attributes:
         graph: The network.
         threads: Threads in use.
+        backend: As given.
+        memory: As given.
 
     Raises:
         ArtifactError: The file is damaged or not what it claims.
         BackendUnavailableError: The native kernels were not built, or `MULFREE_ISA` names an
             instruction set that does not run here.
-        ConfigError: `threads` or `backend` is not possible.
+        ConfigError: `source`, `threads` or `backend` is not possible, or one image needs more than
+            `memory`.
+        OutOfMemoryError: There is no memory for the weights.
     """
 
     def __init__(
         self,
-        source: str | os.PathLike[str] | Graph,
+        source: Source,
         *,
         threads: int | None = None,
         backend: Backend = "native",
+        memory: int = MEMORY,
     ) -> None:
         if backend not in _BACKENDS:
             raise ConfigError(choices_message("Session", "backend", backend, _BACKENDS))
+        self.backend = backend
         self.threads = default_threads() if threads is None else threads
-        if type(self.threads) is not int or not 1 <= self.threads <= _MAX_THREADS:
+        _check_int("Session", "threads", self.threads, _MAX_THREADS)
+        self.memory = memory
+        _check_int("Session", "memory", memory, _MAX_MEMORY)
+        self.graph = _graph(source)
+        with _within_memory("Session"):
+            self._program = _compiled(self.graph) if backend == "native" else None
+        needed = _bytes_of_values(self.graph, self._program)
+        if needed > memory:
             raise ConfigError(
-                f"Session: `threads` must be an int in 1..{_MAX_THREADS}, got {threads!r}"
+                f"Session: `memory` must be at least {needed} bytes for this network, got {memory}"
             )
-        self.graph = source if isinstance(source, Graph) else artifact.load(Path(source))
-        self._program = _compiled(self.graph) if backend == "native" else None
         self._lock = threading.Lock()
+        _sessions.add(self)
         # Of the last batch of floats, kept for the next.
         self._quantised: NDArray[np.uint8] | None = None
         self._steps: NDArray[np.float32] | None = None
@@ -136,16 +162,21 @@ class Session:
             ShapeError: `array` is not of the graph's input shape, or `out` not of the output's or
                 not contiguous.
             DTypeError: `array` is neither uint8 nor float32, or `out` not writable float32.
+            OutOfMemoryError: There is no memory for the values.
         """
         array = reference.checked_input(self.graph, array)
         out = self._checked_output(out, len(array))
         if len(array) == 0:
             return out
-        if self._program is None:
-            out[:] = reference.run(self.graph, array)
-            return out
-        with self._lock:
-            self._program.run(*self._integers(array, out), self.threads)
+        with _within_memory("Session.run"):
+            # Logits are written while later pictures are still to be read.
+            array = array.copy() if np.may_share_memory(array, out) else array
+            if self.backend == "reference":
+                out[:] = reference.run(self.graph, array)
+                return out
+            with self._lock:
+                program = self._ready()
+                program.run(*self._integers(array, out), self.threads, self.memory)
         return out
 
     def profile(self, array: NDArray[Any], *, runs: int = 10) -> list[NodeProfile]:
@@ -162,24 +193,27 @@ class Session:
             ShapeError: As in `run`, or no picture.
             DTypeError: As in `run`.
             ConfigError: `runs` is below 1.
+            OutOfMemoryError: As in `run`.
         """
         array = reference.checked_input(self.graph, array)
         if len(array) == 0:
             raise ShapeError(
                 f"Session.profile: `array` must hold a picture, got {list(array.shape)}"
             )
-        if runs < 1:
-            raise ConfigError(f"Session.profile: `runs` must be at least 1, got {runs}")
-        if self._program is None:
-            kernels = ["reference"] * (1 + len(self.graph.nodes))
-            seconds = _reference_seconds(self.graph, array)
-        else:
-            kernels = self._program.describe()
-            out = np.empty((len(array), self.graph.outputs), np.float32)
-            with self._lock:
-                arguments = (*self._integers(array, out), self.threads)
-                measured = [self._program.profile(*arguments) for _ in range(runs)]
-            seconds = np.median(measured, axis=0).tolist()
+        if type(runs) is not int or runs < 1:
+            raise ConfigError(f"Session.profile: `runs` must be at least 1, got {quoted(runs)}")
+        with _within_memory("Session.profile"):
+            if self.backend == "reference":
+                kernels = ["reference"] * (1 + len(self.graph.nodes))
+                seconds = _reference_seconds(self.graph, array)
+            else:
+                out = np.empty((len(array), self.graph.outputs), np.float32)
+                with self._lock:
+                    program = self._ready()
+                    kernels = program.describe()
+                    arguments = (*self._integers(array, out), self.threads, self.memory)
+                    measured = [program.profile(*arguments) for _ in range(runs)]
+                seconds = np.median(measured, axis=0).tolist()
         total = sum(seconds)
         steps = [("input", "input", Count())]
         counts = self.graph.counts()
@@ -197,14 +231,36 @@ class Session:
             for (name, op, count), kernel, taken in zip(steps, kernels, seconds, strict=True)
         ]
 
+    def __reduce__(self) -> tuple[Callable[..., Session], tuple[Any, ...]]:
+        """By content, so that a copy does not need the file."""
+        content = artifact.to_bytes(self.graph)
+        return _made_anew, (type(self), content, self.threads, self.backend, self.memory)
+
+    def _ready(self) -> Program:
+        """The program, compiled anew if a fork left it in the middle of a run."""
+        if self._program is None:
+            self._program = _compiled(self.graph)
+        return self._program
+
+    def _after_fork(self) -> None:
+        """Free in a new process what another thread of the old one may have held."""
+        if self._lock.locked():
+            # Neither used nor destroyed again: that thread was changing it.
+            _abandoned.append(self._program)
+            self._program = self._quantised = self._steps = None
+        self._lock = threading.Lock()
+
     def _checked_output(self, out: NDArray[np.float32] | None, images: int) -> NDArray[np.float32]:
         shape = (images, self.graph.outputs)
         if out is None:
             return np.empty(shape, np.float32)
         dtype = getattr(out, "dtype", type(out).__name__)
-        if not isinstance(out, np.ndarray) or dtype != np.float32 or not out.flags.writeable:
-            raise DTypeError(f"Session.run: `out` must be a writable float32 array, got {dtype}")
-        if out.shape != shape or not out.flags.c_contiguous:
+        array = isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray)
+        if not array or dtype != np.float32 or not out.flags.writeable:
+            raise DTypeError(
+                f"Session.run: `out` must be a writable float32 array, got {dtype}"
+            )
+        if out.shape != shape or not (out.flags.c_contiguous and out.flags.aligned):
             raise ShapeError(
                 f"Session.run: `out` must be contiguous of shape {list(shape)}, "
                 f"got {list(out.shape)}"
@@ -223,6 +279,68 @@ class Session:
         value = self.graph.input_value
         reference.quantise(array, value, steps=self._steps, out=self._quantised)
         return self._quantised, out, True
+
+
+# All that a fork has to set right, and what it cannot.
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+_abandoned: list[Program | None] = []
+
+
+def _after_fork() -> None:
+    for session in _sessions:
+        session._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _made_anew(
+    kind: type[Session], content: bytes, threads: int, backend: Backend, memory: int
+) -> Session:
+    return kind(content, threads=threads, backend=backend, memory=memory)
+
+
+def _graph(source: Source) -> Graph:
+    match source:
+        case Graph():
+            return source
+        case str() | os.PathLike():
+            return artifact.load(source)
+        case bytes() | bytearray() | memoryview():
+            return artifact.from_bytes(source)
+        case io.TextIOBase():
+            pass
+        case _ if hasattr(source, "read"):
+            return artifact.from_file(source)
+    raise ConfigError(
+        "Session: `source` must be a path, bytes, a file open in binary mode or a Graph, "
+        f"got {quoted(source)}"
+    )
+
+
+def _check_int(function: str, name: str, value: object, high: int) -> None:
+    if type(value) is not int or not 1 <= value <= high:
+        raise ConfigError(
+            f"{function}: `{name}` must be an int in 1..{high}, got {quoted(value)}"
+        )
+
+
+@contextlib.contextmanager
+def _within_memory(function: str) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"{function}: the network must fit into the memory that is free ({error})"
+        ) from error
+
+
+def _bytes_of_values(graph: Graph, program: Program | None) -> int:
+    """Memory for one image: of those of the reference none is given back during a run."""
+    if program is None:
+        return sum(value.elements for value in graph.values)
+    return program.arena_bytes(1)
 
 
 def default_threads() -> int:
