@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <limits>
 #include <stdexcept>
+#include <thread>
 
 #include "program.h"
 
@@ -84,7 +85,10 @@ class RandomProgram {
   // The outputs of all runs.
   std::vector<float> run() {
     std::vector<float> outputs;
-    const Shape input = {random_.in(1, 20), random_.in(1, 9), random_.in(1, 9)};
+    // Windows of images of some size are taken row by row and column by column.
+    const bool large = random_.chance(20);
+    const i64 side = large ? 30 : 9;
+    const Shape input = {random_.in(1, large ? 3 : 20), random_.in(1, side), random_.in(1, side)};
     const i64 x = value(input);
     const auto table = random_.values<u8>(input.c * 256);
     attempt([&] { program_.input_pixels(random_.wild(x), table.data(), {input.c, 256}); });
@@ -113,7 +117,8 @@ class RandomProgram {
       attempt([&] {
         const std::array<i64, 4> shape = {n, input.c, input.h, input.w};
         const int threads = static_cast<int>(random_.in(1, 3));
-        program_.run(images.data(), shape, output.data(), {n, classes}, quantised, threads);
+        const i64 memory = program_.arena_bytes(1) * random_.in(1, 3);
+        program_.run(images.data(), shape, output.data(), {n, classes}, quantised, threads, memory);
         outputs.insert(outputs.end(), output.begin(), output.end());
         program_.profile(images.data(), shape, output.data(), {n, classes}, quantised, threads);
         outputs.insert(outputs.end(), output.begin(), output.end());
@@ -152,11 +157,12 @@ class RandomProgram {
     const Shape s = shapes_[static_cast<std::size_t>(x)];
     const Pair kernel = {random_.in(1, std::min<i64>(s.h, 4)),
                          random_.in(1, std::min<i64>(s.w, 4))};
+    const Pair any_kernel = {random_.in(1, s.h), random_.in(1, s.w)};
     const Pair stride = random_.pair(1, 2);
     const i64 shift = random_.wild(random_.in(1, 40));
     const i64 low = random_.wild(0), high = random_.wild(255);
     const i64 factor = random_.wild(random_.in(-(1 << 20), 1 << 20));
-    const auto pooled = [&](i64 c, Pair padding) {
+    const auto pooled = [&](i64 c, Pair kernel, Pair padding) {
       Shape y = {c, 1, 1};
       const bool forward = std::min(stride.first, stride.second) > 0;
       if (forward && std::min(padding.first, padding.second) >= 0 &&
@@ -173,7 +179,7 @@ class RandomProgram {
         const i64 g = random_.chance(20) ? s.c : groups;
         if (o % g != 0) return;
         const Pair padding = random_.pair(0, 2);
-        const i64 y = value(pooled(o, padding));
+        const i64 y = value(pooled(o, kernel, padding));
         const auto weight = random_.values<u8>(o * kernel.first * kernel.second * (s.c / g));
         std::vector<i32> multiplier(static_cast<std::size_t>(o));
         std::vector<i64> offset(multiplier.size());
@@ -207,18 +213,20 @@ class RandomProgram {
         return;
       }
       case 1: {
-        const Pair padding = {random_.in(0, kernel.first / 2), random_.in(0, kernel.second / 2)};
-        const i64 y = value(pooled(s.c, padding));
-        const auto minimum = random_.values<u8>(s.c);
+        const Pair padding = {random_.in(0, any_kernel.first / 2),
+                              random_.in(0, any_kernel.second / 2)};
+        const i64 y = value(pooled(s.c, any_kernel, padding));
+        auto minimum = random_.values<u8>(s.c);
+        for (u8& mark : minimum) mark = static_cast<u8>(mark % 2);
         attempt([&] {
-          program_.max_pool(x, y, kernel, stride, padding, minimum.data(), random_.wild(s.c));
+          program_.max_pool(x, y, any_kernel, stride, padding, minimum.data(), random_.wild(s.c));
         });
         return;
       }
       case 2: {
-        const i64 y = value(pooled(s.c, {0, 0}));
+        const i64 y = value(pooled(s.c, any_kernel, {0, 0}));
         attempt([&] {
-          program_.mean(x, y, kernel, stride, factor, random_.wild(9), shift, low, high);
+          program_.mean(x, y, any_kernel, stride, factor, random_.wild(9), shift, low, high);
         });
         return;
       }
@@ -276,9 +284,40 @@ class RandomProgram {
   int refused_ = 0;
 };
 
+// Teams do all work once, whoever of their threads comes, also while several of them work and end.
+bool teams_work() {
+  constexpr int kTeams = 3, kRuns = 300, kTasks = 50;
+  std::atomic<i64> wrong{0};
+  std::vector<std::thread> callers;
+  for (int caller = 0; caller < kTeams; ++caller) {
+    callers.emplace_back([&, caller] {
+      mulfree::runtime::Team team;
+      for (int run = 0; run < kRuns; ++run) {
+        const int size = 1 + (run + caller) % 4;
+        std::vector<int> done(kTasks), seen(static_cast<std::size_t>(size));
+        std::atomic<int> next{0};
+        team.run(size, [&](int worker) {
+          ++seen[static_cast<std::size_t>(worker)];
+          for (int task; (task = next++) < kTasks;) ++done[static_cast<std::size_t>(task)];
+        });
+        wrong += std::count(done.begin(), done.end(), 1) != kTasks || seen[0] != 1 ||
+                 *std::max_element(seen.begin(), seen.end()) != 1;
+        // Some find the others asleep.
+        if (run % 100 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+  return wrong == 0;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
+  if (!teams_work()) {
+    std::fprintf(stderr, "a team has not done its work once\n");
+    return 1;
+  }
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 150;
   std::size_t values = 0;
   int refused = 0;

@@ -22,6 +22,7 @@ FLAGS = [
     "-std=c++17",
     "-O0",
     "-fopenmp",
+    "-pthread",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
     *(f"-I{folder}" for folder in (ADDER2D, INT8, RUNTIME)),
@@ -87,15 +88,17 @@ def output(compiler: str, folder: Path, units: list[tuple[Path, list[str]]]) -> 
 
 def test_every_kernel_stays_inside_its_tensors(compiler: str, tmp_path: Path) -> None:
     units = kernels(ADDER2D, "adder2d")
-    units += [(ADDER2D / "dispatch.cpp", []), (TESTS / "sanitize_adder2d.cpp", [])]
+    units += [(ADDER2D / name, []) for name in ("dispatch.cpp", "forks.cpp")]
+    units += [(TESTS / "sanitize_adder2d.cpp", [])]
     (runs,) = output(compiler, tmp_path, units)
     assert runs > 1000
 
 
 def test_integer_kernels_and_programs_of_random_calls(compiler: str, tmp_path: Path) -> None:
     units = kernels(INT8, "int8")
-    sources = [INT8 / "dispatch.cpp", INT8 / "layer.cpp"]
-    sources += [RUNTIME / "program.cpp", RUNTIME / "steps.cpp", TESTS / "sanitize_integer.cpp"]
+    sources = [INT8 / "dispatch.cpp", INT8 / "layer.cpp", ADDER2D / "forks.cpp"]
+    sources += [RUNTIME / f"{name}.cpp" for name in ("program", "steps", "team")]
+    sources += [TESTS / "sanitize_integer.cpp"]
     values, refused = output(compiler, tmp_path, units + [(source, []) for source in sources])
     assert values > 100_000
     assert refused > 300

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,67 @@ def tiny_parts() -> dict[str, Any]:
 
 def tiny() -> Graph:
     return Graph(**tiny_parts())
+
+
+def lined_up(value: Value, *nodes: Node, values: tuple[Value, ...] = ()) -> Graph:
+    """Nodes one after the other, from `value` on, and logits that are the integers of the last."""
+    last = values[-1] if values else value
+    taps = last.elements
+    channels, *sides = value.shape
+    classifier = Linear(
+        name="fc",
+        input=last.name,
+        weight=np.eye(taps, dtype=np.int8),
+        scale=np.ones(taps, np.float32),
+        bias=np.zeros(taps, np.float32),
+    )
+    return Graph(
+        name="lined up",
+        input=Input(
+            value=value.name,
+            table=array(np.arange(256)[None].repeat(channels, 0), "uint8"),
+            mean=(0.5,) * channels,
+            std=(0.5,) * channels,
+            resize=max(sides),
+        ),
+        values=(value, *values),
+        nodes=(*nodes, classifier),
+    )
+
+
+def heavy(side: int, channels: int) -> Graph:
+    """An adder layer of `9 * side**2 * channels**2` taps and the mean of what it makes."""
+    rng = np.random.default_rng(side)
+    shape = (channels, side, side)
+    x = Value(name="x", shape=shape, scale=0.5, zero=7)
+    y = replace(x, name="y")
+    z = replace(x, name="z", shape=(channels, 1, 1))
+    taps = 9 * channels
+    adder = Adder2d(
+        name="adder",
+        input="x",
+        output="y",
+        weight=rng.integers(0, 256, (channels, 3, 3, channels), dtype=np.uint8),
+        multiplier=array([2**16 // taps] * channels, "int32"),
+        offset=array([130 * 2**16] * channels, "int64"),
+        shift=16,
+        low=0,
+        high=255,
+        padding=(1, 1),
+    )
+    mean = Mean(
+        name="mean",
+        input="y",
+        output="z",
+        kernel=(side, side),
+        stride=(1, 1),
+        multiplier=2**20 // side**2,
+        offset=0,
+        shift=20,
+        low=0,
+        high=255,
+    )
+    return lined_up(x, adder, mean, values=(y, z))
 
 
 class _Growing:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import copy
+import io
 import os
+import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -10,7 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from tests.runtime.graphs import array, pictures, random_graph, tiny, tiny_parts
+from tests.runtime.graphs import array, heavy, lined_up, pictures, random_graph, tiny, tiny_parts
 
 from mulfree._native import core
 from mulfree.errors import (
@@ -18,11 +22,12 @@ from mulfree.errors import (
     BackendUnavailableError,
     ConfigError,
     DTypeError,
+    OutOfMemoryError,
     ShapeError,
 )
-from mulfree.runtime import Graph, Session, reference, save
+from mulfree.runtime import Graph, Session, artifact, reference, save
 from mulfree.runtime import session as session_module
-from mulfree.runtime.graph import Input, Linear, Node, Value
+from mulfree.runtime.graph import Concat, Input, Linear, MaxPool, Mean, Node, Repeat, Value
 from mulfree.runtime.session import default_threads
 
 PICTURE = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
@@ -307,3 +312,366 @@ def test_importing_loads_numpy_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[] True\n"
+
+
+def test_sources(tmp_path: Path) -> None:
+    content = artifact.to_bytes(tiny())
+    (tmp_path / "tiny").write_bytes(content)
+    sources = (content, bytearray(content), memoryview(content), io.BytesIO(content))
+    for source in sources:
+        assert Session(source).run(PICTURE).tolist() == BY_HAND
+    with (tmp_path / "tiny").open("rb") as file:
+        assert Session(file).run(PICTURE).tolist() == BY_HAND
+
+
+@pytest.mark.parametrize("source", [5, None, ["x"], io.StringIO("text"), np.zeros(3)])
+def test_not_a_source(source: Any) -> None:
+    with pytest.raises(ConfigError, match="^Session: `source` must be a path, bytes, a file open"):
+        Session(source)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_copies(backend: Any, tmp_path: Path) -> None:
+    save(tiny(), tmp_path / "tiny")
+    session = Session(tmp_path / "tiny", threads=3, backend=backend, memory=10**6)
+    session.run(PICTURE.astype(np.float32))
+    (tmp_path / "tiny").unlink()
+    for made in (pickle.loads(pickle.dumps(session)), copy.deepcopy(session), copy.copy(session)):
+        assert (made.threads, made.backend, made.memory) == (3, backend, 10**6)
+        assert made.run(PICTURE).tolist() == BY_HAND
+        assert made._lock is not session._lock
+
+
+def test_a_copy_of_a_session_that_runs() -> None:
+    session = Session(tiny())
+    with session._lock:
+        assert copy.deepcopy(session).run(PICTURE).tolist() == BY_HAND
+
+
+class _Tensor:
+    """As a tensor of torch: an array that may refuse to be one."""
+
+    def __init__(self, given: np.ndarray[Any, Any] | Exception) -> None:
+        self.given = given
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if isinstance(self.given, Exception):
+            raise self.given
+        return self.given
+
+
+def test_tensors() -> None:
+    assert Session(tiny()).run(cast(Any, _Tensor(PICTURE))).tolist() == BY_HAND
+    message = "Can't call numpy() on Tensor that requires grad."
+    for error in (RuntimeError(message), TypeError(message), ValueError(message)):
+        with pytest.raises(
+            DTypeError, match=r"tensor\.detach\(\)\.cpu\(\)\.numpy\(\)\), got _Tensor \(Can't call"
+        ):
+            Session(tiny()).run(cast(Any, _Tensor(error)))
+
+
+def test_tensors_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    assert Session(tiny()).run(torch.from_numpy(PICTURE)).tolist() == BY_HAND
+    with pytest.raises(DTypeError, match="got Tensor .*requires grad"):
+        Session(tiny()).run(torch.zeros(1, 3, 3, requires_grad=True))
+    with pytest.raises(DTypeError, match="got Tensor"):
+        Session(tiny()).run(torch.zeros(1, 3, 3, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ([[0], [0, 1]], DTypeError, "got list$"),
+        (None, DTypeError, "got NoneType$"),
+        (np.ma.masked_array(PICTURE, PICTURE > 3), DTypeError, "got MaskedArray$"),
+        (PICTURE.astype(object), DTypeError, "got object$"),
+        (PICTURE.astype(">f4"), DTypeError, "got >f4$"),
+        (PICTURE.astype(np.int8), DTypeError, "got int8$"),
+        (np.uint8(3), ShapeError, r"got \[\]$"),
+    ],
+)
+def test_what_is_no_picture(given: Any, error: type[Exception], message: str) -> None:
+    for backend in ("native", "reference"):
+        with pytest.raises(error, match="^Session.run: `array` must .*" + message):
+            Session(tiny(), backend=cast(Any, backend)).run(given)
+
+
+def test_arrays_in_any_order() -> None:
+    batch = np.stack([PICTURE, PICTURE[:, ::-1], PICTURE])
+    expected = Session(tiny()).run(batch.copy())
+    wide = np.zeros((3, 1, 3, 6), np.uint8)
+    wide[..., ::2] = batch
+    class Own(np.ndarray[Any, Any]):
+        pass
+
+    for given in (np.asfortranarray(batch), wide[..., ::2], batch.view(Own), batch[::-1][::-1]):
+        np.testing.assert_array_equal(Session(tiny()).run(given), expected)
+        got = Session(tiny()).run(given)
+        assert type(got) is np.ndarray
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_output_in_the_memory_of_the_input(dtype: Any) -> None:
+    rng = np.random.default_rng(5)
+    given = rng.integers(0, 256, (40, 1, 3, 3)).astype(dtype)
+    expected = Session(tiny()).run(given)
+    shared = np.zeros(40 * 9 * 4, np.uint8)
+    held = shared[: given.nbytes].view(dtype).reshape(given.shape)
+    held[:] = given
+    out = shared[: 40 * 2 * 4].view(np.float32).reshape(40, 2)
+    np.testing.assert_array_equal(Session(tiny()).run(held, out=out), expected)
+
+
+def test_outputs_that_cannot_be_filled() -> None:
+    unaligned = np.zeros(9, np.uint8)[1:].view(np.float32).reshape(1, 2)
+    with pytest.raises(ShapeError, match=r"must be contiguous of shape \[1, 2\], got \[1, 2\]"):
+        Session(tiny()).run(PICTURE, out=unaligned)
+    with pytest.raises(DTypeError, match="must be a writable float32 array, got float32"):
+        Session(tiny()).run(PICTURE, out=np.ma.masked_array(np.zeros((1, 2), np.float32)))
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_memory_for_one_image(backend: Any) -> None:
+    graph = heavy(16, 4)
+    # The values x and y, in native kernels with borders.
+    with pytest.raises(
+        ConfigError, match=r"^Session: `memory` must be at least \d{4} bytes for this network, got 2000$"
+    ):
+        Session(graph, backend=backend, memory=2000)
+    needed = Session(graph)._program
+    assert needed is not None
+    session = Session(graph, backend=backend, memory=needed.arena_bytes(1))
+    given = np.zeros((1, *graph.input_value.shape), np.uint8)
+    assert session.run(given).shape == (1, 4)
+
+
+def test_a_small_file_that_asks_for_much_memory() -> None:
+    """200 values of 64 MiB that all live until the end."""
+    side = 8192
+    values = [Value(name="x", shape=(1, 8, 8), scale=0.5, zero=0)]
+    nodes: list[Node] = []
+    for number in range(200):
+        name = f"r{number}"
+        values.append(Value(name=name, shape=(1, side, side), scale=0.5, zero=0))
+        nodes.append(Repeat(name=name, input="x", output=name, factor=side // 8))
+    total = Value(name="all", shape=(200, 1, 1), scale=0.5, zero=0)
+    for number in range(200):
+        name = f"m{number}"
+        values.append(replace(total, name=name, shape=(1, 1, 1)))
+        pool = {"kernel": (side, side), "stride": (1, 1), "padding": (0, 0)}
+        one = np.zeros(1, np.uint8)
+        nodes.append(MaxPool(name=name, input=f"r{number}", output=name, minimum=one, **pool))
+    values.append(total)
+    nodes.append(
+        Concat(
+            name="all",
+            input="m0",
+            others=tuple(f"m{number}" for number in range(1, 200)),
+            output="all",
+            order=np.arange(200, dtype=np.int32),
+        )
+    )
+    graph = lined_up(values[0], *nodes, values=tuple(values[1:]))
+    assert len(artifact.to_bytes(graph)) < 200_000
+    with pytest.raises(ConfigError, match=r"^Session: `memory` must be at least 134\d{8} bytes for"):
+        Session(graph, threads=1)
+
+
+def test_threads_share_images_where_memory_is_short() -> None:
+    graph = heavy(64, 8)
+    given = np.random.default_rng(0).integers(0, 256, (5, 8, 64, 64), dtype=np.uint8)
+    expected = Session(graph, threads=1).run(given)
+    program = Session(graph)._program
+    assert program is not None
+    for images in (1, 2, 3):
+        memory = images * program.arena_bytes(1)
+        np.testing.assert_array_equal(Session(graph, threads=3, memory=memory).run(given), expected)
+
+
+@pytest.mark.parametrize("name", ["threads", "memory"])
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "1", 2**63, np.int64(2)])
+def test_wrong_limits(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"^Session: `{name}` must be an int in 1.."):
+        Session(tiny(), **{name: value})
+
+
+def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise MemoryError("std::bad_alloc")
+
+    session = Session(tiny(), backend="reference")
+    monkeypatch.setattr(reference, "run", fail)
+    with pytest.raises(
+        OutOfMemoryError, match=r"^Session.run: the network must fit into the memory .*bad_alloc"
+    ):
+        session.run(PICTURE)
+    monkeypatch.setattr(session_module, "_compiled", fail)
+    with pytest.raises(OutOfMemoryError, match="^Session: the network must fit into the memory"):
+        Session(tiny())
+
+
+def naive_windows(x: np.ndarray[Any, Any], kernel: Any, stride: Any, padding: Any, fill: int) -> Any:
+    border = ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0))
+    padded = np.pad(x, border, constant_values=fill)
+    view = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))
+    return view[:, :: stride[0], :: stride[1]]
+
+
+@pytest.mark.parametrize("kernel", [(13, 13), (20, 1), (1, 19), (16, 9), (21, 23), (2, 3)])
+@pytest.mark.parametrize(("stride", "half"), [((1, 1), False), ((2, 3), True), ((1, 2), True)])
+def test_large_windows(kernel: Any, stride: Any, half: bool) -> None:
+    """Running maxima and sums give what each window by itself gives."""
+    rng = np.random.default_rng(kernel[0])
+    x = Value(name="x", shape=(3, 21, 23), scale=0.5, zero=9)
+    padding = (kernel[0] // 2, kernel[1] // 2) if half else (0, 0)
+    given = rng.integers(0, 256, (2, 3, 21, 23), dtype=np.uint8)
+    channels_last = given.transpose(0, 2, 3, 1)
+    for minimum in ([0, 0, 0], [0, 1, 1]):
+        largest = naive_windows(channels_last, kernel, stride, padding, 0).max(axis=(-1, -2))
+        smallest = naive_windows(channels_last, kernel, stride, padding, 255).min(axis=(-1, -2))
+        expected = np.where(np.array(minimum) == 1, smallest, largest)
+        pool = MaxPool(
+            name="pool",
+            input="x",
+            output="y",
+            kernel=kernel,
+            stride=stride,
+            padding=padding,
+            minimum=array(minimum, "uint8"),
+        )
+        y = replace(x, name="y", shape=(3, *expected.shape[1:3]))
+        assert_integers(lined_up(x, pool, values=(y,)), given, expected)
+    windows = naive_windows(channels_last, kernel, stride, (0, 0), 0)
+    factor = 2**20 // (kernel[0] * kernel[1])
+    mean = Mean(
+        name="mean",
+        input="x",
+        output="y",
+        kernel=kernel,
+        stride=stride,
+        multiplier=factor,
+        offset=0,
+        shift=20,
+        low=0,
+        high=255,
+    )
+    total = windows.sum(axis=(-1, -2), dtype=np.int64)
+    expected = np.clip((total * factor + 2**19) >> 20, 0, 255)
+    y = replace(x, name="y", shape=(3, *expected.shape[1:3]))
+    assert_integers(lined_up(x, mean, values=(y,)), given, expected)
+
+
+def assert_integers(graph: Graph, given: Any, expected: np.ndarray[Any, Any]) -> None:
+    flat = expected.reshape(len(expected), -1)
+    np.testing.assert_array_equal(reference.run(graph, given), flat)
+    for threads in (1, 2):
+        session = Session(graph, threads=threads)
+        np.testing.assert_array_equal(session.run(given), flat)
+        assert [row.name for row in session.profile(given, runs=1)] == [
+            "input",
+            graph.nodes[0].name,
+            "fc",
+        ]
+
+
+class _StopError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("method", ["run", "profile"])
+def test_signals_are_handled_during_a_long_run(threads: int, method: str) -> None:
+    """The run ends with what the handler raises, and the next one is right."""
+    graph = heavy(64, 16)
+    session = Session(graph, threads=threads)
+    rng = np.random.default_rng(1)
+    given = rng.integers(0, 256, (2, 16, 64, 64), dtype=np.uint8)
+    # Seconds, all the same picture.
+    many = np.ascontiguousarray(np.broadcast_to(given[0], (1000, 16, 64, 64)))
+
+    def handle(number: int, frame: object) -> None:
+        raise _StopError
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        with pytest.raises(_StopError):
+            session.run(many) if method == "run" else session.profile(many, runs=1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    np.testing.assert_array_equal(session.run(given), reference.run(graph, given))
+
+
+FORKS = """
+import os, signal, sys, threading
+import numpy as np
+from mulfree._native import core
+from mulfree.runtime import Session
+from tests.runtime.graphs import heavy
+
+signal.alarm(50)  # children inherit no alarm: each sets its own
+graph = heavy(64, 8)
+given = np.random.default_rng(0).integers(0, 256, (3, 8, 64, 64), dtype=np.uint8)
+expected = Session(graph, threads=1).run(given)
+session = Session(graph, threads=2)
+x = np.ones((8, 16, 32, 32), np.float32)
+w = np.zeros((16, 16, 3, 3), np.float32)
+
+def layer():
+    out = np.empty((8, 16, 30, 30), np.float32)
+    core().adder2d_forward(x, w, out, (1, 1), (0, 0), (1, 1), 1, 2, "")
+    return bool((out == -144).all())
+
+def good():
+    return all(np.array_equal(s.run(given), expected)
+               for s in (session, Session(graph, threads=2), session)) and layer()
+
+assert good()
+busy = sys.argv[1] == "busy"
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        session.run(given)
+
+if busy:
+    thread = threading.Thread(target=work)
+    thread.start()
+    while not session._lock.locked():
+        pass
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        # A fork of a fork, too.
+        grandchild = os.fork()
+        if grandchild == 0:
+            signal.alarm(10)
+            os._exit(0 if good() else 3)
+        fine = os.waitpid(grandchild, 0)[1] == 0 and good()
+        os._exit(0 if fine else 3)
+    status = os.waitpid(child, 0)[1]
+    assert status == 0, status
+stop.set()
+if busy:
+    thread.join()
+assert good()
+print("fine")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize("parent", ["idle", "busy"])
+def test_forks(parent: str) -> None:
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS, parent],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "fine\n", done.stderr
