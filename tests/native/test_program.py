@@ -374,6 +374,38 @@ def test_largest_layers_of_the_arena_share_memory() -> None:
     assert program.describe()[:3] == ["input", "lut", "lut"]
 
 
+def pooled(node: str, side: int, window: int, stride: int) -> tuple[list[str], int]:
+    """What computes windows of one map, and the bytes of its arena."""
+    program = core().Program()
+    outputs = (side - window) // stride + 1
+    x, y = program.value(1, side, side, 0), program.value(1, outputs, outputs, 0)
+    program.input_quantised(x)
+    if node == "max_pool":
+        minimum = np.zeros(1, np.uint8)
+        program.max_pool(x, y, (window, window), (stride, stride), (0, 0), minimum)
+    else:
+        program.mean(x, y, (window, window), (stride, stride), 1, 0, 16, 0, 255)
+    taps = outputs * outputs
+    program.linear(y, np.zeros((1, taps), np.int8), *np.zeros((2, 1), np.float32))
+    program.compile()
+    return program.describe(), program.arena_bytes(1)
+
+
+@pytest.mark.parametrize(
+    ("node", "running"), [("max_pool", "max_pool: running maxima"), ("mean", "mean: running sums")]
+)
+def test_windows_that_overlap_much_take_turns_in_rows_and_columns(node: str, running: str) -> None:
+    for side, window, stride in ((64, 3, 1), (64, 3, 2), (64, 64, 1), (63, 21, 21)):
+        assert pooled(node, side, window, stride)[0][1] == node
+    for side, window, stride in ((64, 15, 1), (256, 64, 2), (256, 100, 3)):
+        assert pooled(node, side, window, stride)[0][1] == running
+
+
+def test_running_maxima_take_the_memory_of_two_maps() -> None:
+    _, size = pooled("max_pool", 256, 64, 1)
+    assert size <= 3 * 256 * 256 + 1024
+
+
 def started() -> tuple[Any, int, int]:
     """A program with an input `[4, 5, 6]` (C, H, W) and a value to write of the same shape."""
     program = core().Program()
@@ -631,6 +663,13 @@ def test_wrong_runs() -> None:
             run(images, out, False, 1)
         with pytest.raises(ValueError, match=f"{method}: `threads` must be positive, got 0"):
             run(images, out, True, 0)
+        needed = program.arena_bytes(1)
+        with pytest.raises(
+            ValueError,
+            match=f"{method}: `memory` must be at least {needed} bytes, got {needed - 1}",
+        ):
+            run(images, out, True, 1, needed - 1)
+        run(images, out, True, 1, needed)
         with pytest.raises(TypeError, match="incompatible function arguments"):
             run(images.astype(np.float32), out, True, 1)
     with pytest.raises(ValueError, match="arena_bytes: `batch` must be non-negative, got -1"):

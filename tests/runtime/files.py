@@ -44,4 +44,4 @@ def resealed(content: bytes) -> bytes:
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return content
     assert DIGEST == "sha256"
-    return content[:8] + _SEAL.sub(rb'\g<1>' + digest.encode() + b'"', head, count=1) + data
+    return content[:8] + _SEAL.sub(rb"\g<1>" + digest.encode() + b'"', head, count=1) + data

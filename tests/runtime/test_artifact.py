@@ -324,8 +324,11 @@ def test_every_part_is_under_the_digest() -> None:
     refused(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1]), "must have the sha256 that its header names")
     text = json.dumps(opened(CONTENT)[1]).replace('"cat"', '"cab"')
     refused(changed_metadata(lambda given: given.update(mulfree=text)), "the file is damaged")
-    for value in ("", "0" * 64, None, 1, ["x"]):
-        refused(changed_metadata(lambda given, v=value: given.update(sha256=v)), "must have the sha256")
+
+
+@pytest.mark.parametrize("value", ["", "0" * 64, None, 1, ["x"]])
+def test_another_digest(value: Any) -> None:
+    refused(changed_metadata(lambda given: given.update(sha256=value)), "must have the sha256 that")
 
 
 @pytest.mark.parametrize("name", ["sha257", "SHA256", "format", "\x1b[0m"])
@@ -356,7 +359,8 @@ def test_a_header_that_no_reader_would_take() -> None:
     names = tuple(f"{number:04}" + "\U0001f980" * 1020 for number in range(1024))
     graph = replace(tiny(), nodes=(*others, last), classes=names)
     with pytest.raises(
-        ArtifactError, match="^runtime.save: `graph` must have a header of at most 8388608 bytes, g"
+        ArtifactError,
+        match=r"^runtime.save: `graph` must have a header of at most 8388608 bytes, g",
     ):
         artifact.to_bytes(graph)
 
@@ -373,17 +377,23 @@ def test_file_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (tmp_path / "tiny").open("rb") as file:
         assert artifact.to_bytes(artifact.from_file(file)) == CONTENT
     assert artifact.to_bytes(artifact.from_file(_Drops(CONTENT))) == CONTENT
-    refused_file = pytest.raises(ArtifactError, match="^runtime.from_bytes: `content` must have mo")
+    refused_file = pytest.raises(
+        ArtifactError, match=r"^runtime.from_bytes: `content` must have mo"
+    )
     with refused_file:
         artifact.from_file(io.BytesIO())
     monkeypatch.setattr(artifact, "MAX_STREAM_BYTES", len(CONTENT))
     assert artifact.to_bytes(artifact.from_file(_Drops(CONTENT))) == CONTENT
-    with pytest.raises(ArtifactError, match="^runtime.from_file: `file` must have at most .* more"):
+    with pytest.raises(
+        ArtifactError, match=r"^runtime.from_file: `file` must have at most .* more"
+    ):
         artifact.from_file(_Drops(CONTENT + b"x"))
 
 
 def test_a_file_object_of_text() -> None:
-    with pytest.raises(ArtifactError, match="^runtime.from_file: `file` must be open in binary mo"):
+    with pytest.raises(
+        ArtifactError, match=r"^runtime.from_file: `file` must be open in binary mo"
+    ):
         artifact.from_file(io.StringIO("text"))  # type: ignore[arg-type]
 
 

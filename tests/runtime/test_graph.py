@@ -9,9 +9,11 @@ import pytest
 from tests.runtime.graphs import array, random_graph, tiny, tiny_parts
 
 from mulfree.errors import ArtifactError
+from mulfree.runtime import graph as graph_module
 from mulfree.runtime.graph import (
     MAX_ELEMENTS,
     MAX_NODES,
+    MAX_WORK,
     NODES,
     Add,
     Adder2d,
@@ -22,6 +24,8 @@ from mulfree.runtime.graph import (
     Linear,
     LinearFloat,
     Logits,
+    MaxPool,
+    Mean,
     Node,
     Pad,
     Value,
@@ -638,3 +642,48 @@ def test_borders_of_all_readers_count_together() -> None:
                 classifier(4),
             ),
         )
+
+
+def test_work_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = tiny()
+    # Counted operations, then what is read and written.
+    assert [node.work(graph.by_name) for node in graph.nodes] == [76 + 9 + 8, 10 + 8 + 2, 12 + 2]
+    monkeypatch.setattr(graph_module, "MAX_WORK", 127)
+    tiny()
+    monkeypatch.setattr(graph_module, "MAX_WORK", 126)
+    with pytest.raises(
+        ArtifactError,
+        match=r"^Graph: `nodes` must take at most 126 operations .*, got 127$",
+    ):
+        tiny()
+
+
+def test_comparisons_count_by_the_size_of_the_map() -> None:
+    pool: dict[str, Any] = {
+        "name": "pool",
+        "input": "x",
+        "output": "y",
+        "minimum": np.zeros(3, np.uint8),
+    }
+    values = {
+        "x": Value(name="x", shape=(3, 64, 64), scale=1.0, zero=0),
+        "y": Value(name="y", shape=(3, 65, 65), scale=1.0, zero=0),
+    }
+    small = MaxPool(**pool, kernel=(2, 2), stride=(1, 1), padding=(1, 1))
+    large = MaxPool(**pool, kernel=(64, 64), stride=(1, 1), padding=(32, 32))
+    moved = 3 * (64 * 64 + 65 * 65)
+    assert small.work(values) == moved + 3 * 66 * 66 * 2
+    assert large.work(values) == moved + 3 * 128 * 128 * 12
+
+
+def test_means_of_large_overlapping_windows_are_too_much_work() -> None:
+    x = Value(name="x", shape=(1, 4096, 4096), scale=1.0, zero=0)
+    y = Value(name="y", shape=(1, 2049, 2049), scale=1.0, zero=0)
+    mean = tiny().nodes[1]
+    assert isinstance(mean, Mean)
+    assert replace(mean, input="x", kernel=(2048, 2048)).work({"x": x, "z": y}) > MAX_WORK
+
+
+def test_the_largest_networks_are_not_too_much_work() -> None:
+    """ResNet-152 for 1024 x 1024 pixels: 11.5e9 taps at 224 x 224, two additions each."""
+    assert MAX_WORK > 4 * 2 * 11.5e9 * (1024 / 224) ** 2

@@ -326,7 +326,7 @@ def test_sources(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("source", [5, None, ["x"], io.StringIO("text"), np.zeros(3)])
 def test_not_a_source(source: Any) -> None:
-    with pytest.raises(ConfigError, match="^Session: `source` must be a path, bytes, a file open"):
+    with pytest.raises(ConfigError, match=r"^Session: `source` must be a path, bytes, a file open"):
         Session(source)
 
 
@@ -373,7 +373,7 @@ def test_tensors() -> None:
 def test_tensors_of_torch() -> None:
     torch = pytest.importorskip("torch")
     assert Session(tiny()).run(torch.from_numpy(PICTURE)).tolist() == BY_HAND
-    with pytest.raises(DTypeError, match="got Tensor .*requires grad"):
+    with pytest.raises(DTypeError, match=r"got Tensor .*requires grad"):
         Session(tiny()).run(torch.zeros(1, 3, 3, requires_grad=True))
     with pytest.raises(DTypeError, match="got Tensor"):
         Session(tiny()).run(torch.zeros(1, 3, 3, dtype=torch.bfloat16))
@@ -402,6 +402,7 @@ def test_arrays_in_any_order() -> None:
     expected = Session(tiny()).run(batch.copy())
     wide = np.zeros((3, 1, 3, 6), np.uint8)
     wide[..., ::2] = batch
+
     class Own(np.ndarray[Any, Any]):
         pass
 
@@ -436,7 +437,8 @@ def test_memory_for_one_image(backend: Any) -> None:
     graph = heavy(16, 4)
     # The values x and y, in native kernels with borders.
     with pytest.raises(
-        ConfigError, match=r"^Session: `memory` must be at least \d{4} bytes for this network, got 2000$"
+        ConfigError,
+        match=r"^Session: `memory` must be at least \d{4} bytes for this network, got 2000$",
     ):
         Session(graph, backend=backend, memory=2000)
     needed = Session(graph)._program
@@ -474,7 +476,9 @@ def test_a_small_file_that_asks_for_much_memory() -> None:
     )
     graph = lined_up(values[0], *nodes, values=tuple(values[1:]))
     assert len(artifact.to_bytes(graph)) < 200_000
-    with pytest.raises(ConfigError, match=r"^Session: `memory` must be at least 134\d{8} bytes for"):
+    with pytest.raises(
+        ConfigError, match=r"^Session: `memory` must be at least 134\d{8} bytes for"
+    ):
         Session(graph, threads=1)
 
 
@@ -507,11 +511,13 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         session.run(PICTURE)
     monkeypatch.setattr(session_module, "_compiled", fail)
-    with pytest.raises(OutOfMemoryError, match="^Session: the network must fit into the memory"):
+    with pytest.raises(OutOfMemoryError, match=r"^Session: the network must fit into the memory"):
         Session(tiny())
 
 
-def naive_windows(x: np.ndarray[Any, Any], kernel: Any, stride: Any, padding: Any, fill: int) -> Any:
+def naive_windows(
+    x: np.ndarray[Any, Any], kernel: Any, stride: Any, padding: Any, fill: int
+) -> Any:
     border = ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0))
     padded = np.pad(x, border, constant_values=fill)
     view = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(1, 2))

@@ -163,7 +163,8 @@ def from_file(file: BinaryIO) -> Graph:
         ArtifactError: It gives no bytes, more than `MAX_STREAM_BYTES` of them, or others than
             those of a graph.
     """
-    parts, size = [], 0
+    parts: list[bytes] = []
+    size = 0
     while size <= MAX_STREAM_BYTES:
         part = file.read(MAX_STREAM_BYTES + 1 - size)
         if not isinstance(part, bytes):

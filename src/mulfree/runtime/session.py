@@ -10,7 +10,6 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
@@ -257,9 +256,7 @@ class Session:
         dtype = getattr(out, "dtype", type(out).__name__)
         array = isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray)
         if not array or dtype != np.float32 or not out.flags.writeable:
-            raise DTypeError(
-                f"Session.run: `out` must be a writable float32 array, got {dtype}"
-            )
+            raise DTypeError(f"Session.run: `out` must be a writable float32 array, got {dtype}")
         if out.shape != shape or not (out.flags.c_contiguous and out.flags.aligned):
             raise ShapeError(
                 f"Session.run: `out` must be contiguous of shape {list(shape)}, "
@@ -321,9 +318,7 @@ def _graph(source: Source) -> Graph:
 
 def _check_int(function: str, name: str, value: object, high: int) -> None:
     if type(value) is not int or not 1 <= value <= high:
-        raise ConfigError(
-            f"{function}: `{name}` must be an int in 1..{high}, got {quoted(value)}"
-        )
+        raise ConfigError(f"{function}: `{name}` must be an int in 1..{high}, got {quoted(value)}")
 
 
 @contextlib.contextmanager
