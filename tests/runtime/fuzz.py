@@ -35,14 +35,13 @@ import numpy as np
 from tests.runtime.files import resealed
 from tests.runtime.graphs import pictures, random_graph, tiny
 
-from mulfree.errors import ArtifactError
+from mulfree.errors import MAX_MESSAGE, ArtifactError
 from mulfree.runtime import Graph, Session, artifact, load
 
 # A graph that would take longer than this is checked but not run.
 _MAX_OPERATIONS = 2_000_000
 _MAX_ELEMENTS = 200_000
 _HANG_SECONDS = 60
-_MAX_LINE = 1500
 
 _HOSTILE: tuple[Any, ...] = (
     *(0, 1, -1, 2, 3, 7, 8, 127, 128, 255, 256, 2**15, 2**15 + 1, 2**16, 2**31 - 1, 2**31),
@@ -230,7 +229,7 @@ def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
                 graph = artifact.from_bytes(content)
         except ArtifactError as error:
             outcomes["refused"] += 1
-            if "\n" in str(error) or len(str(error)) > _MAX_LINE:
+            if "\n" in str(error) or len(str(error)) > MAX_MESSAGE:
                 raise AssertionError(f"no single line: {error}") from error
             continue
         outcomes["accepted"] += 1

@@ -17,6 +17,10 @@ using int8::text;
 // To wake a thread takes as long as so many taps.
 constexpr double kGrain = 1 << 20;
 
+// Images of more taps are shared by all threads: the one that called, which looks for signals, is
+// not to wait long for others.
+constexpr double kMostAlone = i64{1} << 32;
+
 std::string shape_text(const Value& v) { return text(std::vector<i64>{v.c, v.h, v.w}); }
 
 i32 to_i32(const char* function, const char* argument, i64 v) {
@@ -160,10 +164,19 @@ const Value* Program::part(StepPointer step) {
   return steps_.back()->writes();
 }
 
-void Program::append(StepPointer step, i64 y) {
+void Program::append(StepPointer step) {
   std::string name = step->describe();
   part(std::move(step));
-  name_node(std::move(name));
+  names_.push_back(std::move(name));
+}
+
+void Program::append(StepPointer step, i64 y) {
+  append(std::move(step));
+  written_[static_cast<std::size_t>(y)] = true;
+}
+
+void Program::close_node(const char* name, i64 y) {
+  names_.emplace_back(name);
   written_[static_cast<std::size_t>(y)] = true;
 }
 
@@ -285,8 +298,7 @@ void Program::max_pool(i64 x_id, i64 y_id, Pair kernel, Pair stride, Pair paddin
     return append(make_max_pool(&x, &y, kernel, stride, padding, marks), y_id);
   }
   running_maxima(&x, &y, kernel, stride, padding, marks);
-  name_node("max_pool: running maxima");
-  written_[static_cast<std::size_t>(y_id)] = true;
+  close_node("max_pool: running maxima", y_id);
 }
 
 // Few comparisons, however large the window: the largest of 2 n rows is the larger one of the
@@ -347,8 +359,7 @@ void Program::mean(i64 x_id, i64 y_id, Pair kernel, Pair stride, i64 multiplier,
   const Value* const sums = scratch(static_cast<i64>(sizeof(i32)) * x.c, y.h, x.w);
   part(make_sums_of_rows(&x, sums, kernel.first, stride.first));
   part(make_mean_of_columns(sums, &y, kernel.second, stride.second, s));
-  name_node("mean: running sums");
-  written_[static_cast<std::size_t>(y_id)] = true;
+  close_node("mean: running sums", y_id);
 }
 
 void Program::add(i64 a_id, i64 b_id, i64 y_id, i64 multiplier_a, i64 multiplier_b, i64 offset,
@@ -489,9 +500,7 @@ const Value* Program::scratch(i64 c, i64 h, i64 w, const Value* home) {
 }
 
 void Program::append_last(StepPointer step, const int8::Geometry& geo) {
-  std::string name = step->describe();
-  part(std::move(step));
-  name_node(std::move(name));
+  append(std::move(step));
   outputs_ = geo.o;
   work_ += static_cast<double>(geo.o) * static_cast<double>(geo.summands());
 }
@@ -659,15 +668,16 @@ void Program::run_together(const Frame& frame, int team, Watch& watch, double* s
   team_.run(team, [&](int worker) { run_shared(frame, worker, team, watch, seconds); });
 }
 
-// Whole images go to single threads, which need not wait for each other, if the memory is enough;
-// the threads share the images that are left over.
+// Whole images go to single threads, which need not wait for each other, where the memory is enough
+// and images are not large; the threads share the images that are left over.
 void Program::run(const u8* input, const std::array<i64, 4>& input_shape, float* output,
                   Pair output_shape, bool quantised, int threads, i64 memory,
                   const Interrupted& interrupted) {
   const std::lock_guard lock(running_);
   const int team = prepare(input_shape, output_shape, quantised, threads, memory, "run");
   const Batch batch{input, input_shape[0], output, quantised};
-  const i64 alone = team <= memory / arena_size_ ? batch.images - batch.images % team : 0;
+  const bool apart = team <= memory / arena_size_ && work_ <= kMostAlone;
+  const i64 alone = apart ? batch.images - batch.images % team : 0;
   make_arenas(alone > 0 ? static_cast<std::size_t>(team) : 1);
   Watch watch(interrupted);
   next_image_ = 0;

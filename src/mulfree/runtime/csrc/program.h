@@ -100,15 +100,18 @@ class Program {
   Value& unwritten(const char* function, const char* argument, i64 id);
   void check_shape(const char* function, const Value& y, i64 c, i64 h, i64 w) const;
   void check_zero(const char* function, const char* name, const Value& x, const Value& y) const;
-  // The last step of a node, which writes y; those before it are parts.
-  void append(StepPointer step, i64 y);
+  // A step of a node that has several; what it writes.
   const Value* part(StepPointer step);
-  void name_node(std::string name) { names_.push_back(std::move(name)); }
+  // The only step of a node.
+  void append(StepPointer step);
+  void append(StepPointer step, i64 y);
+  // Ends a node whose steps are parts.
+  void close_node(const char* name, i64 y);
   void running_maxima(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                       const std::vector<u8>& minimum);
   // Makes room for the padding of a layer that reads x, and counts its work.
   void note_window(Value& x, const int8::Geometry& geometry);
-  // A value that nodes of other numbers do not use, in memory of its own or that of `home`.
+  // A value between the steps of one node, in memory of its own or that of `home`.
   const Value* scratch(i64 c, i64 h, i64 w, const Value* home = nullptr);
   void append_last(StepPointer step, const int8::Geometry& geometry);
   void set_input(const char* function, i64 y);
