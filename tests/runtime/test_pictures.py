@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from tests.runtime.graphs import tiny_parts
 
 from mulfree.data.decode import decode_rgb
@@ -26,7 +29,7 @@ def noise(height: int, width: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def encoded(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
+def encoded(pixels: NDArray[Any], kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
@@ -111,7 +114,7 @@ def test_image_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
         decode(narrow, "RGB", 10, "x")
     with pytest.raises(ArtifactError, match=r"^x must have at most 1000 pixels, got 40 x 40$"):
         decode(encoded(noise(40, 40)), "RGB", None, "x")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
     with pytest.raises(ArtifactError, match=r"^x must have at most 1000 pixels$"):
         decode(narrow, "RGB", None, "x")
 
@@ -128,3 +131,213 @@ def test_without_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "PIL")
     with pytest.raises(BackendUnavailableError, match="image files need pillow: pip install pillo"):
         decode(b"", "RGB", None, "x")
+
+
+def test_sixteen_bits_of_grey_keep_the_upper_eight() -> None:
+    ramp = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    grey = encoded(ramp)
+    got = decode(grey, "L", None, "x")
+    np.testing.assert_array_equal(got[0], ramp >> 8)
+    assert got.mean() == 127.5
+    np.testing.assert_array_equal(decode(grey, "RGB", None, "x"), np.repeat(got, 3, axis=0))
+
+
+@pytest.mark.parametrize("order", ["I;16", "I;16B"])
+def test_sixteen_bits_in_either_order(order: str) -> None:
+    image = Image.new(order, (3, 2), 0x7FFF)
+    assert set(np.asarray(pictures._shallow(image, "x")).flat) == {127}
+
+
+def test_sixteen_bits_of_colour_keep_the_upper_eight() -> None:
+    rows = np.array([[0, 0x7FFF, 0xFFFF, 0x0100, 0x00FF, 0x80FF]], ">u2")
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    got = decode(png_of(header, b"\0" + rows.tobytes()), "RGB", None, "x")
+    assert got[:, 0].T.tolist() == [[0, 127, 255], [1, 0, 128]]
+
+
+def png_of(header: bytes, rows: bytes, *more: tuple[bytes, bytes]) -> bytes:
+    """A PNG file of a header, filtered rows and other chunks before them."""
+    chunks = [(b"IHDR", header), *more, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_deeper_images_are_refused(mode: str) -> None:
+    with pytest.raises(
+        ArtifactError, match=rf"^x must have 8 or 16 bits a channel, got Pillow's mode {mode}$"
+    ):
+        pictures._shallow(Image.new(mode, (2, 2)), "x")
+    buffer = io.BytesIO()
+    Image.new(mode, (2, 2)).save(buffer, "TIFF")
+    with pytest.raises(ArtifactError, match="must be an intact JPEG"):
+        decode(buffer.getvalue(), "L", None, "x")
+
+
+RED, GREEN = [200, 10, 20], [30, 180, 40]
+
+
+@pytest.mark.parametrize("transparency", [None, 0, b"\x80\x00"])
+def test_transparency_is_ignored_in_palettes(transparency: int | bytes | None) -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8))
+    image.putpalette(RED + GREEN)
+    options = {} if transparency is None else {"transparency": transparency}
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    picture = buffer.getvalue()
+    assert decode(picture, "RGB", None, "x")[:, 0].T.tolist() == [RED, GREEN]
+    grey = Image.fromarray(np.array([[RED, GREEN]], np.uint8)).convert("L")
+    np.testing.assert_array_equal(decode(picture, "L", None, "x")[0], np.asarray(grey))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_transparency_is_ignored(kind: str) -> None:
+    pixels = np.array([[[*RED, 0], [*GREEN, 128]]], np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, lossless=True, exact=True)
+    assert decode(buffer.getvalue(), "RGB", None, "x")[:, 0].T.tolist() == [RED, GREEN]
+
+
+def test_grey_with_transparency() -> None:
+    pixels = np.array([[[7, 0], [200, 255]]], np.uint8)
+    assert decode(encoded(pixels), "L", None, "x").tolist() == [[[7, 200]]]
+    header = struct.pack(">IIBBBBB", 2, 1, 8, 0, 0, 0, 0)
+    clear = png_of(header, bytes([0, 7, 200]), (b"tRNS", b"\0\x07"))
+    assert decode(clear, "RGB", None, "x").tolist() == [[[7, 200]]] * 3
+
+
+def test_a_transparent_colour() -> None:
+    header = struct.pack(">IIBBBBB", 2, 1, 8, 2, 0, 0, 0)
+    clear = png_of(header, bytes([0, *RED, *GREEN]), (b"tRNS", struct.pack(">HHH", *RED)))
+    assert decode(clear, "RGB", None, "x")[:, 0].T.tolist() == [RED, GREEN]
+    assert decode(clear, "L", None, "x").shape == (1, 1, 2)
+
+
+def test_black_and_white() -> None:
+    header = struct.pack(">IIBBBBB", 3, 1, 1, 0, 0, 0, 0)
+    assert decode(png_of(header, b"\0\xa0"), "L", None, "x").tolist() == [[[255, 0, 255]]]
+
+
+def test_cmyk_as_adobe_writes_it() -> None:
+    buffer = io.BytesIO()
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(buffer, "JPEG", quality=95)
+    red = decode(buffer.getvalue(), "RGB", None, "x")[:, 4, 4]
+    assert np.abs(red.astype(int) - [255, 0, 0]).max() <= 3
+
+
+def turned(kind: str, value: int, pixels: NDArray[np.uint8]) -> bytes:
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    exif[0x0112] = value
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, exif=exif, lossless=True)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("value", range(10))
+def test_exif_orientation(kind: str, value: int) -> None:
+    picture = turned(kind, value, noise(10, 24))
+    opened = Image.open(io.BytesIO(picture))
+    expected = ImageOps.exif_transpose(opened).convert("RGB")
+    assert (expected.height > expected.width) == (value in (5, 6, 7, 8))
+    np.testing.assert_array_equal(
+        decode(picture, "RGB", None, "x"), np.asarray(expected).transpose(2, 0, 1)
+    )
+    # Turned before it is resized and cut, whose roundings have a direction.
+    np.testing.assert_array_equal(
+        decode(picture, "RGB", 7, "x"), decode(encoded(np.asarray(expected)), "RGB", 7, "x")
+    )
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "code"), [(1, "B"), (3, "H"), (4, "I")])
+def test_exif_in_either_order(order: str, kind: int, code: str) -> None:
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, 1)
+    entry = struct.pack(f"{order}HHI", 0x0112, kind, 1)
+    block = head + entry + struct.pack(f"{order}{code}", 6).ljust(4, b"\0")
+    assert pictures._orientation(block) == 6
+    assert pictures._orientation(b"Exif\0\0" + block) == 6
+    for cut in range(len(block) - 4):
+        assert pictures._orientation(block[:cut]) == 1
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40,
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x05\0\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x1a\x01\x05\0\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"Exif\0\0rubbish" * 100,
+    ],
+)
+def test_damaged_exif_changes_nothing(exif: bytes) -> None:
+    pixels = noise(4, 9)
+    for kind in ("PNG", "WEBP", "JPEG"):
+        plain, marked = io.BytesIO(), io.BytesIO()
+        Image.fromarray(pixels).save(plain, kind)
+        Image.fromarray(pixels).save(marked, kind, exif=exif)
+        np.testing.assert_array_equal(
+            decode(marked.getvalue(), "RGB", None, "x"), decode(plain.getvalue(), "RGB", None, "x")
+        )
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_the_first_picture_of_an_animation(kind: str) -> None:
+    first, second = noise(6, 5), 255 - noise(6, 5)
+    buffer = io.BytesIO()
+    Image.fromarray(first).save(
+        buffer, kind, save_all=True, append_images=[Image.fromarray(second)], lossless=True
+    )
+    got = decode(buffer.getvalue(), "RGB", None, "x")
+    np.testing.assert_array_equal(got, first.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 3), (3, 0), (0, 0)])
+def test_images_without_pixels(width: int, height: int) -> None:
+    empty = png_of(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"")
+    with pytest.raises(ArtifactError, match=r"^x must be an intact JPEG"):
+        decode(empty, "RGB", 4, "x")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP"])
+def test_a_size_that_was_changed(kind: str) -> None:
+    data = bytearray(encoded(noise(8, 8), kind))
+    data[{"PNG": 19, "BMP": 18}[kind]] = 9  # the width
+    with pytest.raises(ArtifactError, match=r"^x must be an intact JPEG"):
+        decode(bytes(data), "RGB", None, "x")
+
+
+def test_memory_of_a_picture() -> None:
+    data = encoded(noise(10, 30))
+    picture = pictures.Picture(data, "x", 10**6)
+    assert picture.held == len(data)
+    assert (picture.largest(None), picture.largest(5), picture.largest(20)) == (300, 300, 1200)
+    text = (b"zTXt", b"a\0\0" + zlib.compress(bytes(50000)))
+    packed = png_of(struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0), bytes(2), text)
+    assert pictures.Picture(packed, "x", 10**6).held == len(packed) + 200000
+
+
+def test_only_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name, reason in (
+        ("pipe", "Not a regular file"),
+        ("link", "Not a regular file"),
+        (".", "Is a directory"),
+        ("\0", "embedded null byte"),
+    ):
+        with pytest.raises(ArtifactError, match=rf"`IMAGE` must be a readable .* \({reason}\)$"):
+            read_picture(tmp_path / name, graph_for(3, 8, 8, 8))
+
+
+def test_files_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MAX_BYTES", 50)
+    (tmp_path / "x.png").write_bytes(encoded(noise(8, 8)))
+    with pytest.raises(ArtifactError, match=r"`IMAGE` must be .* \(Larger than 50 bytes\)$"):
+        read_picture(tmp_path / "x.png", graph_for(3, 8, 8, 8))

@@ -4,22 +4,49 @@ from __future__ import annotations
 
 import io
 import os
+import struct
+import warnings
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mulfree.errors import ArtifactError, BackendUnavailableError, ConfigError
+from mulfree.files import read_regular
 from mulfree.runtime.graph import Graph
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Mode = Literal["L", "RGB"]
 
 MAX_PIXELS = 64 * 2**20
 """Pixels that one image may have."""
 
+MAX_BYTES = 2**28
+"""Bytes that the file of one image may have."""
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _MODES: dict[int, Mode] = {1: "L", 3: "RGB"}
+_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+
+_ORIENTATION = 0x0112
+"""EXIF's tag for how the camera was held."""
+
+_INTEGERS = {1: "B", 3: "H", 4: "I"}
+"""Layout of EXIF's types of integers."""
+
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""Pillow's names of what undoes each orientation, counter-clockwise."""
 
 
 def read_picture(path: str | os.PathLike[str], graph: Graph) -> NDArray[np.uint8]:
@@ -36,10 +63,11 @@ def read_picture(path: str | os.PathLike[str], graph: Graph) -> NDArray[np.uint8
             f"run: `FILE` must be a network of 1 or 3 channels to see pictures, got {channels}"
         )
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
+        data = read_regular(Path(path), MAX_BYTES)
+    except (OSError, ValueError) as error:  # ValueError: a zero character in the path
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ArtifactError(
-            f"run: `IMAGE` must be a readable file, got {os.fspath(path)} ({error.strerror})"
+            f"run: `IMAGE` must be a readable file, got {os.fspath(path)} ({reason})"
         ) from error
     side = graph.input.resize
     pixels = decode(data, _MODES[channels], side, f"run: {os.fspath(path)}")
@@ -48,45 +76,141 @@ def read_picture(path: str | os.PathLike[str], graph: Graph) -> NDArray[np.uint8
 
 
 def decode(data: bytes, mode: Mode, side: int | None, label: str) -> NDArray[np.uint8]:
-    """Pixels of an image file, `[C, H, W]`, or `[C, side, side]`.
+    """Pixels of an image file: `Picture(data, label).decode(mode, side)`."""
+    return Picture(data, label, MAX_PIXELS).decode(mode, side)
+
+
+class Picture:
+    """An image file whose header is read and whose pixels are not.
 
     Args:
         data: Content of a JPEG, PNG, WebP or BMP file.
-        mode: "RGB", or "L" for grey.
-        side: Resize the shorter side to this, bilinearly, and cut the middle square; None for the
-            image as it is.
         label: Begins an error message and says which image it is.
+        max_pixels: Pixels that the image may have.
+
+    Attributes:
+        held: Bytes of memory until the image is decoded: the file, and texts unpacked from it.
 
     Raises:
-        ArtifactError: If it is no such image, damaged or too large.
+        ArtifactError: If it is no such image or too large.
         BackendUnavailableError: Pillow is not installed.
     """
-    try:
+
+    def __init__(self, data: bytes, label: str, max_pixels: int) -> None:
+        try:
+            from PIL import Image
+        except ImportError as error:
+            raise BackendUnavailableError("image files need pillow: pip install pillow") from error
+        self._label = label
+        self._max_pixels = max_pixels
+        try:
+            # Pillow warns of sizes, which are checked here, and of metadata, which are not used.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._opened = Image.open(io.BytesIO(data), formats=_FORMATS)
+        except Image.DecompressionBombError as error:
+            raise ArtifactError(f"{label} must have at most {max_pixels} pixels") from error
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+            raise self._damaged() from error
+        width, height = self._opened.size
+        if width * height > max_pixels:
+            raise ArtifactError(
+                f"{label} must have at most {max_pixels} pixels, got {width} x {height}"
+            )
+        if width * height == 0:
+            raise self._damaged()
+        self.held = len(data) + sum(
+            4 * len(text) for text in self._opened.info.values() if isinstance(text, str | bytes)
+        )
+
+    def largest(self, side: int | None) -> int:
+        """Pixels of the largest image on the way to `decode(mode, side)`."""
+        width, height = self._opened.size
+        if side is None:
+            return width * height
+        wide, high = _resized(width, height, side)
+        return max(width * height, wide * high)
+
+    def decode(self, mode: Mode, side: int | None) -> NDArray[np.uint8]:
+        """Pixels, `[C, H, W]`, or `[C, side, side]`; once only, as they are not kept.
+
+        The image is turned as its EXIF orientation says. Of 16 bits a channel the upper 8 are
+        taken, of an animation the first picture; transparency is ignored.
+
+        Args:
+            mode: "RGB", or "L" for grey.
+            side: Resize the shorter side to this, bilinearly, and cut the middle square; None for
+                the image as it is.
+
+        Raises:
+            ArtifactError: If it is damaged, or too large when resized.
+        """
         from PIL import Image
-    except ImportError as error:
-        raise BackendUnavailableError("image files need pillow: pip install pillow") from error
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+
+        opened = self._opened
+        if self.largest(side) > self._max_pixels:
             width, height = opened.size
-            if width * height > MAX_PIXELS:
-                raise ArtifactError(
-                    f"{label} must have at most {MAX_PIXELS} pixels, got {width} x {height}"
-                )
-            image = opened.convert(mode)
-    except ArtifactError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ArtifactError(f"{label} must have at most {MAX_PIXELS} pixels") from error
-    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-        raise ArtifactError(f"{label} must be an intact JPEG, PNG, WebP or BMP image") from error
-    if side is not None and image.size != (side, side):
-        scale = side / min(image.size)
-        # max(): a scale a rounding below its value must not make the shorter side too short.
-        resized = (max(side, int(width * scale)), max(side, int(height * scale)))
-        if resized[0] * resized[1] > MAX_PIXELS:
-            raise ArtifactError(f"{label} must not be so long and narrow, got {width} x {height}")
-        image = image.resize(resized, Image.Resampling.BILINEAR)
-        left, top = round((image.width - side) / 2), round((image.height - side) / 2)
-        image = image.crop((left, top, left + side, top + side))
-    pixels = np.atleast_3d(np.asarray(image))
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+            raise ArtifactError(
+                f"{self._label} must not be so long and narrow, got {width} x {height}"
+            )
+        try:
+            with opened:
+                opened.load()
+                # A transparent colour would be converted too, with warnings about that.
+                opened.info.pop("transparency", None)
+                image = _shallow(opened, self._label).convert(mode)
+                turn = _TURNS.get(_orientation(opened.info.get("exif")))
+        except ArtifactError:
+            raise
+        except Exception as error:
+            raise self._damaged() from error
+        if turn is not None:
+            image = image.transpose(Image.Transpose[turn])
+        if side is not None and image.size != (side, side):
+            image = image.resize(_resized(*image.size, side), Image.Resampling.BILINEAR)
+            left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+            image = image.crop((left, top, left + side, top + side))
+        pixels = np.atleast_3d(np.asarray(image))
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _damaged(self) -> ArtifactError:
+        return ArtifactError(f"{self._label} must be an intact JPEG, PNG, WebP or BMP image")
+
+
+def _shallow(image: Image, label: str) -> Image:
+    """The image with 8 bits a channel."""
+    if image.mode in _EIGHT_BITS:
+        return image
+    # Other formats than PNG have 32 bits in mode I.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
+        from PIL import Image
+
+        # As Pillow does with 16 bits of colour.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    raise ArtifactError(f"{label} must have 8 or 16 bits a channel, got Pillow's mode {image.mode}")
+
+
+def _resized(width: int, height: int, side: int) -> tuple[int, int]:
+    """The size when the shorter side is `side`."""
+    scale = side / min(width, height)
+    # max(): a scale a rounding below its value must not make the shorter side too short.
+    return max(side, int(width * scale)), max(side, int(height * scale))
+
+
+def _orientation(exif: object) -> int:
+    """Number of the orientation in a block of EXIF; 1, upright, where there is none to be read."""
+    if not isinstance(exif, bytes):
+        return 1
+    block = exif.removeprefix(b"Exif\0\0")
+    order = ">" if block.startswith(b"MM") else "<"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, start)
+        for entry in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", block, entry)
+            if tag == _ORIENTATION:
+                (value,) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", block, entry + 8)
+                return int(value)
+    except (struct.error, KeyError):  # damaged, or no number
+        pass
+    return 1
