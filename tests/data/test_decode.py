@@ -9,12 +9,22 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
 from tests.data.files import pixels, png
 
 from mulfree.data import decode
-from mulfree.data.decode import decode_all, decode_rgb
+from mulfree.data.bounds import Bounds
+from mulfree.data.decode import decode_all
 from mulfree.errors import ArtifactError
+
+MANY = 2**40
+
+
+def rgb(data: bytes, side: int | None, label: str) -> NDArray[np.uint8]:
+    """One image, `[3, H, W]`."""
+    ((_, (image,)),) = decode_all([(0, data, label)], side, Bounds(), MANY)
+    return image
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:
@@ -41,21 +51,21 @@ def huge_png(width: int, height: int) -> bytes:
 
 def test_exact_pixels() -> None:
     image = pixels(0)
-    np.testing.assert_array_equal(decode_rgb(png(image), None, "x"), image)
-    np.testing.assert_array_equal(decode_rgb(png(image), 32, "x"), image)
+    np.testing.assert_array_equal(rgb(png(image), None, "x"), image)
+    np.testing.assert_array_equal(rgb(png(image), 32, "x"), image)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
 def test_other_colour_models_become_rgb(mode: str) -> None:
     image = Image.fromarray(np.ascontiguousarray(pixels(0).transpose(1, 2, 0))).convert(mode)
     expected = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-    np.testing.assert_array_equal(decode_rgb(encoded(image, "PNG"), None, "x"), expected)
+    np.testing.assert_array_equal(rgb(encoded(image, "PNG"), None, "x"), expected)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "BMP", "WEBP"])
 def test_formats(kind: str) -> None:
     image = Image.new("RGB", (20, 10), (200, 100, 50))
-    got = decode_rgb(encoded(image, kind), None, "x")
+    got = rgb(encoded(image, kind), None, "x")
     assert got.shape == (3, 10, 20)
     # JPEG and WebP round colours on their way.
     assert np.abs(got.astype(int) - np.array([200, 100, 50]).reshape(3, 1, 1)).max() <= 3
@@ -76,7 +86,7 @@ def test_resize_then_middle_square(
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     expected = image.resize(resized, Image.Resampling.BILINEAR).crop(box)
-    got = decode_rgb(encoded(image, "PNG"), 8, "x")
+    got = rgb(encoded(image, "PNG"), 8, "x")
     np.testing.assert_array_equal(got, np.asarray(expected).transpose(2, 0, 1))
 
 
@@ -94,7 +104,7 @@ def test_not_an_intact_image(data: bytes) -> None:
     with pytest.raises(
         ArtifactError, match=r"^data.load: the file must be an intact JPEG, PNG, WebP or BMP image$"
     ):
-        decode_rgb(data, None, "the file")
+        rgb(data, None, "the file")
 
 
 @pytest.mark.parametrize(
@@ -107,13 +117,13 @@ def test_not_an_intact_image(data: bytes) -> None:
 )
 def test_image_bomb(side: int, message: str) -> None:
     with pytest.raises(ArtifactError, match=message):
-        decode_rgb(huge_png(side, side), None, "x")
+        rgb(huge_png(side, side), None, "x")
 
 
 def test_resize_bomb() -> None:
     narrow = encoded(Image.new("RGB", (10000, 1)), "PNG")
     with pytest.raises(ArtifactError, match="must not be so long and narrow, got 10000 x 1"):
-        decode_rgb(narrow, 256, "x")
+        rgb(narrow, 256, "x")
 
 
 def test_decode_all_keeps_order_and_few_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +138,7 @@ def test_decode_all_keeps_order_and_few_in_flight(monkeypatch: pytest.MonkeyPatc
             yield number, png(pixels(number, 4)), "x"
 
     got = []
-    for chunk, (numbers, images) in enumerate(decode_all(files(), None), start=1):
+    for chunk, (numbers, images) in enumerate(decode_all(files(), None, Bounds(), MANY), start=1):
         got += list(zip(numbers, images, strict=True))
         assert asked <= 3 * (chunk + 4)
     assert [number for number, _ in got] == list(range(50))
@@ -139,6 +149,87 @@ def test_decode_all_keeps_order_and_few_in_flight(monkeypatch: pytest.MonkeyPatc
 def test_decode_all_stops_its_threads_on_an_error() -> None:
     before = threading.active_count()
     with pytest.raises(ArtifactError, match="number 7"):
-        for _ in decode_all(((n, b"", "number 7") for n in range(1000)), None):
+        for _ in decode_all(((n, b"", "number 7") for n in range(1000)), None, Bounds(), MANY):
             pass
     assert threading.active_count() == before
+
+
+def of_size(width: int, height: int) -> bytes:
+    return encoded(Image.new("1", (width, height)), "PNG")
+
+
+class Meter:
+    """Counts the images that are handed out and not yet decoded and taken."""
+
+    def __init__(self, images: list[bytes]) -> None:
+        self.images = images
+        self.given = self.taken = self.most = 0
+
+    def files(self) -> Iterator[tuple[int, bytes, str]]:
+        for number, data in enumerate(self.images):
+            self.given += 1
+            self.most = max(self.most, self.given - self.taken)
+            yield number, data, "x"
+
+    def run(self, side: int | None, bounds: Bounds) -> list[int]:
+        """Sizes of the chunks."""
+        sizes = []
+        for items, images in decode_all(self.files(), side, bounds, MANY):
+            assert items == list(range(self.taken, self.taken + len(images)))
+            self.taken += len(images)
+            sizes.append(len(images))
+        return sizes
+
+
+def test_large_images_are_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    # 10,000 pixels: 30 kB that are kept, 120 kB in the making.
+    large = Meter([of_size(100, 100)] * 40)
+    assert large.run(None, Bounds(memory_bytes=500_000)) == [1] * 40
+    assert large.most <= 4 + 1
+    # Resized they are kept small: the 9 shares are of one image in the making and 5 others.
+    small = Meter([of_size(100, 100)] * 40)
+    kept = len(of_size(100, 100)) + 3 * 8 * 8
+    sizes = small.run(8, Bounds(memory_bytes=9 * (120_000 + 5 * kept)))
+    assert set(sizes[:-1]) == {5}
+    assert small.most <= 45 + 1
+
+
+def test_an_image_larger_than_the_memory_is_decoded_alone() -> None:
+    alone = Meter([of_size(100, 100)] * 5)
+    assert alone.run(None, Bounds(memory_bytes=1000)) == [1] * 5
+    # The one taken, the one decoded next, and the one behind it that ends its chunk.
+    assert alone.most == 3
+
+
+def test_small_images_after_a_large_one_and_before_it() -> None:
+    mixed = Meter([of_size(4, 4)] * 3 + [of_size(300, 300)] + [of_size(4, 4)] * 3)
+    assert mixed.run(None, Bounds(memory_bytes=10**6)) == [3, 1, 3]
+
+
+def test_texts_that_a_file_unpacks_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("a", "b" * 50_000, zip=True)
+    buffer = io.BytesIO()
+    Image.new("L", (2, 2)).save(buffer, "PNG", pnginfo=text)
+    assert Meter([buffer.getvalue()] * 6).run(None, Bounds(memory_bytes=1_500_000)) == [2] * 3
+
+
+def test_pixels_of_an_image_are_an_option() -> None:
+    files = [(0, of_size(11, 10), "number 0")]
+    with pytest.raises(ArtifactError, match=r"^data.load: number 0 must have at most 100 pixels, "):
+        next(decode_all(files, None, Bounds(image_pixels=100), MANY))
+    assert len(list(decode_all(files, None, Bounds(image_pixels=110), MANY))) == 1
+
+
+@pytest.mark.parametrize(("side", "total"), [(None, 2 * 300), (5, 2 * 300), (20, 2 * 1200)])
+def test_all_images_together(side: int | None, total: int) -> None:
+    files = [(0, of_size(10, 10), f"number {number}") for number in range(3)]
+    assert sum(len(images) for _, images in decode_all(files[:2], side, Bounds(), total)) == 2
+    with pytest.raises(
+        ArtifactError,
+        match=rf"^data.load: number 2 must not be decoded to more than {total} bytes with the "
+        rf"images before it, got {total * 3 // 2} \(a guard .*; raise `bounds.expansion`\)$",
+    ):
+        list(decode_all(files, side, Bounds(), total))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from tests.runtime.graphs import tiny_parts
 
-from mulfree.data.decode import decode_rgb
+from mulfree.data.bounds import Bounds
+from mulfree.data.decode import decode_all
 from mulfree.data.transforms import CentreCrop
 from mulfree.errors import ArtifactError, BackendUnavailableError, ConfigError
 from mulfree.runtime import Graph, pictures
@@ -61,7 +62,8 @@ def test_as_the_data_sets_do_for_training(size: tuple[int, int], tmp_path: Path)
     data = encoded(noise(*size))
     (tmp_path / "x.png").write_bytes(data)
     got = read_picture(tmp_path / "x.png", graph_for(3, 7, 7, 9))
-    square = torch.from_numpy(decode_rgb(data, 9, "x"))[None]
+    ((_, (pixels,)),) = decode_all([(0, data, "x")], 9, Bounds(), 2**20)
+    square = torch.from_numpy(pixels)[None]
     expected = CentreCrop(size=7)(square, torch.empty(1, 0))[0]
     np.testing.assert_array_equal(got, expected.numpy())
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from mulfree.data.bounds import Bounds
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.files import expanded
 
@@ -61,20 +62,23 @@ class DataConfig:
     cache: str | None = None
     """Folder for decoded images. Default: the variable MULFREE_CACHE, or ~/.cache/mulfree."""
 
+    bounds: Bounds = field(default_factory=Bounds)
+    """Bounds on what image files may take up when they are decoded."""
+
     def __post_init__(self) -> None:
         expand_paths("DataConfig", self, "root", "cache")
         if self.augment not in get_args(Augment):
             raise ConfigError(
                 choices_message("DataConfig", "augment", self.augment, get_args(Augment))
             )
-        for field in ("batch_size", "eval_batch_size", "image_size", "classes", "limit"):
-            value = getattr(self, field)
-            optional = field not in ("batch_size", "eval_batch_size")
+        for name in ("batch_size", "eval_batch_size", "image_size", "classes", "limit"):
+            value = getattr(self, name)
+            optional = name not in ("batch_size", "eval_batch_size")
             if value is None and optional:
                 continue
             if type(value) is not int or not 1 <= value <= _MAX_COUNT:
                 raise ConfigError(
-                    f"DataConfig: `{field}` must be a positive integer of at most {_MAX_COUNT}, "
+                    f"DataConfig: `{name}` must be a positive integer of at most {_MAX_COUNT}, "
                     f"got {quoted(value)}"
                 )
         if not 0.0 <= self.validation < 1.0:

@@ -4,64 +4,123 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.runtime.pictures import decode
+from mulfree.data.bounds import Bounds
+from mulfree.errors import ArtifactError
+from mulfree.runtime.pictures import Picture
 
 _CHUNK = 128
+
+_PEAK_BYTES = 12
+"""Bytes a pixel while an image is decoded, converted, turned and resized."""
 
 Item = TypeVar("Item")
 
 
-def decode_rgb(data: bytes, side: int | None, label: str) -> NDArray[np.uint8]:
-    """Pixels of an image file, `[3, H, W]`.
+@dataclass
+class _Chunk(Generic[Item]):
+    """Images that one thread decodes, one after the other.
 
-    Args:
-        data: Content of a JPEG, PNG, WebP or BMP file.
-        side: Resize the shorter side to this, bilinearly, and cut the middle square; None for the
-            image as it is.
-        label: Says in an error message which image it is.
-
-    Raises:
-        ArtifactError: If it is no such image, damaged or too large.
+    Attributes:
+        items: What is handed back with each.
+        pictures: Removed one by one as they are decoded.
+        kept: Bytes of the files and the pixels made of them.
+        peak: Bytes that decoding the largest image takes meanwhile.
     """
-    return decode(data, "RGB", side, f"data.load: {label}")
+
+    items: list[Item] = field(default_factory=list)
+    pictures: deque[Picture] = field(default_factory=deque)
+    kept: int = 0
+    peak: int = 0
+
+    @property
+    def cost(self) -> int:
+        return self.kept + self.peak
+
+    def decoded(self, side: int | None) -> tuple[list[Item], list[NDArray[np.uint8]]]:
+        pixels = []
+        while self.pictures:
+            pixels.append(self.pictures.popleft().decode("RGB", side))
+        return self.items, pixels
 
 
 def decode_all(
-    files: Iterable[tuple[Item, bytes, str]], side: int | None
+    files: Iterable[tuple[Item, bytes, str]], side: int | None, bounds: Bounds, total: int
 ) -> Generator[tuple[list[Item], list[NDArray[np.uint8]]]]:
-    """Decode many files, in order, a chunk at a time.
+    """Decode many files into arrays `[3, H, W]`, in order, a chunk at a time.
 
     Args:
         files: What to hand back with the pixels, content and label of each file.
-        side: As in `decode_rgb`.
+        side: Resize the shorter side to this, bilinearly, and cut the middle square; None for
+            images as they are.
+        bounds: Bound a single image, and the memory for all that are decoded at a time; one that
+            takes more by itself is decoded alone.
+        total: Bytes that all images may decode to.
+
+    Raises:
+        ArtifactError: If a file is no image, damaged or too large.
     """
-
-    def work(
-        chunk: list[tuple[Item, bytes, str]],
-    ) -> tuple[list[Item], list[NDArray[np.uint8]]]:
-        pixels = [decode_rgb(data, side, label) for _, data, label in chunk]
-        return [item for item, _, _ in chunk], pixels
-
     threads = min(8, os.cpu_count() or 1)
-    source = iter(files)
-    waiting: deque[Future[tuple[list[Item], list[NDArray[np.uint8]]]]] = deque()
+    share = bounds.memory_bytes // (2 * threads + 1)
+    waiting: deque[tuple[int, Future[tuple[list[Item], list[NDArray[np.uint8]]]]]] = deque()
+    memory = 0
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            while chunk := list(islice(source, _CHUNK)):
-                waiting.append(pool.submit(work, chunk))
-                # Few chunks in flight: their files and pixels are in memory.
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
+            for chunk in _chunks(files, side, bounds.image_pixels, share, total):
+                cost = chunk.cost
+                while waiting and (
+                    len(waiting) >= 2 * threads or memory + cost > bounds.memory_bytes
+                ):
+                    yield waiting[0][1].result()
+                    memory -= waiting.popleft()[0]
+                memory += cost
+                waiting.append((cost, pool.submit(chunk.decoded, side)))
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[1].result()
         finally:
-            for future in waiting:
+            for _, future in waiting:
                 future.cancel()
+
+
+def _chunks(
+    files: Iterable[tuple[Item, bytes, str]],
+    side: int | None,
+    max_pixels: int,
+    share: int,
+    total: int,
+) -> Iterator[_Chunk[Item]]:
+    """The files in chunks whose cost is at most `share`, or of one file where that costs more."""
+    chunk: _Chunk[Item] = _Chunk()
+    decoded = 0
+    for item, data, label in files:
+        picture = Picture(data, f"data.load: {label}", max_pixels)
+        largest = picture.largest(side)
+        decoded += 3 * largest
+        if decoded > total:
+            raise ArtifactError(
+                f"data.load: {label} must not be decoded to more than {total} bytes with "
+                f"the images before it, got {decoded} (a guard against decompression bombs; raise "
+                "`bounds.expansion`)"
+            )
+        kept = picture.held + 3 * (largest if side is None else side**2)
+        own = _PEAK_BYTES * largest
+        peak = max(chunk.peak, own)
+        if chunk.items and chunk.kept + kept + peak > share:
+            yield chunk
+            chunk, peak = _Chunk(), own
+        chunk.items.append(item)
+        chunk.pictures.append(picture)
+        chunk.kept += kept
+        chunk.peak = peak
+        if len(chunk.items) == _CHUNK:
+            yield chunk
+            chunk = _Chunk()
+    if chunk.items:
+        yield chunk

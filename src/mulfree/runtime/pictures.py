@@ -124,11 +124,19 @@ class Picture:
         )
 
     def largest(self, side: int | None) -> int:
-        """Pixels of the largest image on the way to `decode(mode, side)`."""
+        """Pixels of the largest image on the way to `decode(mode, side)`.
+
+        Raises:
+            ArtifactError: If it is too large when resized.
+        """
         width, height = self._opened.size
         if side is None:
             return width * height
         wide, high = _resized(width, height, side)
+        if wide * high > self._max_pixels:
+            raise ArtifactError(
+                f"{self._label} must not be so long and narrow, got {width} x {height}"
+            )
         return max(width * height, wide * high)
 
     def decode(self, mode: Mode, side: int | None) -> NDArray[np.uint8]:
@@ -148,11 +156,7 @@ class Picture:
         from PIL import Image
 
         opened = self._opened
-        if self.largest(side) > self._max_pixels:
-            width, height = opened.size
-            raise ArtifactError(
-                f"{self._label} must not be so long and narrow, got {width} x {height}"
-            )
+        self.largest(side)
         try:
             with opened:
                 opened.load()
