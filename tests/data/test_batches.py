@@ -100,3 +100,34 @@ def test_refuses_other_pickles(content: bytes, message: str) -> None:
 def test_refuses_other_contents(content: bytes, message: str) -> None:
     with pytest.raises(ArtifactError, match=f"^data.load: x {message}"):
         read_batch(content, "x", "labels")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # A text of a billion characters by multiplication; keys whose hash takes for ever.
+        python2_dict({b"data": python2_array(IMAGES)}).replace(
+            b"J" + struct.pack("<i", 4) + b"J" + struct.pack("<i", 3072),
+            b"J" + struct.pack("<i", 10**9) + python2_string(b"x"),
+        ),
+        b"\x80\x02}K\x00" + b"q\x00h\x00h\x00h\x00\x87" * 60 + b"K\x00s.",
+        b"(K\x00" + b"q\x00h\x00h\x00h\x00\x87" * 60 + b"K\x00d.",
+    ],
+)
+def test_pickles_that_take_long(content: bytes) -> None:
+    with pytest.raises(ArtifactError, match="x must be an intact pickle of plain values and uint8"):
+        read_pickle(content, "x")
+
+
+@pytest.mark.parametrize("value", [{1, 2}, frozenset("a"), bytearray(2), 1j])
+def test_values_that_a_batch_does_not_have(value: object) -> None:
+    with pytest.raises(ArtifactError, match="must be an intact pickle of plain values and uint8"):
+        read_pickle(pickle.dumps({"a": value}, protocol=5), "x")
+
+
+@pytest.mark.parametrize("protocol", range(5))
+def test_plain_values(protocol: int) -> None:
+    value = {"a": [1, -(2**40), 2.5, None, True], "b": (1, "x"), "c": {"d": []}}
+    got = read_pickle(pickle.dumps(value, protocol=protocol), "x")
+    assert got["a"] == value["a"]
+    assert got["c"] == {"d": []}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from tests.data.files import idx
 
+from mulfree.data import idx as idx_module
 from mulfree.data.idx import read_idx
 from mulfree.errors import ArtifactError
 
@@ -56,3 +58,22 @@ def test_gzip_with_a_wrong_checksum(tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"x.gz is damaged or incomplete: CRC check failed"):
         read_idx(tmp_path / "x.gz", 3)
+
+
+def test_a_small_file_does_not_unpack_to_any_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idx_module, "MIN_EXPANDED", 100)
+    zeros = idx(np.zeros((100, 100, 10), np.uint8))
+    (tmp_path / "x.gz").write_bytes(gzip.compress(zeros))
+    size = (tmp_path / "x.gz").stat().st_size
+    with pytest.raises(ArtifactError, match=rf"x.gz must hold at most {200 * size} elements, got"):
+        read_idx(tmp_path / "x.gz", 3)
+    (tmp_path / "x").write_bytes(zeros)
+    assert read_idx(tmp_path / "x", 3).shape == (100, 100, 10)
+
+
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    with pytest.raises(OSError, match="Not a regular file"):
+        read_idx(tmp_path / "x", 3)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mulfree.data import DataConfig
 from mulfree.data.sources import find
-from mulfree.errors import DataError
+from mulfree.errors import ArtifactError, DataError
 
 
 def look(root: Path | None, installed: tuple[Path, ...] = ()) -> Path:
@@ -48,3 +49,17 @@ def test_missing_says_what_where_and_how(tmp_path: Path, monkeypatch: pytest.Mon
         "for toy, toy.zip, a folder with part; buy it, then name its folder with `root` or "
         "MULFREE_DATA"
     )
+
+
+def test_a_pipe_or_device_is_no_root(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for root in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(
+            ArtifactError, match=r"^data.load: `root` must be a file or folder, got '.*', a pipe or"
+        ):
+            look(root)
+
+
+def test_a_home_that_does_not_exist() -> None:
+    with pytest.raises(DataError, match=r"no toy found in ~nobody-has-this-name/x \(which does"):
+        look(Path("~nobody-has-this-name/x"))

@@ -1,8 +1,9 @@
 """Reads the files in a folder, .tar (.gz, .xz, .bz2) or .zip without ever unpacking it to disk.
 
-Archives are not trusted. Names that point outside, links, devices, encrypted or oversized members,
-decompression bombs and truncated or damaged files end in one ArtifactError that names the archive
-and, where there is one, the member.
+Archives are not trusted. Names that point outside, links, devices, members that occur twice, are
+encrypted or oversized, decompression bombs and truncated or damaged files end in one ArtifactError
+that names the archive and, where there is one, the member. Hidden files and those that operating
+systems leave behind are passed over, whatever they are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import stat
 import struct
 import tarfile
@@ -21,9 +23,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn
 
-from mulfree.errors import ArtifactError
+from mulfree.errors import ArtifactError, quoted
+from mulfree.files import open_regular, read_regular
 
 MAX_MEMBER_BYTES = 64 * 2**20
 """A member may be this large: CIFAR's batches have 31 MB, photographs less."""
@@ -32,6 +35,23 @@ MAX_EXPANSION = 200
 """An archive may hold this many times its own size, or MIN_EXPANDED if that is more."""
 
 MIN_EXPANDED = 2**30
+
+_SYSTEM_NAMES = frozenset(
+    (
+        *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
+        *("$recycle.bin", "system volume information", "lost+found", "@eadir"),
+    )
+)
+"""Files and folders that macOS, Windows, Linux and Synology make, in lower case."""
+
+_HIDDEN = re.compile(r"\.(?!\.?(\\|$))")
+"""Start of a hidden file's name, of which "..", also before a backslash, is none."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+"""Characters that no member's name may have; a terminal obeys most of them."""
+
+_OUTSIDE = re.compile(r"/|[A-Za-z]:")
+"""Start of a name that does not lie in the archive's own folder."""
 
 _DAMAGE = (
     tarfile.TarError,
@@ -74,6 +94,8 @@ Wanted = Callable[[str], bool]
 def members(path: Path, wanted: Wanted = lambda name: True) -> Iterator[Member]:
     """The files of a folder or archive: a folder's by name, an archive's in its own order.
 
+    Names are without "." parts; those of hidden and system files do not occur.
+
     Args:
         path: Folder or archive; the kind is told by content, not by name.
         wanted: Members to read; the others are passed over.
@@ -84,7 +106,9 @@ def members(path: Path, wanted: Wanted = lambda name: True) -> Iterator[Member]:
     if path.is_dir():
         yield from _folder_members(path, wanted)
         return
-    with path.open("rb") as file:
+    if not path.is_file():
+        raise _no_archive(path)
+    with open_regular(path) as file:
         start = file.read(512)
         file.seek(0)
         try:
@@ -93,10 +117,7 @@ def members(path: Path, wanted: Wanted = lambda name: True) -> Iterator[Member]:
             elif (read := _tar_reader(file, start)) is not None:
                 yield from _tar_members(path, file, read, wanted)
             else:
-                raise ArtifactError(
-                    f"data.load: `root` must be a folder, .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip"
-                    f", got {path}, which is none of them"
-                )
+                raise _no_archive(path)
         except ArtifactError:
             raise
         except (*_DAMAGE, OSError) as error:
@@ -108,22 +129,54 @@ def members(path: Path, wanted: Wanted = lambda name: True) -> Iterator[Member]:
             raise ArtifactError(f"data.load: {path} is damaged or incomplete: {reason}") from error
 
 
-def shown(name: str) -> str:
-    """A member's name for an error message: quoted, escaped and of bearable length."""
-    text = repr(name)
-    return text if len(text) <= 120 else f"{text[:117]}..."
+def file_bytes(path: Path) -> int:
+    """Bytes of an archive, or of all files in a folder."""
+    if path.is_dir():
+        return sum(state.st_size for _, state in folder_files(path))
+    return path.stat().st_size
+
+
+def _no_archive(path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"data.load: `root` must be a folder, .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip, got {path}"
+        ", which is none of them"
+    )
 
 
 def _refuse(path: Path, name: str, reason: str) -> ArtifactError:
-    return ArtifactError(f"data.load: {path}: member {shown(name)} {reason}")
+    return ArtifactError(f"data.load: {path}: member {quoted(name)} {reason}")
 
 
-def _check_name(path: Path, name: str) -> None:
+def _passed_over(part: str) -> bool:
+    """Whether a file or folder is hidden or belongs to an operating system, not to the data."""
+    return _HIDDEN.match(part) is not None or part.lower() in _SYSTEM_NAMES
+
+
+def _chosen(path: Path, name: str, wanted: Wanted) -> str | None:
+    """Name of a member without "." parts, None if it is passed over."""
     parts = PurePosixPath(name).parts
-    if not name.isprintable() or "\\" in name:
+    if any(map(_passed_over, parts)) or not parts:
+        return None
+    if _CONTROL.search(name):
         raise _refuse(path, name, "must have a printable name with / between its parts")
-    if not parts or name.startswith("/") or ".." in parts or ":" in parts[0]:
+    if ".." in parts or _OUTSIDE.match(name):
         raise _refuse(path, name, "must not point outside the archive")
+    plain = "/".join(parts)
+    return plain if wanted(plain) else None
+
+
+class _Once:
+    """Refuses a name that was there before: an archive would hold one image twice, or two."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        # Numbers rather than names, of which a large set has a million.
+        self._seen: set[int] = set()
+
+    def check(self, name: str) -> None:
+        if hash(name) in self._seen:
+            raise _refuse(self._path, name, "must not occur twice")
+        self._seen.add(hash(name))
 
 
 def _check_size(path: Path, name: str, size: int) -> None:
@@ -144,45 +197,76 @@ def _expansion_limit(path: Path) -> int:
 
 
 def _folder_members(path: Path, wanted: Wanted) -> Iterator[Member]:
-    named = sorted((file.relative_to(path).as_posix(), file) for file in folder_files(path))
-    files = [(name, file) for name, file in named if wanted(name)]
-    for number, (name, file) in enumerate(files, start=1):
-        _check_name(path, name)
-        _check_size(path, name, file.stat().st_size)
-        yield Member(name=name, data=file.read_bytes(), done=number / len(files))
+    files = [(name, state) for name, state in folder_files(path) if _chosen(path, name, wanted)]
+    for number, (name, state) in enumerate(files, start=1):
+        if not stat.S_ISREG(state.st_mode):
+            raise _refuse(path, name, "must be a plain file, not a pipe or device")
+        _check_size(path, name, state.st_size)
+        data = read_regular(path / name, MAX_MEMBER_BYTES)
+        yield Member(name=name, data=data, done=number / len(files))
 
 
-def folder_files(path: Path) -> Iterator[Path]:
-    """All files below a folder. Links to files count, links to folders are followed one deep each.
+def folder_files(path: Path) -> list[tuple[str, os.stat_result]]:
+    """Names below a folder and what they stand for, by name.
 
-    A user's own folder is trusted as far as that; links cannot make this run in circles because
-    folders are visited once each.
+    Hidden and system files are passed over, and links to nothing. Links to files count, links to
+    folders are followed: a user's own folder is trusted as far as that. Links cannot make this
+    run in circles because folders are visited once each.
+
+    Raises:
+        OSError: If a folder cannot be read.
     """
+    found: list[tuple[str, os.stat_result]] = []
     seen: set[tuple[int, int]] = set()
-    for folder, inner, files in os.walk(path, followlinks=True):
+    for folder, inner, files in os.walk(path, onerror=_raise, followlinks=True):
         identity = os.stat(folder)
         if (identity.st_dev, identity.st_ino) in seen:
             inner.clear()
             continue
         seen.add((identity.st_dev, identity.st_ino))
-        yield from (Path(folder, file) for file in files)
+        inner[:] = (name for name in inner if not _passed_over(name))
+        prefix = Path(folder).relative_to(path)
+        for file in files:
+            if not _passed_over(file) and (state := _state(folder, file)) is not None:
+                found.append(((prefix / file).as_posix(), state))
+    return sorted(found, key=lambda entry: entry[0])
+
+
+def _state(folder: str, file: str) -> os.stat_result | None:
+    """State of a file, None for a link to nothing."""
+    try:
+        return os.stat(os.path.join(folder, file))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return None
+        raise
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def _zip_members(path: Path, file: BinaryIO, wanted: Wanted) -> Iterator[Member]:
+    once = _Once(path)
     with zipfile.ZipFile(file) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
-        for entry in entries:
-            _check_name(path, entry.filename)
-            kind = stat.S_IFMT(entry.external_attr >> 16)
-            if kind not in (0, stat.S_IFREG):
-                raise _refuse(path, entry.filename, "must be a plain file, not a link or device")
+        entries = archive.infolist()
         _check_expansion(path, sum(entry.file_size for entry in entries), _expansion_limit(path))
-        chosen = [entry for entry in entries if wanted(entry.filename)]
-        for number, entry in enumerate(chosen, start=1):
-            _check_size(path, entry.filename, entry.file_size)
+        chosen = []
+        for entry in entries:
+            # Not is_dir(), which fails on a name without characters.
+            if entry.filename.endswith("/"):
+                continue
+            if (name := _chosen(path, entry.filename, wanted)) is not None:
+                kind = stat.S_IFMT(entry.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG):
+                    raise _refuse(path, name, "must be a plain file, not a link or device")
+                once.check(name)
+                chosen.append((name, entry))
+        for number, (name, entry) in enumerate(chosen, start=1):
+            _check_size(path, name, entry.file_size)
             # zipfile stops at the declared size and compares the checksum there.
             data = archive.read(entry)
-            yield Member(name=entry.filename, data=data, done=number / len(chosen))
+            yield Member(name=name, data=data, done=number / len(chosen))
 
 
 def _tar_reader(file: BinaryIO, start: bytes) -> Read | None:
@@ -237,28 +321,26 @@ class _Forward(io.RawIOBase):
 
 
 def _tar_members(path: Path, file: BinaryIO, read: Read, wanted: Wanted) -> Iterator[Member]:
-    forward = _Forward(path, read)
+    forward, once = _Forward(path, read), _Once(path)
     size, done, number = path.stat().st_size, 0.0, 0
     with tarfile.open(fileobj=forward, mode="r:") as archive:
         while (entry := archive.next()) is not None:
             # tarfile keeps all members it has seen; a million of them are a gigabyte.
             archive.members.clear()  # type: ignore[attr-defined]
-            _check_name(path, entry.name)
-            if entry.isdir():
+            if entry.isdir() or (name := _chosen(path, entry.name, wanted)) is None:
                 continue
             if not entry.isreg() or entry.issparse():
-                raise _refuse(path, entry.name, "must be a plain file, not a link or device")
-            if not wanted(entry.name):
-                continue
-            _check_size(path, entry.name, entry.size)
+                raise _refuse(path, name, "must be a plain file, not a link or device")
+            once.check(name)
+            _check_size(path, name, entry.size)
             forward.seek(entry.offset_data)
             data = forward.read(entry.size)
             if len(data) < entry.size:
-                raise _refuse(path, entry.name, "is cut off: the archive is incomplete")
+                raise _refuse(path, name, "is cut off: the archive is incomplete")
             if number % 64 == 0:  # each tell() waits for the threads that decode
                 done = min(1.0, file.tell() / size)
             number += 1
-            yield Member(name=entry.name, data=data, done=done)
+            yield Member(name=name, data=data, done=done)
     # tarfile takes a cut or garbled header for the end; the true end is a block of zeros.
     if forward.last.strip(b"\0") or len(forward.last) < tarfile.BLOCKSIZE:
         raise ArtifactError(f"data.load: {path} is damaged or incomplete: no end mark")

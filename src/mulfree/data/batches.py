@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from mulfree.data.archive import shown
-from mulfree.errors import ArtifactError
+from mulfree.errors import ArtifactError, quoted
 
 
 class _Dtype:
@@ -35,12 +34,14 @@ class _Array:
         pass
 
     def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, fortran, data = state
+        _, (rows, columns), dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or dtype.name != "u1" or fortran:
             raise pickle.UnpicklingError("its array is not a uint8 array in C order")
-        if not isinstance(data, bytes) or len(shape) != 2 or len(data) != shape[0] * shape[1]:
+        # Only integers: a text of such a length would be multiplied too.
+        sizes = type(rows) is type(columns) is int
+        if not isinstance(data, bytes) or not sizes or len(data) != rows * columns:
             raise pickle.UnpicklingError("its array's shape and content do not agree")
-        self.shape, self.data = (int(shape[0]), int(shape[1])), data
+        self.shape, self.data = (rows, columns), data
 
 
 _ALLOWED: dict[tuple[str, str], Any] = {
@@ -51,11 +52,54 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
+_OPCODES = (
+    *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
+    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BINFLOAT, pickle.FLOAT),
+    *(pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG, pickle.LONG1),
+    *(pickle.LONG4, pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.UNICODE),
+    *(pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.BINBYTES),
+    *(pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1),
+    *(pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_LIST, pickle.LIST, pickle.APPEND, pickle.APPENDS),
+    *(pickle.SETITEM, pickle.SETITEMS),
+    *(pickle.GET, pickle.BINGET, pickle.LONG_BINGET, pickle.PUT, pickle.BINPUT),
+    *(pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE),
+    pickle.BUILD,
+)
+"""What plain values and arrays are made of."""
+
+
+class _Dict(dict[Any, Any]):
+    """A dictionary whose keys are texts: the hash of nested tuples may take for ever."""
+
+    __slots__ = ()
+
+    def __setitem__(self, key: object, value: object) -> None:
+        if not isinstance(key, str | bytes):
+            raise pickle.UnpicklingError("its dictionaries must have texts as keys")
+        super().__setitem__(key, value)
+
+
 # The unpickler written in Python: the one in C reserves memory for any memo number it meets.
 class _Unpickler(pickle._Unpickler):
+    def load_dictionary(self) -> None:
+        self.append(_Dict())  # type: ignore[attr-defined]
+
+    def load_marked_dictionary(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        filled = _Dict()
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            filled[key] = value
+        self.append(filled)  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **{code[0]: pickle._Unpickler.dispatch[code[0]] for code in _OPCODES},
+        pickle.EMPTY_DICT[0]: load_dictionary,
+        pickle.DICT[0]: load_marked_dictionary,
+    }
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {shown(f'{module}.{name}')}")
+            raise pickle.UnpicklingError(f"it asks for {quoted(f'{module}.{name}')}")
         return _ALLOWED[module, name]
 
 

@@ -28,7 +28,7 @@ class Bounds:
     floor_bytes: int = 2**28
     """Bytes that images may decode to however small their files are."""
 
-    free_bytes: int = 2**30
+    free_bytes: int = 2**28
     """Disk space that is left free when the cache is written."""
 
     def __post_init__(self) -> None:

@@ -7,16 +7,17 @@ that build the same entry at once do no harm; the first rename wins.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +25,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mulfree.data.archive import folder_files
+from mulfree.data.rows import row_digests
+from mulfree.errors import ArtifactError
+from mulfree.files import check_regular, read_regular
 
 _ABANDONED_SECONDS = 24 * 3600.0
+_NAME = 40
+"""Characters of a source's name in an entry's; systems allow 255 bytes for all of it."""
+
+_INDEX = "index.json"
 
 Entry = TypeVar("Entry")
 
@@ -34,23 +42,23 @@ def cache_folder(chosen: str | None) -> Path:
     """`chosen`, MULFREE_CACHE, or mulfree's folder in the user's cache, whichever is set first."""
     named = chosen or os.environ.get("MULFREE_CACHE")
     if named:
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "mulfree"
+    return Path(base or os.path.expanduser("~/.cache")) / "mulfree"
 
 
 def fingerprint(path: Path, **options: object) -> str:
     """A name for what `path` holds now, read with `options`; changes when either does.
 
-    Made of sizes and modification times, for a folder of all files in it.
+    Made of sizes and modification times, for a folder of all files in it but hidden and system
+    files.
     """
     source = path.resolve()
-    files = sorted(folder_files(source)) if source.is_dir() else [source]
+    files = folder_files(source) if source.is_dir() else [("", source.stat())]
     digest = hashlib.sha256(json.dumps([str(source), options], sort_keys=True).encode())
-    for file in files:
-        state = file.stat()
-        digest.update(repr((str(file), state.st_size, state.st_mtime_ns)).encode())
-    return f"{source.name.split('.')[0]}-{digest.hexdigest()[:16]}"
+    for name, state in files:
+        digest.update(ascii((name, state.st_size, state.st_mtime_ns)).encode())
+    return f"{source.name.split('.')[0][:_NAME]}-{digest.hexdigest()[:16]}"
 
 
 def cached(
@@ -109,6 +117,69 @@ def writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def check_space(folder: Path, needed: int, reserve: int) -> None:
+    """Fail before the disk is full.
+
+    Raises:
+        OSError: If `needed` bytes more in `folder` would leave less than `reserve` free.
+    """
+    with writing(folder):
+        free = shutil.disk_usage(folder).free
+        if needed > free - reserve:
+            raise OSError(
+                errno.ENOSPC,
+                f"{needed} more bytes are needed and {max(0, free - reserve)} available beside the "
+                f"{reserve} that stay free (`bounds.free_bytes`)",
+            )
+
+
+def seal(folder: Path, content: object, files: Iterable[str]) -> None:
+    """Write an index of an entry: `content`, with digests of itself and of small files beside it.
+
+    Args:
+        folder: The entry.
+        content: Made of JSON's types.
+        files: Names of files in the entry.
+    """
+    with writing(folder.parent):
+        digests = {name: _sha256((folder / name).read_bytes()) for name in files}
+        index = {"content": content, "files": digests}
+        index["sha256"] = _sha256(_canonical(index))
+        (folder / _INDEX).write_text(json.dumps(index))
+
+
+def unseal(folder: Path) -> tuple[Any, dict[str, bytes]]:
+    """Content and files of an entry that was sealed.
+
+    Raises:
+        ArtifactError: If any of them is not what it was.
+        OSError: If a file is missing or none.
+    """
+    index = json.loads(read_regular(folder / _INDEX))
+    whole = index.pop("sha256") == _sha256(_canonical(index))
+    files = {name: read_regular(folder / name) for name in index["files"]}
+    if not whole or any(_sha256(data) != index["files"][name] for name, data in files.items()):
+        raise damaged(folder)
+    return index["content"], files
+
+
+def damaged(entry: Path) -> ArtifactError:
+    """Remove a damaged entry, so that it is built again, and return the error that says so."""
+    shutil.rmtree(entry, ignore_errors=True)
+    state = "must be removed" if entry.exists() else "has been removed"
+    return ArtifactError(
+        f"data.load: the cache entry {entry} is damaged and {state}; start again to build it anew"
+    )
+
+
+def _canonical(index: object) -> bytes:
+    return json.dumps(index, sort_keys=True).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
 class ArrayWriter:
     """Writes a uint8 .npy file piece by piece, without knowing beforehand how many there will be.
 
@@ -117,11 +188,14 @@ class ArrayWriter:
     Args:
         path: The file.
         row_shape: Shape of a row; the array is `[N, *row_shape]`.
+        reserve: Bytes of the disk that are left free.
     """
 
-    def __init__(self, path: Path, row_shape: tuple[int, ...]) -> None:
+    def __init__(self, path: Path, row_shape: tuple[int, ...], reserve: int = 0) -> None:
         self._path = path
         self._row_shape = row_shape
+        self._reserve = reserve
+        self._digests: list[NDArray[np.uint8]] = []
         self.count = 0
         with writing(path.parent):
             self._file = path.open("wb")
@@ -129,9 +203,17 @@ class ArrayWriter:
 
     def append(self, rows: NDArray[np.uint8]) -> None:
         """Add rows `[n, *row_shape]`."""
+        rows = np.ascontiguousarray(rows)
+        check_space(self._path.parent, rows.nbytes, self._reserve)
         with writing(self._path.parent):
-            self._file.write(np.ascontiguousarray(rows).data)
+            self._file.write(rows.data)
+        self._digests.append(row_digests(rows))
         self.count += len(rows)
+
+    @property
+    def digests(self) -> NDArray[np.uint8]:
+        """`row_digests` of all rows so far."""
+        return np.concatenate(self._digests)
 
     def _write_header(self) -> None:
         # numpy leaves room for the first dimension to grow, so a header never changes its length.
@@ -159,6 +241,12 @@ class ArrayWriter:
 
 
 def map_array(path: Path) -> Tensor:
-    """The array in a .npy file as a memory-mapped tensor. Writing to it changes no file."""
+    """The array in a .npy file as a memory-mapped tensor. Writing to it changes no file.
+
+    Raises:
+        OSError: If it is no regular file.
+        ValueError: If it is no such file.
+    """
+    check_regular(path)
     # Copy-on-write, because torch warns about memory that cannot be written.
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))

@@ -15,14 +15,15 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from mulfree.data.archive import members, shown
+from mulfree.data.archive import members
 from mulfree.data.batches import read_batch, read_pickle
+from mulfree.data.classes import class_names
 from mulfree.data.config import DataConfig
 from mulfree.data.dataset import Dataset, DataSplits, ImageSet, Progress
 from mulfree.data.image_archive import load_images
 from mulfree.data.sources import find
 from mulfree.data.transforms import ShiftFlip
-from mulfree.errors import ArtifactError
+from mulfree.errors import ArtifactError, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,22 +103,23 @@ class _Variant:
 
         def part(names: tuple[str, ...]) -> ImageSet:
             read = [
-                read_batch(contents[name], f"{path}: member {shown(name)}", self.labels_key)
+                read_batch(contents[name], f"{path}: member {quoted(name)}", self.labels_key)
                 for name in names
             ]
             return ImageSet(
                 torch.cat([images for images, _ in read]), torch.cat([labels for _, labels in read])
             )
 
-        meta = read_pickle(contents[self.meta], f"{path}: member {shown(self.meta)}")
+        meta = read_pickle(contents[self.meta], f"{path}: member {quoted(self.meta)}")
         names = meta.get(self.names_key)
         if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
             raise ArtifactError(
-                f"data.load: {path}: member {shown(self.meta)} must hold a list of names "
+                f"data.load: {path}: member {quoted(self.meta)} must hold a list of names "
                 f"`{self.names_key}`"
             )
-        classes = (name.decode("latin1") if isinstance(name, bytes) else name for name in names)
-        return part(self.train), part(self.test), tuple(classes)
+        given = (name.decode("latin1") if isinstance(name, bytes) else name for name in names)
+        classes = class_names(given, f"data.load: {path}: member {quoted(self.meta)}")
+        return part(self.train), part(self.test), classes
 
 
 CIFAR10 = Dataset(

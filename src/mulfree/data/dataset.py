@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mulfree.data.config import DataConfig
 from mulfree.data.transforms import Augmentation, Transform
 from mulfree.errors import ArtifactError, DTypeError, ShapeError
+
+Check = Callable[[NDArray[np.int64]], None]
+"""Called with numbers of images before these are read."""
 
 Progress = Callable[[float], None]
 """Called with the finished fraction, 0 to 1, while images are decoded."""
@@ -24,6 +29,8 @@ class ImageSet:
         images: `[N, C, H, W]`, uint8.
         labels: `[N]`, int64.
         mapped: Whether the images lie in a file and are read when they are indexed.
+        check: Given numbers of images before they are read, raises if the file is damaged; called
+            by all methods and by `BatchLoader`. Call `verify` before indexing `images` itself.
 
     Raises:
         ShapeError: If the ranks are wrong or the counts differ.
@@ -33,6 +40,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     mapped: bool = field(default=False, kw_only=True)
+    check: Check | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4:
@@ -54,15 +62,30 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def verify(self, rows: Tensor | None = None) -> None:
+        """Check the images numbered `rows`, or all, against the digests kept with their file.
+
+        Each is compared once, when it is first read; images in memory are not.
+
+        Raises:
+            ArtifactError: If one is damaged.
+        """
+        if self.check is not None:
+            self.check(np.arange(len(self)) if rows is None else rows.numpy())
+
     def subset(self, rows: Tensor) -> ImageSet:
         """A copy of the images numbered `rows`, in that order."""
+        self.verify(rows)
         return ImageSet(self.images[rows], self.labels[rows])
 
     def to(self, device: torch.device | str) -> ImageSet:
         """The same set on another device."""
+        if torch.device(device).type != self.images.device.type:
+            self.verify()
         images = self.images.to(device)
-        mapped = self.mapped and images is self.images
-        return ImageSet(images, self.labels.to(device), mapped=mapped)
+        if images is self.images:
+            return replace(self, labels=self.labels.to(device))
+        return ImageSet(images, self.labels.to(device))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

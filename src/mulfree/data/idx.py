@@ -14,9 +14,15 @@ import torch
 from torch import Tensor
 
 from mulfree.errors import ArtifactError
+from mulfree.files import open_regular
 
 MAX_BYTES = 2**30
 """An idx file may declare this many elements; Fashion-MNIST has 47 million."""
+
+MAX_EXPANSION = 200
+"""It may hold this many times its own size, or MIN_EXPANDED if that is more."""
+
+MIN_EXPANDED = 2**26
 
 
 def read_idx(path: Path, rank: int) -> Tensor:
@@ -28,7 +34,7 @@ def read_idx(path: Path, rank: int) -> Tensor:
     Raises:
         ArtifactError: If the file is not such an array, or shorter or longer than it says.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
         if not compressed:
@@ -53,10 +59,11 @@ def _parse(read: Callable[[int], bytes], path: Path, rank: int) -> Tensor:
         raise ArtifactError(f"data.load: {path} ends within its header")
     shape = struct.unpack(f">{rank}I", sizes)
     count = math.prod(shape)
-    if count > MAX_BYTES:
-        raise ArtifactError(
-            f"data.load: {path} must hold at most {MAX_BYTES} elements, got shape {list(shape)}"
-        )
+    for limit in (MAX_BYTES, max(MIN_EXPANDED, MAX_EXPANSION * path.stat().st_size)):
+        if count > limit:
+            raise ArtifactError(
+                f"data.load: {path} must hold at most {limit} elements, got shape {list(shape)}"
+            )
     data = read(count + 1)
     if len(data) != count:
         got = f"{len(data)}" if len(data) < count else "more"
@@ -64,4 +71,4 @@ def _parse(read: Callable[[int], bytes], path: Path, rank: int) -> Tensor:
             f"data.load: {path} must hold {count} bytes after its header for shape "
             f"{list(shape)}, got {got}"
         )
-    return torch.from_numpy(np.frombuffer(data, np.uint8).reshape(shape).copy())
+    return torch.from_numpy(np.frombuffer(bytearray(data), np.uint8).reshape(shape))

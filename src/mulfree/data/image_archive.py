@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-import json
+import io
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from mulfree.data.archive import members, shown
-from mulfree.data.cache import ArrayWriter, cache_folder, cached, fingerprint, map_array, writing
+from mulfree.data.archive import file_bytes, members
+from mulfree.data.bounds import Bounds
+from mulfree.data.cache import (
+    ArrayWriter,
+    cache_folder,
+    cached,
+    damaged,
+    fingerprint,
+    map_array,
+    seal,
+    unseal,
+    writing,
+)
+from mulfree.data.classes import class_names
 from mulfree.data.config import DataConfig
 from mulfree.data.dataset import ImageSet, Progress
 from mulfree.data.decode import decode_all
-from mulfree.errors import ArtifactError
+from mulfree.data.rows import RowCheck
+from mulfree.errors import ArtifactError, quoted
+
+_VERSION = 2
+"""Part of every entry's name; counts up when images are decoded or kept in another way."""
+
+_CHECKED_AT_ONCE = 2**28
+"""Bytes of images that are compared with their digests at once, and not when they are read."""
 
 _SPLITS = {
     "train": "train",
@@ -50,32 +71,40 @@ def load_images(
     """
     return cached(
         cache_folder(config.cache),
-        fingerprint(path, side=side),
-        build=lambda folder: _build(path, folder, side, progress),
+        fingerprint(path, side=side, version=_VERSION),
+        build=lambda folder: _build(path, folder, side, progress, config.bounds),
         load=_load,
     )
 
 
 def _load(folder: Path) -> Contents:
-    meta = json.loads((folder / "meta.json").read_text())
-    return tuple(meta["classes"]), {
-        split: ImageSet(
-            map_array(folder / f"{split}.images.npy"),
-            map_array(folder / f"{split}.labels.npy"),
-            mapped=True,
+    content, files = unseal(folder)
+    splits = {}
+    for split in content["splits"]:
+        labels, digests = (
+            np.load(io.BytesIO(files[f"{split}.{part}.npy"])) for part in ("labels", "digests")
         )
-        for split in meta["splits"]
-    }
+        images = map_array(folder / f"{split}.images.npy")
+        if images.shape != (len(labels), *content["shape"]):
+            raise damaged(folder)
+        check = RowCheck(images.numpy(), digests, partial(damaged, folder))
+        splits[split] = ImageSet(images, torch.from_numpy(labels), mapped=True, check=check)
+        if images.nbytes <= _CHECKED_AT_ONCE:
+            splits[split].verify()
+    return tuple(content["classes"]), splits
 
 
-def _build(path: Path, folder: Path, side: int | None, progress: Progress | None) -> None:
+def _build(
+    path: Path, folder: Path, side: int | None, progress: Progress | None, bounds: Bounds
+) -> None:
     """Decode `path` into `folder`."""
     labels: dict[str, list[str]] = {}
     with ExitStack() as stack:
         writers: dict[str, ArrayWriter] = {}
         shape: tuple[int, ...] = ()
-        decoded = stack.enter_context(closing(decode_all(_labelled_files(path, progress), side)))
-        for places, images in decoded:
+        total = bounds.decoded_bytes(file_bytes(path))
+        decoded = decode_all(_labelled_files(path, progress), side, bounds, total)
+        for places, images in stack.enter_context(closing(decoded)):
             shape = shape or images[0].shape
             rows: dict[str, list[NDArray[np.uint8]]] = {}
             for (split, label), pixels in zip(places, images, strict=True):
@@ -89,7 +118,8 @@ def _build(path: Path, folder: Path, side: int | None, progress: Progress | None
                 labels.setdefault(split, []).append(label)
             for split, added in rows.items():
                 if split not in writers:
-                    writer = ArrayWriter(folder / f"{split}.images.npy", shape)
+                    file = folder / f"{split}.images.npy"
+                    writer = ArrayWriter(file, shape, bounds.free_bytes)
                     writers[split] = stack.enter_context(writer)
                 writers[split].append(np.stack(added))
     if "train" not in labels:
@@ -102,13 +132,15 @@ def _build(path: Path, folder: Path, side: int | None, progress: Progress | None
     for split, names in labels.items():
         if extra := sorted(set(names) - set(classes)):
             raise ArtifactError(
-                f"data.load: {path}: class {shown(extra[0])} of {split} must also be in train"
+                f"data.load: {path}: class {quoted(extra[0])} of {split} must also be in train"
             )
         with writing(folder.parent):
             np.save(folder / f"{split}.labels.npy", np.array([number[name] for name in names]))
-    with writing(folder.parent):
-        meta = {"classes": classes, "splits": list(labels)}
-        (folder / "meta.json").write_text(json.dumps(meta))
+            np.save(folder / f"{split}.digests.npy", writers[split].digests)
+    shown = class_names(classes, f"data.load: {path}")
+    content = {"classes": shown, "splits": list(labels), "shape": shape}
+    small = [f"{split}.{part}.npy" for split in labels for part in ("labels", "digests")]
+    seal(folder, content, small)
 
 
 def _size(shape: tuple[int, ...]) -> str:
@@ -124,19 +156,17 @@ def _labelled_files(
             progress(member.done)
         split, label = PurePosixPath(member.name).parts[-3:-1]
         place = (_SPLITS[split.lower()], label)
-        yield place, member.data, f"{path}: member {shown(member.name)}"
+        yield place, member.data, f"{path}: member {quoted(member.name)}"
 
 
 def _is_labelled(path: Path, name: str) -> bool:
-    """Whether a member lies in split/class/; false for what is beside the splits or hidden."""
+    """Whether a member lies in split/class/; false for what is beside the splits."""
     parts = PurePosixPath(name).parts
-    if any(part.startswith(".") or part == "__MACOSX" for part in parts):
-        return False
     if len(parts) >= 3 and parts[-3].lower() in _SPLITS:
         return True
     if any(part.lower() in _SPLITS for part in parts[:-1]):
         raise ArtifactError(
-            f"data.load: {path}: member {shown(name)} must lie in split/class/, "
+            f"data.load: {path}: member {quoted(name)} must lie in split/class/, "
             f"with one of the splits {', '.join(sorted(set(_SPLITS.values())))}"
         )
     return False

@@ -196,6 +196,7 @@ class BatchLoader:
 
     def _read(self, rows: Tensor) -> Tensor:
         """The images numbered `rows`, in host memory."""
+        self.image_set.verify(rows)
         images = self.image_set.images
         read = host_buffer((len(rows), *images.shape[1:]), images.dtype, self.device)
         # numpy, because torch's threads would take the processor from those that compute. "clip"

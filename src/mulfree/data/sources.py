@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mulfree.data.config import DataConfig
-from mulfree.errors import DataError
+from mulfree.errors import ArtifactError, DataError, quoted
 
 
 def find(
@@ -32,12 +32,17 @@ def find(
 
     Raises:
         DataError: If it is not there; says what was looked for and where.
+        ArtifactError: If the root is neither a file nor a folder.
     """
     root = config.root or os.environ.get("MULFREE_DATA")
     if root:
-        given = Path(root).expanduser()
+        given = Path(os.path.expanduser(root))
         if given.is_file():
             return given
+        if given.exists() and not given.is_dir():
+            raise ArtifactError(
+                f"data.load: `root` must be a file or folder, got {quoted(root)}, a pipe or device"
+            )
         for name in names:
             if (given / name).exists():
                 return given / name
@@ -47,7 +52,9 @@ def find(
         for place in installed:
             if place.exists():
                 return place
-    missing = "" if not root or Path(root).expanduser().exists() else " (which does not exist)"
+    missing = (
+        "" if not root or Path(os.path.expanduser(root)).exists() else " (which does not exist)"
+    )
     looked = [f"{root}{missing}"] if root else ["`root` or MULFREE_DATA (neither is set)"]
     if not config.root:
         looked += map(str, installed)
