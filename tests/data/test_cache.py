@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,17 @@ import pytest
 import torch
 from tests.data.files import write_folder
 
-from mulfree.data.cache import ArrayWriter, cache_folder, cached, fingerprint, map_array
+from mulfree.data.cache import (
+    ArrayWriter,
+    cache_folder,
+    cached,
+    fingerprint,
+    map_array,
+    seal,
+    unseal,
+)
+from mulfree.data.rows import row_digests
+from mulfree.errors import ArtifactError
 
 
 @contextmanager
@@ -166,3 +177,99 @@ def test_mapped_arrays_hold_no_pickles(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([object()]), allow_pickle=True)
     with pytest.raises(ValueError, match="Python objects"):
         map_array(tmp_path / "x.npy")
+
+
+def test_fingerprint_is_that_of_the_data(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "data", {"train/a/1.png": b"x"})
+    before = fingerprint(folder)
+    beside = (".DS_Store", "train/Thumbs.db", "train/a/desktop.ini", "train/.cache/x", "@eaDir/x")
+    write_folder(folder, dict.fromkeys(beside, b"y"))
+    (folder / "train" / "a" / ".#1.png").symlink_to("somebody@somewhere")
+    (folder / "gone").symlink_to("nowhere")
+    assert fingerprint(folder) == before
+    write_folder(folder, {"train/a/2.png": b"y"})
+    assert fingerprint(folder) != before
+
+
+def test_an_entry_of_a_source_with_a_long_name(tmp_path: Path, cache: Path) -> None:
+    folder = write_folder(tmp_path / ("\u5199" * 80), {"a": b""})
+    key = fingerprint(folder)
+    assert key.startswith("\u5199" * 40 + "-")
+    assert cached(cache, key, build=fill, load=read) == 42
+
+
+def sealed(folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "small").write_bytes(b"hello")
+    seal(folder, {"names": ("a", "\u00e9"), "count": 3}, ["small"])
+    return folder
+
+
+def test_a_sealed_entry(tmp_path: Path) -> None:
+    content, files = unseal(sealed(tmp_path / "entry"))
+    assert content == {"names": ["a", "\u00e9"], "count": 3}
+    assert files == {"small": b"hello"}
+
+
+@pytest.mark.parametrize("name", ["small", "index.json"])
+def test_a_flipped_bit_of_a_sealed_entry_is_found(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    folder = sealed(tmp_path / "entry")
+    intact = (folder / name).read_bytes()
+    content = unseal(folder)
+    bits = range(0, 8 * len(intact), 5)
+    refused = 0
+    for bit in bits:
+        changed = bytearray(intact)
+        changed[bit // 8] ^= 1 << bit % 8
+        (folder / name).write_bytes(changed)
+        try:
+            # JSON has several texts for one content, as in the case of escapes.
+            assert unseal(folder) == content
+        except (ArtifactError, ValueError, OSError, KeyError):
+            refused += 1
+    assert refused >= len(bits) - 2
+
+
+def test_a_damaged_entry_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = sealed(tmp_path / "entry")
+    (folder / "small").write_bytes(b"jello")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(ArtifactError, match=r"entry .*entry is damaged and must be removed; "):
+            unseal(folder)
+    with pytest.raises(
+        ArtifactError, match=r"entry .*entry is damaged and has been removed; start again to build"
+    ):
+        unseal(folder)
+    assert not folder.exists()
+
+
+def test_a_pipe_in_an_entry_is_not_read(tmp_path: Path) -> None:
+    folder = sealed(tmp_path / "entry")
+    os.mkfifo(folder / "x.npy")
+    with pytest.raises(OSError, match="Not a regular file"):
+        map_array(folder / "x.npy")
+    for name in ("small", "index.json"):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(OSError, match="Not a regular file"):
+            unseal(folder)
+
+
+def test_space_that_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    rows = np.zeros((3, 100), np.uint8)
+    with ArrayWriter(tmp_path / "x.npy", (100,), reserve=700) as writer:
+        writer.append(rows)
+        with pytest.raises(
+            OSError,
+            match=r"^data.load: cannot write the cache .*: 400 more bytes are needed and 300 "
+            r"available beside the 700 that stay free \(`bounds.free_bytes`\); name another folder",
+        ):
+            writer.append(np.zeros((4, 100), np.uint8))
+    assert np.load(tmp_path / "x.npy").shape == (3, 100)
+    np.testing.assert_array_equal(writer.digests, row_digests(rows))

@@ -94,3 +94,21 @@ def test_augment_none_leaves_training_images_as_test_images() -> None:
 def test_load_rejects(config: DataConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=f"^data.load: {message}"):
         data.load(config)
+
+
+def test_images_of_a_file_are_checked_before_they_are_read() -> None:
+    asked: list[list[int]] = []
+    full = ImageSet(
+        images(),
+        torch.tensor([0, 1, 0, 1]),
+        mapped=True,
+        check=lambda numbers: asked.append(numbers.tolist()),
+    )
+    full.verify(torch.tensor([2]))
+    full.verify()
+    assert full.subset(torch.tensor([3, 0])).check is None
+    assert full.to("meta").check is None
+    assert asked == [[2], [0, 1, 2, 3], [3, 0], [0, 1, 2, 3]]
+    assert full.to("cpu").check is full.check
+    assert len(asked) == 4
+    ImageSet(images(), torch.tensor([0, 1, 0, 1])).verify()

@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 from tests.data.files import labelled, pixels, png, uint8, write_folder, write_tar, write_zip
 from tests.data.test_cache import full_disk
 
-from mulfree.data import DataConfig, image_archive
+from mulfree import data
+from mulfree.data import BatchLoader, DataConfig, image_archive
+from mulfree.data.bounds import Bounds
+from mulfree.data.cache import map_array
 from mulfree.data.image_archive import Contents, load_images
 from mulfree.errors import ArtifactError
 
@@ -73,8 +80,10 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, cache: Path) -> None:
     for name, content in (
         ("train.images.npy", b""),
         ("train.labels.npy", (entry / "test.images.npy").read_bytes()),
-        ("meta.json", b"{}"),
-        ("meta.json", b'{"classes": [], "splits": ["nothing"]}'),
+        ("train.digests.npy", b""),
+        ("index.json", b"{}"),
+        ("index.json", b"[]"),
+        ("index.json", b'{"sha256": "", "files": {}, "content": {"splits": ["nothing"]}}'),
     ):
         (entry / name).write_bytes(content)
         assert torch.equal(load(path)[1]["train"].images, images)
@@ -128,3 +137,166 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     ):
         load(path)
     assert os.listdir(cache) == []
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_anywhere_in_the_cache_changes_nothing(tmp_path: Path, cache: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", labelled(side=4))
+    classes, splits = load(path)
+    expected = {split: (s.images.clone(), s.labels.clone()) for split, s in splits.items()}
+    (entry,) = cache.iterdir()
+    files = sorted(entry.iterdir())
+    assert len(files) == 7
+    chance = np.random.default_rng(0)
+    for file in files:
+        for bit in chance.choice(8 * file.stat().st_size, 4, replace=False):
+            flip(file, int(bit))
+            got_classes, got = load(path)
+            assert got_classes == classes
+            for split, (images, labels) in expected.items():
+                assert torch.equal(got[split].images, images)
+                assert torch.equal(got[split].labels, labels)
+
+
+def test_a_large_set_is_checked_where_it_is_read(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_archive, "_CHECKED_AT_ONCE", 0)
+    path = write_tar(tmp_path / "x.tar", labelled(side=8, each=4))
+    before = load(path)[1]["train"].images.clone()
+    (entry,) = cache.iterdir()
+    offset = 8 * ((entry / "train.images.npy").stat().st_size - 1)  # of the last image
+    flip(entry / "train.images.npy", offset)
+    train = load(path)[1]["train"]
+    assert torch.equal(train.subset(torch.arange(7)).images, before[:7])
+    with pytest.raises(ArtifactError, match=r"cache entry .*x-\w+ is damaged and has been removed"):
+        list(BatchLoader(train, 2, train=True))
+    assert os.listdir(cache) == []
+    assert torch.equal(load(path)[1]["train"].images, before)
+
+
+def test_a_cache_of_an_older_version_is_not_read(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tar(tmp_path / "x.tar", labelled(side=8))
+    with monkeypatch.context() as patch:
+        patch.setattr(image_archive, "_VERSION", 1)
+        load(path)
+    load(path)
+    assert len(os.listdir(cache)) == 2
+
+
+def test_an_image_array_of_another_shape_is_built_again(tmp_path: Path, cache: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", labelled(side=8))
+    load(path)
+    (entry,) = cache.iterdir()
+    np.save(entry / "train.images.npy", np.zeros((4, 3, 8, 4), np.uint8))
+    assert load(path)[1]["train"].images.shape == (4, 3, 8, 8)
+    assert map_array(entry / "train.images.npy").shape == (4, 3, 8, 8)
+
+
+def xz_of_bombs(path: Path, count: int) -> Path:
+    """Images of a single colour, 64 million pixels each in 8 kB, all of them in 2 kB."""
+    buffer = io.BytesIO()
+    Image.new("1", (8192, 8192)).save(buffer, "PNG")
+    names = [f"{split}/a/{n}.png" for split in ("train", "test") for n in range(count // 2)]
+    return xz(path, dict.fromkeys(names, buffer.getvalue()))
+
+
+@pytest.mark.parametrize("side", [None, 16])
+def test_bombs_of_images(
+    tmp_path: Path, cache: Path, side: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = xz_of_bombs(tmp_path / "bomb.tar.xz", 256)
+    assert path.stat().st_size < 4096
+    # What is refused does not depend on what is decoded meanwhile.
+    decoded = np.zeros((3, side or 8192, side or 1), np.uint8)
+    monkeypatch.setattr("mulfree.runtime.pictures.Picture.decode", lambda *_: decoded)
+    with pytest.raises(
+        ArtifactError,
+        match=r"^data.load: .*bomb.tar.xz: member 'train/a/1.png' must not be decoded to more than "
+        r"268435456 bytes with the images before it, got 402653184 \(a guard against",
+    ):
+        load(path, side)
+    assert os.listdir(cache) == []
+
+
+def test_a_bound_is_raised_by_its_option(tmp_path: Path) -> None:
+    black = png(np.zeros((3, 32, 32), np.uint8))
+    path = xz(tmp_path / "x.tar.xz", dict.fromkeys(labelled(), black))
+
+    def attempt(**bounds: int) -> int:
+        config = DataConfig(cache=str(tmp_path / "c"), bounds=Bounds(**bounds))
+        try:
+            return len(load_images(path, config, None, side=None)[1]["train"])
+        finally:
+            shutil.rmtree(tmp_path / "c")
+
+    with pytest.raises(ArtifactError, match=r"must not be decoded to more than 1000 bytes"):
+        attempt(expansion=1, floor_bytes=1000)
+    assert attempt(expansion=2000, floor_bytes=1) == 4
+    with pytest.raises(ArtifactError, match=r"must have at most 1023 pixels, got 32 x 32"):
+        attempt(image_pixels=1023)
+    assert attempt(image_pixels=1024, memory_bytes=1) == 4
+    with pytest.raises(OSError, match=r"stay free \(`bounds.free_bytes`\); name another folder"):
+        attempt(free_bytes=2**61)
+
+
+def test_files_of_a_folder_count_together(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "x", labelled(side=8))
+    config = DataConfig(bounds=Bounds(expansion=1, floor_bytes=1))
+    # Noise is not compressed: the files are larger than their pixels.
+    assert len(load_images(path, config, None, side=None)[1]["train"]) == 4
+
+
+def test_sixteen_bits_and_orientation(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    deep, turned = io.BytesIO(), io.BytesIO()
+    Image.fromarray(ramp).save(deep, "PNG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(np.ascontiguousarray(pixels(1, 8).transpose(1, 2, 0)))
+    image.save(turned, "PNG", exif=exif)
+    files = {"train/a/1.png": deep.getvalue(), "train/a/2.png": turned.getvalue()}
+    images = load(write_zip(tmp_path / "x.zip", files))[1]["train"].images.numpy()
+    np.testing.assert_array_equal(images[0], np.stack([ramp >> 8] * 3))
+    upright = ImageOps.exif_transpose(Image.open(turned))
+    np.testing.assert_array_equal(images[1], np.asarray(upright).transpose(2, 0, 1))
+
+
+def test_names_of_classes_are_shown_plainly_and_ordered_as_given(tmp_path: Path) -> None:
+    image = png(pixels(0, 8))
+    names = (
+        "train/b\u00a0c/\u202f1.png",
+        "train/a/1.png",
+        "train/\U0001f469\u200d\U0001f52c/1.png",
+    )
+    classes, splits = load(write_zip(tmp_path / "x.zip", dict.fromkeys(names, image)))
+    assert classes == ("a", "b c", "\U0001f469\U0001f52c")
+    assert splits["train"].labels.tolist() == [1, 0, 2]
+
+
+def test_names_of_classes_that_are_refused(tmp_path: Path) -> None:
+    image = png(pixels(0, 8))
+    with pytest.raises(ArtifactError, match=r"x.tar: a class must have .* 1..200 .* of 201$"):
+        load(write_tar(tmp_path / "x.tar", {f"train/{'x' * 201}/1.png": image}))
+    same = ("train/a b/1.png", "train/a\u3000b/1.png")
+    with pytest.raises(ArtifactError, match=r"y.tar: classes must have different names, got 2"):
+        load(write_tar(tmp_path / "y.tar", dict.fromkeys(same, image)))
+
+
+def test_a_pipe_or_device_as_an_image(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "x", labelled(side=8))
+    (folder / "train" / "class000" / "z.png").symlink_to("/dev/zero")
+    config = DataConfig(name="image_folder", root=str(folder))
+    with pytest.raises(ArtifactError, match=r"'train/class000/z.png' must be a plain file, not a"):
+        data.load(config)
+    (folder / "train" / "class000" / "z.png").unlink()
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "train" / "class000" / ".z.png")
+    assert len(data.load(config).train) == 4

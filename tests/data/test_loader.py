@@ -17,7 +17,8 @@ from tests.data.test_prefetch import own_threads
 
 from mulfree.data import BatchLoader, ImageSet, ResizedCrop, ShiftFlip, Transform
 from mulfree.data.cache import map_array
-from mulfree.errors import ConfigError
+from mulfree.data.rows import RowCheck, row_digests
+from mulfree.errors import ArtifactError, ConfigError
 
 SHIFT = Transform(mean=(0.5,), std=(0.25,), augmentation=ShiftFlip(padding=2))
 CROP = Transform(mean=(0.5,), std=(0.25,), augmentation=ResizedCrop(size=4))
@@ -446,3 +447,21 @@ def test_rejects_positions(state: dict[str, int]) -> None:
 def test_rejects_a_negative_epoch() -> None:
     with pytest.raises(ConfigError, match="set_epoch: `epoch` must not be negative, got -1"):
         BatchLoader(numbered(10), 2, train=True).set_epoch(-1)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_damaged_image_ends_the_pass_that_reads_it(prefetch: int) -> None:
+    memory = numbered(50)
+    digests = row_digests(memory.images.numpy())
+    memory.images[33, 0, 2, 3] ^= 16
+
+    def error() -> ArtifactError:
+        return ArtifactError("image 33 is damaged")
+
+    check = RowCheck(memory.images.numpy(), digests, error)
+    file = ImageSet(memory.images, memory.labels, mapped=True, check=check)
+    batch = iter(BatchLoader(file, 5, train=False, prefetch=prefetch))
+    seen = [label for _, labels in islice(batch, 6) for label in labels.tolist()]
+    assert seen == list(range(30))
+    with pytest.raises(ArtifactError, match="image 33 is damaged"):
+        next(batch)
