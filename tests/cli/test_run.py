@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -103,6 +104,44 @@ def test_mistakes_are_one_line(
     assert "must have aligned data_offsets within 307 bytes" in failure(
         [str(damaged), picture], capsys
     )
+
+
+def test_pictures_that_are_no_files(
+    network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+    for name, reason in (
+        (str(tmp_path / "pipe"), "(Not a regular file)"),
+        (str(tmp_path / "link"), "(Not a regular file)"),
+        ("/dev/zero", "(Not a regular file)"),
+        (str(tmp_path), "(Is a directory)"),
+    ):
+        assert reason in failure([network, name], capsys)
+
+
+def test_deep_and_turned_pictures(
+    network: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep, turned = str(tmp_path / "deep.png"), str(tmp_path / "turned.png")
+    Image.fromarray(PIXELS.astype(np.uint16) << 8).save(deep)
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(PIXELS[::-1, ::-1]).save(turned, exif=exif)
+    assert main(["run", network, picture, deep, turned, "--json", "--top=2"]) == 0
+    found = [json.loads(line)["classes"] for line in capsys.readouterr().out.splitlines()]
+    assert found[0] == found[1] == found[2]
+
+
+def test_names_of_files_do_not_reach_the_terminal_raw(
+    network: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = tmp_path / os.fsdecode(b"\x1b]0;owned\x07\xff.png")
+    name.write_bytes(Path(picture).read_bytes())
+    assert main(["run", network, picture, str(name)]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert second == rf"{tmp_path}/\x1b]0;owned\x07\udcff.png  cat 100.0%"
+    assert len(first) == len(second)
 
 
 def test_torch_is_not_loaded(network: str, picture: str) -> None:

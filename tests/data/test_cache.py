@@ -268,7 +268,7 @@ def test_space_that_stays_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(
             OSError,
             match=r"^data.load: cannot write the cache .*: 400 more bytes are needed and 300 "
-            r"available beside the 700 that stay free \(`bounds.free_bytes`\); name another folder",
+            r"available beside the 700 that stay free \(`min_free_bytes`\); name another folder",
         ):
             writer.append(np.zeros((4, 100), np.uint8))
     assert np.load(tmp_path / "x.npy").shape == (3, 100)

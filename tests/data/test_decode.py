@@ -185,26 +185,26 @@ def test_large_images_are_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     # 10,000 pixels: 30 kB that are kept, 120 kB in the making.
     large = Meter([of_size(100, 100)] * 40)
-    assert large.run(None, Bounds(memory_bytes=500_000)) == [1] * 40
+    assert large.run(None, Bounds(max_decoding_bytes=500_000)) == [1] * 40
     assert large.most <= 4 + 1
     # Resized they are kept small: the 9 shares are of one image in the making and 5 others.
     small = Meter([of_size(100, 100)] * 40)
     kept = len(of_size(100, 100)) + 3 * 8 * 8
-    sizes = small.run(8, Bounds(memory_bytes=9 * (120_000 + 5 * kept)))
+    sizes = small.run(8, Bounds(max_decoding_bytes=9 * (120_000 + 5 * kept)))
     assert set(sizes[:-1]) == {5}
     assert small.most <= 45 + 1
 
 
 def test_an_image_larger_than_the_memory_is_decoded_alone() -> None:
     alone = Meter([of_size(100, 100)] * 5)
-    assert alone.run(None, Bounds(memory_bytes=1000)) == [1] * 5
+    assert alone.run(None, Bounds(max_decoding_bytes=1000)) == [1] * 5
     # The one taken, the one decoded next, and the one behind it that ends its chunk.
     assert alone.most == 3
 
 
 def test_small_images_after_a_large_one_and_before_it() -> None:
     mixed = Meter([of_size(4, 4)] * 3 + [of_size(300, 300)] + [of_size(4, 4)] * 3)
-    assert mixed.run(None, Bounds(memory_bytes=10**6)) == [3, 1, 3]
+    assert mixed.run(None, Bounds(max_decoding_bytes=10**6)) == [3, 1, 3]
 
 
 def test_texts_that_a_file_unpacks_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,14 +213,14 @@ def test_texts_that_a_file_unpacks_to_count(monkeypatch: pytest.MonkeyPatch) -> 
     text.add_text("a", "b" * 50_000, zip=True)
     buffer = io.BytesIO()
     Image.new("L", (2, 2)).save(buffer, "PNG", pnginfo=text)
-    assert Meter([buffer.getvalue()] * 6).run(None, Bounds(memory_bytes=1_500_000)) == [2] * 3
+    assert Meter([buffer.getvalue()] * 6).run(None, Bounds(max_decoding_bytes=1_500_000)) == [2] * 3
 
 
 def test_pixels_of_an_image_are_an_option() -> None:
     files = [(0, of_size(11, 10), "number 0")]
     with pytest.raises(ArtifactError, match=r"^data.load: number 0 must have at most 100 pixels, "):
-        next(decode_all(files, None, Bounds(image_pixels=100), MANY))
-    assert len(list(decode_all(files, None, Bounds(image_pixels=110), MANY))) == 1
+        next(decode_all(files, None, Bounds(max_image_pixels=100), MANY))
+    assert len(list(decode_all(files, None, Bounds(max_image_pixels=110), MANY))) == 1
 
 
 @pytest.mark.parametrize(("side", "total"), [(None, 2 * 300), (5, 2 * 300), (20, 2 * 1200)])
@@ -230,6 +230,6 @@ def test_all_images_together(side: int | None, total: int) -> None:
     with pytest.raises(
         ArtifactError,
         match=rf"^data.load: number 2 must not be decoded to more than {total} bytes with the "
-        rf"images before it, got {total * 3 // 2} \(a guard .*; raise `bounds.expansion`\)$",
+        rf"images before it, got {total * 3 // 2} \(a guard .*; raise `max_expansion`\)$",
     ):
         list(decode_all(files, side, Bounds(), total))

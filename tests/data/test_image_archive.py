@@ -15,7 +15,6 @@ from tests.data.test_cache import full_disk
 
 from mulfree import data
 from mulfree.data import BatchLoader, DataConfig, image_archive
-from mulfree.data.bounds import Bounds
 from mulfree.data.cache import map_array
 from mulfree.data.image_archive import Contents, load_images
 from mulfree.errors import ArtifactError
@@ -226,30 +225,33 @@ def test_bombs_of_images(
     assert os.listdir(cache) == []
 
 
-def test_a_bound_is_raised_by_its_option(tmp_path: Path) -> None:
+def test_a_bound_is_raised_by_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     black = png(np.zeros((3, 32, 32), np.uint8))
     path = xz(tmp_path / "x.tar.xz", dict.fromkeys(labelled(), black))
 
+    monkeypatch.setattr("mulfree.data.bounds.FLOOR_BYTES", 1000)
+
     def attempt(**bounds: int) -> int:
-        config = DataConfig(cache=str(tmp_path / "c"), bounds=Bounds(**bounds))
+        config = DataConfig(cache=str(tmp_path / "c"), **bounds)  # type: ignore[arg-type]
         try:
             return len(load_images(path, config, None, side=None)[1]["train"])
         finally:
             shutil.rmtree(tmp_path / "c")
 
     with pytest.raises(ArtifactError, match=r"must not be decoded to more than 1000 bytes"):
-        attempt(expansion=1, floor_bytes=1000)
-    assert attempt(expansion=2000, floor_bytes=1) == 4
+        attempt(max_expansion=1)
+    assert attempt(max_expansion=2000) == 4
     with pytest.raises(ArtifactError, match=r"must have at most 1023 pixels, got 32 x 32"):
-        attempt(image_pixels=1023)
-    assert attempt(image_pixels=1024, memory_bytes=1) == 4
-    with pytest.raises(OSError, match=r"stay free \(`bounds.free_bytes`\); name another folder"):
-        attempt(free_bytes=2**61)
+        attempt(max_image_pixels=1023)
+    assert attempt(max_image_pixels=1024, max_decoding_bytes=1) == 4
+    with pytest.raises(OSError, match=r"stay free \(`min_free_bytes`\); name another folder"):
+        attempt(min_free_bytes=2**61)
 
 
-def test_files_of_a_folder_count_together(tmp_path: Path) -> None:
+def test_files_of_a_folder_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mulfree.data.bounds.FLOOR_BYTES", 1)
     path = write_folder(tmp_path / "x", labelled(side=8))
-    config = DataConfig(bounds=Bounds(expansion=1, floor_bytes=1))
+    config = DataConfig(max_expansion=1)
     # Noise is not compressed: the files are larger than their pixels.
     assert len(load_images(path, config, None, side=None)[1]["train"]) == 4
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mulfree.cli.arguments import Parser, positive
+from mulfree.errors import printable
 from mulfree.runtime import Graph, Session
 from mulfree.runtime.pictures import read_picture
 
@@ -31,7 +32,8 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
 
     session = Session(options.file, threads=options.threads)
-    width = max(map(len, options.images))
+    # A name in a shell's pattern may hold what a terminal would obey.
+    width = max(len(printable(path)) for path in options.images)
     for path, logits in _classified(session, options.images):
         found = _best(session.graph, logits, options.top)
         if options.json:
@@ -39,7 +41,7 @@ def main(argv: list[str]) -> int:
             print(json.dumps({"image": path, "classes": classes}))
         else:
             listed = ", ".join(f"{name} {chance:.1%}" for name, chance in found)
-            print(f"{path.ljust(width)}  {listed}")
+            print(f"{printable(path).ljust(width)}  {listed}")
     return 0
 
 

@@ -129,7 +129,7 @@ def check_space(folder: Path, needed: int, reserve: int) -> None:
             raise OSError(
                 errno.ENOSPC,
                 f"{needed} more bytes are needed and {max(0, free - reserve)} available beside the "
-                f"{reserve} that stay free (`bounds.free_bytes`)",
+                f"{reserve} that stay free (`min_free_bytes`)",
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mulfree.data.bounds import Bounds
@@ -19,7 +19,7 @@ _SYNTHETIC_IMAGES = 1280
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Bounds):
     """The data of a run. `mulfree.data.load` turns it into images and labels.
 
     Raises:
@@ -62,23 +62,21 @@ class DataConfig:
     cache: str | None = None
     """Folder for decoded images. Default: the variable MULFREE_CACHE, or ~/.cache/mulfree."""
 
-    bounds: Bounds = field(default_factory=Bounds)
-    """Bounds on what image files may take up when they are decoded."""
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         expand_paths("DataConfig", self, "root", "cache")
         if self.augment not in get_args(Augment):
             raise ConfigError(
                 choices_message("DataConfig", "augment", self.augment, get_args(Augment))
             )
-        for name in ("batch_size", "eval_batch_size", "image_size", "classes", "limit"):
-            value = getattr(self, name)
-            optional = name not in ("batch_size", "eval_batch_size")
+        for field in ("batch_size", "eval_batch_size", "image_size", "classes", "limit"):
+            value = getattr(self, field)
+            optional = field not in ("batch_size", "eval_batch_size")
             if value is None and optional:
                 continue
             if type(value) is not int or not 1 <= value <= _MAX_COUNT:
                 raise ConfigError(
-                    f"DataConfig: `{name}` must be a positive integer of at most {_MAX_COUNT}, "
+                    f"DataConfig: `{field}` must be a positive integer of at most {_MAX_COUNT}, "
                     f"got {quoted(value)}"
                 )
         if not 0.0 <= self.validation < 1.0:

@@ -68,15 +68,15 @@ def decode_all(
         ArtifactError: If a file is no image, damaged or too large.
     """
     threads = min(8, os.cpu_count() or 1)
-    share = bounds.memory_bytes // (2 * threads + 1)
+    share = bounds.max_decoding_bytes // (2 * threads + 1)
     waiting: deque[tuple[int, Future[tuple[list[Item], list[NDArray[np.uint8]]]]]] = deque()
     memory = 0
     with ThreadPoolExecutor(threads, thread_name_prefix="decode") as pool:
         try:
-            for chunk in _chunks(files, side, bounds.image_pixels, share, total):
+            for chunk in _chunks(files, side, bounds.max_image_pixels, share, total):
                 cost = chunk.cost
                 while waiting and (
-                    len(waiting) >= 2 * threads or memory + cost > bounds.memory_bytes
+                    len(waiting) >= 2 * threads or memory + cost > bounds.max_decoding_bytes
                 ):
                     yield waiting[0][1].result()
                     memory -= waiting.popleft()[0]
@@ -107,7 +107,7 @@ def _chunks(
             raise ArtifactError(
                 f"data.load: {label} must not be decoded to more than {total} bytes with "
                 f"the images before it, got {decoded} (a guard against decompression bombs; raise "
-                "`bounds.expansion`)"
+                "`max_expansion`)"
             )
         kept = picture.held + 3 * (largest if side is None else side**2)
         own = _PEAK_BYTES * largest

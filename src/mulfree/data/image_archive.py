@@ -72,7 +72,7 @@ def load_images(
     return cached(
         cache_folder(config.cache),
         fingerprint(path, side=side, version=_VERSION),
-        build=lambda folder: _build(path, folder, side, progress, config.bounds),
+        build=lambda folder: _build(path, folder, side, progress, config),
         load=_load,
     )
 
@@ -119,7 +119,7 @@ def _build(
             for split, added in rows.items():
                 if split not in writers:
                     file = folder / f"{split}.images.npy"
-                    writer = ArrayWriter(file, shape, bounds.free_bytes)
+                    writer = ArrayWriter(file, shape, bounds.min_free_bytes)
                     writers[split] = stack.enter_context(writer)
                 writers[split].append(np.stack(added))
     if "train" not in labels:
