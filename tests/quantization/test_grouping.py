@@ -176,6 +176,7 @@ def test_sums_of_multiples(made: Any, factors: Any) -> None:
         lambda a, b: torch.cat([a, b], 1),
         lambda a, b: torch.cat((a, b), dim=-3 if a.ndim == 4 else -1),
         lambda a, b: torch.concat(tensors=[a, b], dim=1),
+        lambda a, b: torch.cat([a, b], axis=1),  # type: ignore[call-arg]
         lambda a, b: torch.concatenate([a, b], 1),
     ],
 )
@@ -198,6 +199,7 @@ POOLED: list[Any] = [
     lambda x: x.mean((2, 3)),
     lambda x: x.mean([-1, -2], keepdim=True).squeeze(-1).squeeze(-1),
     lambda x: torch.mean(x, dim=(2, 3)),
+    lambda x: x.mean(axis=(2, 3), keepdims=True).flatten(1),
     lambda x: nn.AdaptiveAvgPool2d(1)(x).view(x.size(0), -1),
     lambda x: functional.adaptive_avg_pool2d(x, (1, 1)).reshape(len(x), x.shape[1]),
     lambda x: functional.avg_pool2d(x, x.shape[2:]).view(-1, 4),

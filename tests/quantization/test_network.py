@@ -214,6 +214,15 @@ def test_numbers_of_images_in_a_forward() -> None:
         checked(model)
 
 
+def test_one_logit_an_image() -> None:
+    def forward(net: Any, x: Tensor) -> Any:
+        return net.fc(x.flatten(1)).squeeze(-1)
+
+    model = Net(forward, fc=nn.Linear(128, 1))
+    assert model(X).shape == (3,)
+    checked(model)
+
+
 def test_changes_of_a_view() -> None:
     def forward(net: Any, x: Tensor) -> Any:
         y = net.layer(x)

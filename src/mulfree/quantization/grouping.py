@@ -13,7 +13,7 @@ from torch import fx, nn
 from mulfree.errors import ConfigError
 from mulfree.operators.window import pair
 from mulfree.quantization.plan import Plan
-from mulfree.quantization.spellings import SUMS, multiple, source_of, spelled
+from mulfree.quantization.spellings import NUMPY, SUMS, multiple, source_of, spelled
 from mulfree.quantization.steps import (
     ADDER,
     LAYERS,
@@ -301,8 +301,9 @@ class _Grouping:
             self._grow(operand, node, factors=(factor * first, factor * second))
 
     def _join(self, node: fx.Node) -> None:
-        values: Any = node.args[0] if node.args else node.kwargs.get("tensors")
-        dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+        given = {NUMPY.get(name, name): value for name, value in node.kwargs.items()}
+        values: Any = node.args[0] if node.args else given.get("tensors")
+        dim = node.args[1] if len(node.args) > 1 else given.get("dim", 0)
         rank = len(node.meta["shape"]) + 1
         if not isinstance(values, (tuple, list)) or dim not in (1, 1 - rank):
             _refuse(node, "put values behind one another by channels (dim 1)", f"dim {dim}")

@@ -98,6 +98,9 @@ _MEANS = (torch.mean, "mean")
 # Arguments without effect on the result where they have these values.
 _NEUTRAL = {"antialias": False, "memory_format": torch.contiguous_format}
 
+NUMPY = {"axis": "dim", "keepdims": "keepdim"}
+"""Names of arguments that torch takes as numpy calls them."""
+
 SUMS = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), 1.0),
     **dict.fromkeys((operator.sub, torch.sub, torch.subtract, "sub", "sub_"), -1.0),
@@ -154,7 +157,7 @@ def multiple(node: fx.Node) -> tuple[fx.Node, float] | None:
 def _mean(node: fx.Node) -> nn.Module | None:
     """The mean over rows and columns."""
     given: dict[str, Any] = dict(zip(("dim", "keepdim"), node.args[1:], strict=False))
-    given |= {name: value for name, value in node.kwargs.items() if name != "input"}
+    given |= {NUMPY.get(k, k): value for k, value in node.kwargs.items() if k != "input"}
     source, dims = source_of(node), given.pop("dim", ())
     given.pop("keepdim", None)
     if given or not isinstance(source, fx.Node) or not isinstance(dims, (tuple, list)):
