@@ -144,7 +144,7 @@ def test_constants_of_a_forward_leave_no_trace() -> None:
 
 def test_places() -> None:
     inner = Written(lambda n, x: torch.relu(x).tanh())
-    outer = Written(lambda n, x: n.inner(functional.relu(x)) * n.conv.weight.sum())
+    outer = Written(lambda n, x: n.inner(functional.relu(x)).mT * n.conv.weight.sum())
     outer.add_module("inner", inner)
     names = [
         place(node) for node in trace(outer, (2, 8, 8)).nodes if node.op[:4] in ("call", "get_")
@@ -155,6 +155,7 @@ def test_places() -> None:
         "Tensor.tanh in inner.forward",
         "conv.weight",
         "Tensor.sum in forward",
+        "Tensor.mT in forward",
         "operator.mul in forward",
     ]
 

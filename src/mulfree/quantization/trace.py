@@ -190,6 +190,8 @@ def place(node: fx.Node) -> str:
     target: Any = node.target
     if node.op == "call_method":
         name = f"Tensor.{target}"
+    elif target is getattr:
+        name = f"Tensor.{node.args[1]}"
     elif node.op == "get_attr":
         return "a constant tensor" if target.startswith(_CONSTANT) else str(target)
     else:
