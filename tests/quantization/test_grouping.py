@@ -199,6 +199,7 @@ POOLED: list[Any] = [
     lambda x: x.mean((2, 3)),
     lambda x: x.mean([-1, -2], keepdim=True).squeeze(-1).squeeze(-1),
     lambda x: torch.mean(x, dim=(2, 3)),
+    lambda x: x.contiguous(memory_format=torch.channels_last).clone().detach().mean((2, 3)),
     lambda x: x.mean(axis=(2, 3), keepdims=True).flatten(1),
     lambda x: nn.AdaptiveAvgPool2d(1)(x).view(x.size(0), -1),
     lambda x: functional.adaptive_avg_pool2d(x, (1, 1)).reshape(len(x), x.shape[1]),

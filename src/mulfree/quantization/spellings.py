@@ -34,7 +34,7 @@ def _reshape(*sizes: Any, **names: Any) -> nn.Module:
     return nn.Flatten()
 
 
-def _unchanged() -> nn.Module:
+def _unchanged(memory_format: torch.memory_format | None = None) -> nn.Module:
     return nn.Identity()
 
 
@@ -96,7 +96,7 @@ _SPELLINGS: dict[Any, tuple[_Make, tuple[str, ...]]] = {
 }
 _MEANS = (torch.mean, "mean")
 # Arguments without effect on the result where they have these values.
-_NEUTRAL = {"antialias": False, "memory_format": torch.contiguous_format}
+_NEUTRAL = {"antialias": False}
 
 NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 """Names of arguments that torch takes as numpy calls them."""
