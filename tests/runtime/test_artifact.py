@@ -97,16 +97,10 @@ def test_not_a_file(tmp_path: Path) -> None:
     empty.touch()
     os.mkfifo(pipe)
     link.symlink_to("/dev/zero")
-    for path, requirement in (
-        (empty, "file with content"),
-        (pipe, r"readable file \(Not a regular file\)"),
-        (link, r"readable file \(Not a regular file\)"),
-        (tmp_path, r"readable file \(Is a directory\)"),
-        (tmp_path / "missing", r"readable file \(No such file or directory\)"),
-    ):
+    for path in (empty, pipe, link, tmp_path, tmp_path / "missing"):
         with pytest.raises(
             ArtifactError,
-            match=f"^runtime.load: `path` must be a {requirement}, got {re.escape(str(path))}$",
+            match=f"^runtime.load: `path` must be a file with content, got {re.escape(str(path))}$",
         ):
             load(path)
 

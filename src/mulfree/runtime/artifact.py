@@ -182,14 +182,13 @@ def from_file(file: BinaryIO) -> Graph:
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
     try:
+        # Not a pipe or a device, which would block; an empty file cannot be mapped.
+        if not path.is_file() or path.stat().st_size == 0:
+            raise _InvalidError("be a file with content")
         with open_regular(path) as file:
-            # An empty file cannot be mapped.
-            if os.fstat(file.fileno()).st_size == 0:
-                raise _InvalidError("be a file with content")
             return np.memmap(file, np.uint8, mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise _InvalidError(f"be a readable file ({reason})") from error
+        raise _InvalidError(f"be a readable file ({error})") from error
 
 
 def _graph(content: NDArray[np.uint8]) -> Graph:
