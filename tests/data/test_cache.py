@@ -100,6 +100,15 @@ def test_unwritable(tmp_path: Path) -> None:
         cached(tmp_path / "file" / "cache", "x", build=fill, load=read)
 
 
+def test_a_failure_to_write_is_one_short_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = tmp_path / "file" / "\x1b[2J\n" / ("x" * 1000)
+    with pytest.raises(OSError, match=r"cannot write the cache .*; name another folder") as caught:
+        cached(folder, "x", build=fill, load=read)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 400
+
+
 def test_a_rename_that_fails_for_another_reason(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

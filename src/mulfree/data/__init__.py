@@ -51,7 +51,7 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
         ConfigError: If the name is unknown or an option does not fit the data set.
         DataError: If the data set is not there.
         ArtifactError: If a file is damaged, hostile or not what it claims.
-        OSError: If the cache cannot be written.
+        OSError: If the cache cannot be written, or a file or folder not be read.
     """
     if config.name not in DATASETS:
         raise ConfigError(choices_message("data.load", "name", config.name, DATASETS))

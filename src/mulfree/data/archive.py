@@ -23,7 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO
 
 from mulfree.errors import ArtifactError, quoted
 from mulfree.files import open_regular, read_regular
@@ -218,32 +218,30 @@ def folder_files(path: Path) -> list[tuple[str, os.stat_result]]:
     """
     found: list[tuple[str, os.stat_result]] = []
     seen: set[tuple[int, int]] = set()
-    for folder, inner, files in os.walk(path, onerror=_raise, followlinks=True):
-        identity = os.stat(folder)
-        if (identity.st_dev, identity.st_ino) in seen:
-            inner.clear()
+    pending = [("", os.stat(path))]
+    while pending:
+        prefix, state = pending.pop()
+        if (state.st_dev, state.st_ino) in seen:
             continue
-        seen.add((identity.st_dev, identity.st_ino))
-        inner[:] = (name for name in inner if not _passed_over(name))
-        prefix = Path(folder).relative_to(path)
-        for file in files:
-            if not _passed_over(file) and (state := _state(folder, file)) is not None:
-                found.append(((prefix / file).as_posix(), state))
+        seen.add((state.st_dev, state.st_ino))
+        for name in sorted(os.listdir(path / prefix)):
+            inner = _state(path / prefix / name) if not _passed_over(name) else None
+            if inner is not None:
+                if stat.S_ISDIR(inner.st_mode):
+                    pending.append((f"{prefix}{name}/", inner))
+                else:
+                    found.append((f"{prefix}{name}", inner))
     return sorted(found, key=lambda entry: entry[0])
 
 
-def _state(folder: str, file: str) -> os.stat_result | None:
-    """State of a file, None for a link to nothing."""
+def _state(path: Path) -> os.stat_result | None:
+    """State of a file or folder, None for a link to nothing."""
     try:
-        return os.stat(os.path.join(folder, file))
+        return path.stat()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
         raise
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error
 
 
 def _zip_members(path: Path, file: BinaryIO, wanted: Wanted) -> Iterator[Member]:

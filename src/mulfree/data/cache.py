@@ -26,7 +26,7 @@ from torch import Tensor
 
 from mulfree.data.archive import folder_files
 from mulfree.data.rows import row_digests
-from mulfree.errors import ArtifactError
+from mulfree.errors import MAX_MESSAGE, ArtifactError, printable
 from mulfree.files import check_regular, read_regular
 
 _ABANDONED_SECONDS = 24 * 3600.0
@@ -111,10 +111,11 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OSError(
+        message = (
             f"data.load: cannot write the cache {folder}: {error.strerror or error}; name another "
             "folder with `cache` or MULFREE_CACHE"
-        ) from error
+        )
+        raise OSError(printable(message, MAX_MESSAGE)) from error
 
 
 def check_space(folder: Path, needed: int, reserve: int) -> None:
