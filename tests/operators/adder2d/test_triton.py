@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from math import inf, nan
 
 import pytest
 import torch
-from tests.operators.adder2d.problems import assert_right, geometries, operands, run
+from tests import oracle
+from tests.operators.adder2d.problems import (
+    assert_not_finite_as_defined,
+    assert_right,
+    geometries,
+    operands,
+    run,
+)
 from torch import Tensor
 
 from mulfree._triton import interpreted, missing
@@ -203,6 +211,32 @@ def test_nothing_is_hidden_or_invented(device: str) -> None:
     y[0, :, 1:, 1:].sum().backward()
     assert x.grad is not None
     assert x.grad[0, 0].isfinite().all()
+
+
+@on_devices
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # of the interpreter
+@pytest.mark.parametrize(
+    ("groups", "gradient"), [(1, "adder"), (1, "sign"), (1, "l1.5"), (2, "adder")]
+)
+def test_not_finite_values_go_where_the_definition_sends_them(
+    groups: int, gradient: str, device: str
+) -> None:
+    # One row and two columns are met by no window. Small, and few values: the interpreter is slow.
+    window = Window(
+        batch=1, in_channels=2, out_channels=2, size=(5, 4), kernel=(2, 2), stride=(3, 3),
+        padding=(0, 0), groups=groups,
+    )  # fmt: skip
+    for place, value, at in ((0, inf, -1), (1, nan, 0), (1, inf, -1)):
+        tensors = _operands(window, torch.float32, device)
+        tensors[place].view(-1)[at] = value
+        x, w, g = tensors
+        y, dx, dw = run(x, w, g, window, gradient=gradient, backend="triton")
+        if gradient != "sign":
+            # A matrix product, or a remainder of positions: an infinity may become a NaN.
+            defined = oracle.gradients(x.cpu(), w.cpu(), g.cpu(), window, gradient)[1]
+            assert torch.equal(dw.cpu().isfinite(), defined.isfinite())
+            dw = defined
+        assert_not_finite_as_defined((y, dx, dw), x, w, g, window, gradient)
 
 
 @on_devices

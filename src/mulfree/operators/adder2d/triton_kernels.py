@@ -291,10 +291,9 @@ def input_grad_kernel(
         tap = step // chunks
         t = (step - tap * chunks) * U
         tap_h, tap_w = first_h + (tap // taps_w) * apart_h, first_w + (tap % taps_w) * apart_w
-        # Exact by the choice of taps; negative ones are refused before they are divided.
-        up, left = row + PAD_H - tap_h * DILATION_H, column + PAD_W - tap_w * DILATION_W
-        h, v = up // STRIDE_H, left // STRIDE_W
-        seen = inside & (up >= 0) & (h < out_height) & (left >= 0) & (v < out_width)
+        h, met_h = _output_met(row, tap_h, out_height, STRIDE_H, PAD_H, DILATION_H)
+        v, met_w = _output_met(column, tap_w, out_width, STRIDE_W, PAD_W, DILATION_W)
+        seen = inside & met_h & met_w
         g_at = (g_rows + (h * g_h + v * g_w + t))[:, None] + k[None, :]
         w_tap = w_rows + ((tap_h * KERNEL_W + tap_w) * channels).to(tl.int64) * all_filters + t
         w_at = w_tap[:, None] + k[None, :]
@@ -308,10 +307,38 @@ def input_grad_kernel(
         a = tl.reshape(a.to(tl.float32), (RP, LP, U))
         b = tl.reshape(b.to(tl.float32), (RC, LC, U))
         acc = _add_rule(acc, fixed, a, b, RULE, NORM, RP, LP, RC, LC, U)
+    if tl.max((acc != acc).to(tl.int32)) != 0:
+        # Beyond the output 0 times a difference was added, which is NaN where an operand is not
+        # finite. So once more, of the taps within it alone; 1 term at a time keeps this short.
+        exact = tl.zeros((RP, RC, LP, LC), tl.float32)
+        for step in tl.range(0, taps_h * taps_w * filters):
+            tap, t = step // filters, step % filters
+            tap_h, tap_w = first_h + (tap // taps_w) * apart_h, first_w + (tap % taps_w) * apart_w
+            h, met_h = _output_met(row, tap_h, out_height, STRIDE_H, PAD_H, DILATION_H)
+            v, met_w = _output_met(column, tap_w, out_width, STRIDE_W, PAD_W, DILATION_W)
+            seen = inside & met_h & met_w
+            w_tap = w_rows + ((tap_h * KERNEL_W + tap_w) * channels).to(tl.int64) * all_filters + t
+            a = tl.load(g_rows + (h * g_h + v * g_w + t), mask=seen, other=0.0).to(tl.float32)
+            b = tl.load(w_tap, mask=c < channels, other=0.0).to(tl.float32)
+            rule = _rule(tl.reshape(b, (1, RC, 1, LC)) - fixed, RULE, NORM)
+            term = rule * tl.reshape(a, (RP, 1, LP, 1))
+            exact += tl.where(tl.reshape(seen, (RP, 1, LP, 1)), term, 0.0)
+        acc = tl.where(acc != acc, exact, acc)
     place = n * out_n + (row * out_h + column * out_w)
     out_at = out + place[:, None] + ((group * channels + c) * out_c)[None, :]
     result = acc.to(out.dtype.element_ty)
     _store_tile(out_at, result, inside, c < channels, RP, LP, RC, LC, ROWS_LAST)
+
+
+@triton.jit
+def _output_met(
+    pixel, tap, size, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr
+):
+    """Position of the output whose tap meets a pixel, of the tap's phase, and if there is one."""
+    # Exact by the choice of taps; negative ones are refused before they are divided.
+    up = pixel + PAD - tap * DILATION
+    position = up // STRIDE
+    return position, (up >= 0) & (position < size)
 
 
 @triton.jit
@@ -458,6 +485,7 @@ def depthwise_input_grad_kernel(
                 a = tl.load(g_at, mask=seen, other=0.0).to(tl.float32)
                 w_at = w + (tap_h * KERNEL_W + tap_w) * (channels * MULTIPLIER) + t
                 b = tl.load(w_at, mask=c < channels, other=0.0).to(tl.float32)
-                acc += _rule(b - fixed, RULE, NORM) * a
+                # 0 times a difference is NaN where an operand is not finite.
+                acc += tl.where(seen, _rule(b - fixed, RULE, NORM) * a, 0.0)
     out_at = out + n * out_n + c * out_c + row * out_h + column * out_w
     tl.store(out_at, acc.to(out.dtype.element_ty), mask=inside)
