@@ -304,7 +304,7 @@ def test_where_there_are_no_locks_nothing_is_kept(
     def flock(*args: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", flock)
+    monkeypatch.setattr("fcntl.flock", flock)
     with files.locked(tmp_path), files.locked(tmp_path):
         pass
     monkeypatch.setattr(files, "fcntl", None)

@@ -6,7 +6,10 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +25,9 @@ from tests.training.runs import assert_same, make_config
 from torch import Tensor
 
 from mulfree import data, models
+from mulfree.cli.main import main
 from mulfree.errors import ConfigError, TrainingError
+from mulfree.files import locked
 from mulfree.training import (
     Batch,
     TrainConfig,
@@ -199,6 +204,87 @@ def test_a_directory_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=pattern):
         train(config)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_a_directory_is_of_one_run_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = rf"be a directory that no other run uses, got {tmp_path}.* \(process {os.getpid()}\)"
+    config = make_config(tmp_path / "new", trainer={"epochs": 1})
+    with locked_directory(tmp_path / "new"), pytest.raises(ConfigError, match=pattern):
+        train(config)
+    assert names(tmp_path / "new") == []
+    train(config)
+    assert names(tmp_path / "new") == [*FILES, "model.safetensors"]
+    checkpoint = load_checkpoint(tmp_path / "new" / "last.ckpt")
+    part = tmp_path / "new" / ".0.part"
+    part.touch()
+    with locked_directory(tmp_path / "new"), pytest.raises(ConfigError, match=pattern):
+        train(checkpoint.config, checkpoint)
+    # What the other run is writing is left alone.
+    assert part.exists()
+    # The other processes of a run have no lock of their own.
+    monkeypatch.setattr(runner, "is_main_process", lambda: False)
+    with locked_directory(tmp_path / "new"), ExitStack() as kept:
+        assert runner._same_run(checkpoint.config, checkpoint, kept) == tmp_path / "new"
+
+
+@contextmanager
+def locked_directory(directory: Path) -> Iterator[None]:
+    directory.mkdir(exist_ok=True)
+    with locked(directory):
+        yield
+
+
+def test_a_run_keeps_its_directory_until_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def look(*args: Any) -> None:
+        seen.append((tmp_path / "run" / ".lock").exists())
+        with pytest.raises(BlockingIOError), locked(tmp_path / "run"):
+            pass
+
+    monkeypatch.setattr(runner, "write_json", look)
+    train(make_config(tmp_path / "run", trainer={"epochs": 1}))
+    assert seen == [True]
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_runs_that_start_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
+    wanted = tmp_path / "a" / "run"
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(runner._numbered, [wanted] * 32))
+    others = {wanted.with_name(f"run-{number}") for number in range(2, 33)}
+    assert found == {wanted, *others}
+
+
+@pytest.mark.parametrize("when", ["at a step", "at the end"])
+def test_a_directory_that_is_deleted_is_one_line(
+    when: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    directory = tmp_path / "run"
+    settings = {"checkpoint_every": 1, "epochs": 1, "tensorboard": True}
+    config = make_config(directory, trainer=settings)
+    (tmp_path / "f.yaml").write_text(config.to_yaml())
+
+    def deleted(result: Any) -> Any:
+        shutil.rmtree(directory)
+        return result
+
+    if when == "at a step":
+        spoil(monkeypatch, 2, lambda task, loss: deleted(loss))
+    else:
+        metrics = runner._metrics
+        monkeypatch.setattr(runner, "_metrics", lambda *args: deleted(metrics(*args)))
+    assert main(["train", "--config", str(tmp_path / "f.yaml")]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"mulfree train: error: No such file or directory: {directory}/")
+    assert err.count("\n") == 1
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
