@@ -39,7 +39,9 @@ def assert_content(found: Any) -> None:
     assert found.keys() == CONTENT.keys()
     assert found["b"] == CONTENT["b"]
     for name in ("a", "d"):
-        assert torch.equal(found[name], CONTENT[name])
+        expected = CONTENT[name]
+        assert isinstance(expected, torch.Tensor)
+        assert torch.equal(found[name], expected)
 
 
 def test_torch_and_zip_read_it_too() -> None:
