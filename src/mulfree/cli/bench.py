@@ -17,7 +17,7 @@ from torch.optim import SGD, Optimizer
 
 from mulfree import models
 from mulfree._native import core
-from mulfree.cli.arguments import Parser, positive, sizes
+from mulfree.cli.arguments import Parser, positive, sizes, threads
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import progress
 from mulfree.environment import ISA_VARIABLE, environment, variables
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where (default: cpu)"
     )
-    parser.add_argument("--threads", type=positive, metavar="N", help="default: torch's")
+    parser.add_argument("--threads", type=threads, metavar="N", help="default: torch's")
     parser.add_argument("--isa", help="force one instruction set, on the convolution too")
     parser.add_argument(
         "--rounds", type=positive, metavar="N", help=f"samples of each (default: {_ROUNDS})"

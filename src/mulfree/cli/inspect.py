@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli.arguments import Parser, positive
+from mulfree.cli.arguments import Parser, path, threads
 from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
 from mulfree.cli.output import print_text
 from mulfree.errors import ConfigError, choices_message
@@ -82,7 +82,7 @@ def _weights(argv: list[str]) -> int:
 
 def _features(argv: list[str]) -> int:
     parser = _parser("features", "Draw test images as points of the plane.", _FEATURES_EPILOG)
-    parser.add_argument("--threads", type=positive, help="CPU threads")
+    parser.add_argument("--threads", type=threads, help="CPU threads")
     add_data_options(parser)
     arguments = parser.parse_args(argv)
     output = _output(arguments)
@@ -152,7 +152,9 @@ def _parser(picture: str, description: str, epilog: str) -> Parser:
         metavar="NET",
         help="a .ckpt or .safetensors file, or a run's directory",
     )
-    parser.add_argument("-o", "--output", metavar="FILE.png", required=True, help="file to write")
+    parser.add_argument(
+        "-o", "--output", type=path, metavar="FILE.png", required=True, help="file to write"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 

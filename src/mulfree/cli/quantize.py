@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli.arguments import Parser, positive
+from mulfree.cli.arguments import Parser, path, positive, threads
 from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
 from mulfree.files import check_writable
 
@@ -115,7 +115,9 @@ def _parser() -> Parser:
         metavar="CHECKPOINT",
         help="a .ckpt or .safetensors file, or a run's directory",
     )
-    parser.add_argument("-o", "--output", metavar="FILE", required=True, help="file to write")
+    parser.add_argument(
+        "-o", "--output", type=path, metavar="FILE", required=True, help="file to write"
+    )
     parser.add_argument(
         "--bits",
         nargs="+",
@@ -153,7 +155,7 @@ def _parser() -> Parser:
         metavar="N",
         help="training images that ranges are measured on (default: 1024)",
     )
-    parser.add_argument("--threads", type=positive, help="CPU threads")
+    parser.add_argument("--threads", type=threads, help="CPU threads")
     add_data_options(parser)
     return parser
 

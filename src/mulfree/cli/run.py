@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.cli.arguments import Parser, positive
+from mulfree.cli.arguments import Parser, positive, threads
 from mulfree.errors import printable
 from mulfree.runtime import Graph, Session
 from mulfree.runtime.pictures import read_picture
@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
         "--top", type=positive, default=1, metavar="K", help="classes to show (default: 1)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
-    parser.add_argument("--threads", type=positive, help="CPU threads (default: all)")
+    parser.add_argument("--threads", type=threads, help="CPU threads (default: all)")
     options = parser.parse_args(argv)
 
     session = Session(options.file, threads=options.threads)
