@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from mulfree.cli.arguments import Parser, path, positive, sizes, threads
+from mulfree.cli.arguments import Parser, file_path, positive, sizes, threads
 from mulfree.errors import ConfigError
 
 
@@ -41,10 +41,11 @@ def test_threads() -> None:
 
 def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert (path("~/x"), path("x/~"), path("-x")) == ("/home/me/x", "x/~", "-x")
+    paths = [str(file_path(text)) for text in ("~/x", "x/~", "-x")]
+    assert paths == ["/home/me/x", "x/~", "-x"]
     for text in ("", " ", "a\0b"):
         with pytest.raises(argparse.ArgumentTypeError, match="must be a path, got '"):
-            path(text)
+            file_path(text)
 
 
 def test_words_behind_two_dashes_are_no_options() -> None:

@@ -98,7 +98,8 @@ def test_distillation_differs_in_the_method_alone(path: Path) -> None:
 
 def build_network(config: TrainConfig) -> dict[str, Any]:
     model = config.model
-    network = models.create_model(model.name, operator=model.operator, **model.options)
+    options: dict[str, Any] = dict(model.options)
+    network = models.create_model(model.name, operator=model.operator, **options)
     return dict(models.config_of(network).arguments)
 
 

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import itertools
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from mulfree.errors import ConfigError, quoted
@@ -75,10 +76,10 @@ def threads(text: str) -> int:
     return positive(text, _MAX_THREADS)
 
 
-def path(text: str) -> str:
+def file_path(text: str) -> Path:
     """A path, with the home directory in the place of `~` at its beginning."""
     try:
-        return expanded(text)
+        return Path(expanded(text))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a path, got {quoted(text)}") from None
 

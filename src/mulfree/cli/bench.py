@@ -8,7 +8,6 @@ import subprocess
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from torch.optim import SGD, Optimizer
 
 from mulfree import models
 from mulfree._native import core
-from mulfree.cli.arguments import Parser, positive, sizes, threads
+from mulfree.cli.arguments import Parser, file_path, positive, sizes, threads
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import progress
 from mulfree.environment import ISA_VARIABLE, environment, variables
@@ -93,7 +92,9 @@ def main(argv: list[str]) -> int:
         action="store_true",
         help=f"ResNet-20, batch {_QUICK_BATCH}, {_QUICK_ROUNDS} rounds",
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON too")
+    parser.add_argument(
+        "--output", type=file_path, metavar="FILE", help="write the result as JSON too"
+    )
     options = parser.parse_args(argv)
     _check(options)
 

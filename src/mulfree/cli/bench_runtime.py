@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mulfree import models
-from mulfree.cli.arguments import Parser, positive, sizes
+from mulfree.cli.arguments import Parser, file_path, positive, sizes
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import progress
 from mulfree.environment import environment
@@ -64,8 +64,10 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--quick", action="store_true", help=f"ResNet-20, one image, {_QUICK_ROUNDS} rounds"
     )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON too")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a picture, PNG")
+    parser.add_argument(
+        "--output", type=file_path, metavar="FILE", help="write the result as JSON too"
+    )
+    parser.add_argument("--plot", type=file_path, metavar="FILE", help="write a picture, PNG")
     options = parser.parse_args(argv)
     _check(options)
 

@@ -7,9 +7,10 @@ import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli.arguments import Parser, path, threads
+from mulfree.cli.arguments import Parser, file_path, threads
 from mulfree.cli.network import add_data_options, asked, check_fit, read, shown
-from mulfree.errors import ConfigError
+from mulfree.cli.output import print_text
+from mulfree.errors import ConfigError, printable
 
 if TYPE_CHECKING:
     from mulfree.data import BatchLoader, DataConfig, DataSplits
@@ -58,14 +59,14 @@ def _parser() -> Parser:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        type=path,
+        type=file_path,
         help="a .ckpt or .safetensors file, or a run's directory",
     )
     parser.add_argument("--split", choices=_SPLITS, default="test", help="which images")
     parser.add_argument(
         "--teacher",
         metavar="CHECKPOINT",
-        type=path,
+        type=file_path,
         help="network to compare it with: how often both name the same class (agreement), and the "
         "mean divergence KL(teacher || network) of their probabilities",
     )
@@ -98,7 +99,7 @@ def _to_json(
     arguments: Any, config: DataConfig, splits: DataSplits, result: Evaluation
 ) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "checkpoint": arguments.checkpoint,
+        "checkpoint": str(arguments.checkpoint),
         "data": config.name,
         "split": arguments.split,
         "images": result.images,
@@ -107,7 +108,7 @@ def _to_json(
         "loss": result.loss if math.isfinite(result.loss) else None,
     }
     if result.fidelity is not None:
-        values |= {"teacher": arguments.teacher, **asdict(result.fidelity)}
+        values |= {"teacher": str(arguments.teacher), **asdict(result.fidelity)}
         values["kl"] = values["kl"] if math.isfinite(values["kl"]) else None
     if arguments.per_class:
         values["per_class"] = {
@@ -118,17 +119,18 @@ def _to_json(
 
 
 def _print_result(arguments: Any, splits: DataSplits, result: Evaluation) -> None:
-    print(
+    print_text(
         f"accuracy {result.accuracy:.2%}  loss {result.loss:.4f}  "
         f"({result.images} {arguments.split} images)"
     )
     if (fidelity := result.fidelity) is not None:
-        print(
+        print_text(
             f"teacher  {fidelity.teacher_accuracy:.2%}  agreement {fidelity.agreement:.2%}  "
             f"KL {fidelity.kl:.4f}"
         )
     if arguments.per_class:
-        width = max(map(len, splits.classes))
-        for name, accuracy in zip(splits.classes, result.per_class, strict=True):
+        names = [printable(name) for name in splits.classes]
+        width = max(map(len, names))
+        for name, accuracy in zip(names, result.per_class, strict=True):
             share = "no image" if math.isnan(accuracy) else f"{accuracy:.2%}"
-            print(f"  {name.ljust(width)}  {share}")
+            print_text(f"  {name.ljust(width)}  {share}")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mulfree.cli.arguments import Parser, sizes
+from mulfree.cli.arguments import Parser, file_path, sizes
 from mulfree.cli.network import load_any, recall_images
+from mulfree.cli.output import print_text
 from mulfree.files import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -24,11 +24,12 @@ def main(argv: list[str]) -> int:
     parser = Parser("mulfree export", "Write a network to an ONNX file.", _EPILOG)
     parser.add_argument(
         "file",
+        type=file_path,
         metavar="CHECKPOINT|ARTIFACT",
         help="a .ckpt or .safetensors file, a run's directory, or an artifact of mulfree quantize",
     )
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="FILE", help="the ONNX file"
+        "-o", "--output", type=file_path, required=True, metavar="FILE", help="the ONNX file"
     )
     parser.add_argument(
         "--input-size",
@@ -48,14 +49,14 @@ def main(argv: list[str]) -> int:
     from mulfree.runtime import Graph
 
     pixels = None if options.input is None else options.input == "pixels"
-    model = load_any(Path(options.file))
+    model = load_any(options.file)
     if not isinstance(model, Graph) and options.input_size is None:
-        recall_images("export", Path(options.file), model)
+        recall_images("export", options.file, model)
     made = to_model(model, input_size=options.input_size, pixels=pixels)
     content = made.SerializeToString()
     write_atomically(options.output, content)
     ends = f"{_shown(made.graph.input[0])} -> {_shown(made.graph.output[0])}"
-    print(f"{options.output}: {ends}, {len(content) / 1e6:.2f} MB")
+    print_text(f"{options.output}: {ends}, {len(content) / 1e6:.2f} MB")
     return 0
 
 

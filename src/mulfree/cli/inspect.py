@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli.arguments import Parser, path, threads
+from mulfree.cli.arguments import Parser, file_path, threads
 from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
 from mulfree.cli.output import print_text
 from mulfree.errors import ConfigError, choices_message
@@ -153,14 +153,14 @@ def _parser(picture: str, description: str, epilog: str) -> Parser:
         help="a .ckpt or .safetensors file, or a run's directory",
     )
     parser.add_argument(
-        "-o", "--output", type=path, metavar="FILE.png", required=True, help="file to write"
+        "-o", "--output", type=file_path, metavar="FILE.png", required=True, help="file to write"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 
 def _output(arguments: Namespace) -> Path:
-    path = Path(arguments.output)
+    path: Path = arguments.output
     if path.suffix.lower() != ".png":
         raise ConfigError(f"inspect: `--output` must end in .png, got {path}")
     check_writable(path)

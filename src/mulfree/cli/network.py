@@ -62,7 +62,7 @@ def asked(config: DataConfig, arguments: Namespace) -> DataConfig:
     return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 
-def read(verb: str, path: str, data_name: str | None) -> Trained:
+def read(verb: str, path: str | Path, data_name: str | None) -> Trained:
     """The network of a .ckpt or .safetensors file, or of a run's directory.
 
     Of a run whose method keeps more than the network (qat) it is the last checkpoint that is read.
@@ -189,8 +189,10 @@ def check_fit(verb: str, model: nn.Module, splits: DataSplits, name: str) -> Non
 def shown(steps: Iterable[_T], what: str, total: int | None = None) -> Iterable[_T]:
     """The steps, with a bar on standard error if that is a terminal."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import track
 
     console = Console(stderr=True)
     hidden = not console.is_terminal
-    return track(steps, what, total=total, console=console, transient=True, disable=hidden)
+    label = escape(printable(what))
+    return track(steps, label, total=total, console=console, transient=True, disable=hidden)

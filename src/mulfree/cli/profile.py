@@ -11,6 +11,7 @@ from torch import nn
 from mulfree import models
 from mulfree.cli.arguments import Parser, positive, sizes
 from mulfree.cli.network import load_any, recall_images
+from mulfree.cli.output import print_text
 from mulfree.errors import ConfigError, choices_message
 from mulfree.operators import OPERATORS
 from mulfree.profiling import (
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> int:
         )
     else:
         profile = _count_file(options.model, named, counted)
-    print(_FORMATS[options.format](profile), end="")
+    print_text(_FORMATS[options.format](profile).rstrip("\n"))
     return 0
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli.arguments import Parser, path, positive, threads
+from mulfree.cli.arguments import Parser, file_path, positive, threads
 from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
+from mulfree.cli.output import print_text
 from mulfree.files import check_writable
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ training, which are in its checkpoints, and is made as it was trained."""
 def main(argv: list[str]) -> int:
     """Runs the verb with the words after it."""
     arguments = _parser().parse_args(argv)
-    output = Path(arguments.output)
+    output = arguments.output
     check_writable(output)
 
     # Torch takes a second to import, which `mulfree -h` has no need of.
@@ -68,13 +68,13 @@ def main(argv: list[str]) -> int:
     first = made(bits[0])
     runtime.save(first, output)
     before = training.evaluate(model, shown(test, "as it is")).accuracy
-    print(f"float   {before:7.2%}  ({len(splits.test)} test images)", flush=True)
+    print_text(f"float   {before:7.2%}  ({len(splits.test)} test images)")
     for number in bits:
         graph = first if number == bits[0] else made(number)
         accuracy = _accuracy(graph, test, f"{number} bits", arguments.threads)
         points = 100 * (accuracy - before)
-        print(f"{number} bits  {accuracy:7.2%}  ({points:+.2f} points)", flush=True)
-    print(f"{output}: {output.stat().st_size / 1000:,.0f} kB, {bits[0]} bits")
+        print_text(f"{number} bits  {accuracy:7.2%}  ({points:+.2f} points)")
+    print_text(f"{output}: {output.stat().st_size / 1000:,.0f} kB, {bits[0]} bits")
     return 0
 
 
@@ -116,7 +116,7 @@ def _parser() -> Parser:
         help="a .ckpt or .safetensors file, or a run's directory",
     )
     parser.add_argument(
-        "-o", "--output", type=path, metavar="FILE", required=True, help="file to write"
+        "-o", "--output", type=file_path, metavar="FILE", required=True, help="file to write"
     )
     parser.add_argument(
         "--bits",

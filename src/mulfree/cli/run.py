@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mulfree.cli.arguments import Parser, positive, threads
+from mulfree.cli.output import print_text
 from mulfree.errors import printable
 from mulfree.runtime import Graph, Session
 from mulfree.runtime.pictures import read_picture
@@ -41,7 +42,7 @@ def main(argv: list[str]) -> int:
             print(json.dumps({"image": path, "classes": classes}))
         else:
             listed = ", ".join(f"{name} {chance:.1%}" for name, chance in found)
-            print(f"{printable(path).ljust(width)}  {listed}")
+            print_text(f"{printable(path).ljust(width)}  {listed}")
     return 0
 
 

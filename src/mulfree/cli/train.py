@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from mulfree.cli.output import print_text
 from mulfree.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def main(argv: list[str]) -> int:
     if not is_main_process():
         return 0
     if not result.finished:
-        print(f"stopped after step {result.step}; everything up to it is saved. To go on:")
-        print(f"  mulfree train --resume {shlex.quote(str(result.directory))}")
+        print_text(f"stopped after step {result.step}; everything up to it is saved. To go on:")
+        print_text(f"  mulfree train --resume {shlex.quote(str(result.directory))}")
         return _INTERRUPTED
     _print_summary(result)
     return 0
@@ -64,7 +65,7 @@ def _print_summary(result: Result) -> None:
 
     metrics = result.metrics
     minutes, seconds = divmod(round(metrics["seconds"]), 60)
-    print(
+    print_text(
         f"\n{metrics['model']} with {metrics['operator']} on {metrics['data']}: "
         f"{metrics['test_accuracy']:.2%} of the test images are right "
         f"(loss {metrics['test_loss']:.4f}) after {metrics['epochs']} epochs "
@@ -73,12 +74,12 @@ def _print_summary(result: Result) -> None:
     paths = [result.directory / name for name in (TEACHER, WEIGHTS, METRICS_JSON, BEST)]
     teacher, network, results, best = map(str, paths)
     if "test_agreement" in metrics:
-        print(
+        print_text(
             f"its teacher: {metrics['test_teacher_accuracy']:.2%}, and both name the same class of "
             f"{metrics['test_agreement']:.2%} of them"
         )
-        print(f"  {teacher}  the teacher")
-    print(f"  {network}  the network")
-    print(f"  {results}       results; {METRICS_CSV} by epoch, {CURVES}")
-    print(f"  {best}          the best epoch; {LAST} the last")
-    print(f"  mulfree evaluate {shlex.quote(network)}")
+        print_text(f"  {teacher}  the teacher")
+    print_text(f"  {network}  the network")
+    print_text(f"  {results}       results; {METRICS_CSV} by epoch, {CURVES}")
+    print_text(f"  {best}          the best epoch; {LAST} the last")
+    print_text(f"  mulfree evaluate {shlex.quote(network)}")

@@ -331,9 +331,7 @@ def input_grad_kernel(
 
 
 @triton.jit
-def _output_met(
-    pixel, tap, size, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr
-):
+def _output_met(pixel, tap, size, STRIDE: tl.constexpr, PAD: tl.constexpr, DILATION: tl.constexpr):
     """Position of the output whose tap meets a pixel, of the tap's phase, and if there is one."""
     # Exact by the choice of taps; negative ones are refused before they are divided.
     up = pixel + PAD - tap * DILATION
