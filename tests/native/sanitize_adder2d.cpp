@@ -2,6 +2,7 @@
 // of exactly the size of each tensor. Built with AddressSanitizer and UBSan: a read or write
 // outside a tensor, or an undefined operation, ends the program. Prints the number of runs.
 #include <cstdio>
+#include <limits>
 #include <stdexcept>
 #include <vector>
 
@@ -33,8 +34,8 @@ int run(const Shape& x_shape, const Shape& w_shape, const Geometry& geo) {
   for (const std::string& isa : mulfree::adder2d::supported_isas()) {
     const auto& kernels = mulfree::adder2d::select_kernels<T>(isa);
     for (const bool signed_values : {false, true}) {
-      const auto x = values<T>(count(x_shape), 1, signed_values);
-      const auto w = values<T>(count(w_shape), 2, true);
+      auto x = values<T>(count(x_shape), 1, signed_values);
+      auto w = values<T>(count(w_shape), 2, true);
       const auto g = values<T>(count(out_shape), 3, true);
       constexpr int kThreads = 2;
       auto out = values<T>(count(out_shape), 0, true);
@@ -43,6 +44,11 @@ int run(const Shape& x_shape, const Shape& w_shape, const Geometry& geo) {
       auto dx = values<T>(count(x_shape), 0, true);
       kernels.input_grad(geo, rule, g.data(), x.data(), w.data(), dx.data(), kThreads);
       auto dw = values<T>(count(w_shape), 0, true);
+      kernels.weight_grad(geo, rule, g.data(), x.data(), w.data(), dw.data(), kThreads);
+      // Gradients of values that are not finite are formed in other ways.
+      if (!x.empty()) x.back() = std::numeric_limits<T>::quiet_NaN();
+      if (!w.empty()) w.front() = std::numeric_limits<T>::infinity();
+      kernels.input_grad(geo, rule, g.data(), x.data(), w.data(), dx.data(), kThreads);
       kernels.weight_grad(geo, rule, g.data(), x.data(), w.data(), dw.data(), kThreads);
       ++runs;
     }
