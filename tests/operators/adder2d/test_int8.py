@@ -40,7 +40,10 @@ W = torch.zeros(2, 4, 3, 3, dtype=torch.uint8)
         ((X, W.float()), DTypeError, r"`weight` must be uint8, got torch.float32"),
         ((X[0], W), ShapeError, r"`input` must have four dimensions, got \[4, 3, 3\]"),
         ((X, W, 1, 0, 2), ShapeError, r"`groups` must divide C_in \(=4\) into parts"),
-        ((X, W, 1, 0, 0), ShapeError, r"`groups` must divide"),
+        ((X, W, 1, 0, 0), ShapeError, r"`groups` must be an integer .* >= 1, got 0"),
+        ((X, W, 1, 0, 1.0), ShapeError, r"`groups` must be an integer .* got 1.0"),
+        ((X.numpy(), W), DTypeError, r"`input` must be a torch.Tensor, got numpy.ndarray"),
+        ((X, W.to_sparse()), ShapeError, r"`weight` must be a dense tensor, got .* sparse_coo"),
         ((X[:, :, :2], W), ShapeError, r"`input` must be at least as large as the window"),
         ((X, W, 0), ShapeError, r"`stride` must be an integer"),
         (

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from mulfree.errors import DTypeError, ShapeError
-from mulfree.operators.window import PairLike, pair
+from mulfree.operators.operand import check_tensor
+from mulfree.operators.window import PairLike, integer, pair
 from mulfree.runtime import reference
 
 _MOST_TAPS = (2**31 - 1) // 255
@@ -50,6 +51,7 @@ def adder2d_int8(
         One scale for both: arXiv 2101.10015.
     """
     for name, tensor in (("input", input), ("weight", weight)):
+        check_tensor("adder2d_int8", name, tensor)
         if tensor.dtype != torch.uint8:
             raise DTypeError(f"adder2d_int8: `{name}` must be uint8, got {tensor.dtype}")
         if tensor.ndim != 4:
@@ -58,8 +60,9 @@ def adder2d_int8(
             )
     stride = pair("adder2d_int8", "stride", stride, 1)
     padding = pair("adder2d_int8", "padding", padding, 0)
+    groups = integer("adder2d_int8", "groups", groups, 1)
     channels, filters = input.shape[1], len(weight)
-    if groups < 1 or filters % groups or channels != weight.shape[1] * groups:
+    if filters % groups or channels != weight.shape[1] * groups:
         raise ShapeError(
             f"adder2d_int8: `groups` must divide C_in (={channels}) into parts of the filters' "
             f"{weight.shape[1]} channels, and C_out (={filters}), got {groups}"
