@@ -48,6 +48,8 @@ from mulfree.training.module import RunModule
 from mulfree.training.sealed import to_bytes
 
 _HANG_SECONDS = 60
+# More come of tensors that stand for many times one element.
+_MAX_ELEMENTS = 2**20
 Random = np.random.Generator
 
 
@@ -111,6 +113,8 @@ def disturbed(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _other_tensor(rng: Random, tensor: Tensor) -> Tensor:
+    if tensor.is_complex() or tensor.layout != torch.strided or tensor.numel() > _MAX_ELEMENTS:
+        return torch.zeros(0)
     others = [
         *(tensor.double(), tensor.half(), tensor.to(torch.int64), tensor[None], tensor.flatten()),
         *(torch.full_like(tensor, math.nan), torch.zeros(0), tensor.expand(3, *tensor.shape)),

@@ -65,6 +65,8 @@ def test_a_table_is_a_copy() -> None:
         (1, bool, "^bool$"),
         (1.0, int | None, "^int or null$"),
         (2**2000, float, "^float$"),
+        ("\udcff", str | None, "^text of whole characters$"),
+        ({"\ud800": 1}, dict[str, Option], "^dict of text of whole characters$"),
         (["a", 1], tuple[str, ...], "^tuple of str$"),
         ("a", list[str], "^list$"),
         ({1: 2}, dict[str, Option], "^dict of str$"),

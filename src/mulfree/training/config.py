@@ -335,7 +335,7 @@ def _worded(name: str, text: str, hint: Any) -> Any:
     choices = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     # A path or a name may look like a number.
     if text in choices or (str in kinds and text != "null"):
-        return text
+        return _checked(name, text, str)
     try:
         value = parse(text) if text else text
         if isinstance(value, str):

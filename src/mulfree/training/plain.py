@@ -16,6 +16,7 @@ import yaml
 
 from mulfree.errors import printable
 from mulfree.files import read_regular
+from mulfree.training.typed import HALVES
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 """What a text holds."""
@@ -125,7 +126,7 @@ class _Reader:
     def _text(self, event: yaml.ScalarEvent) -> str:
         text: str = event.value
         # An escape in quotes can name half of a character, which no file can be called.
-        self._check(not re.search("[\ud800-\udfff]", text), "not text", event)
+        self._check(not HALVES.search(text), "not text", event)
         return text
 
     @staticmethod

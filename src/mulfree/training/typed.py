@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
+HALVES = re.compile("[\ud800-\udfff]")
+"""Halves of characters, as of bytes that are no UTF-8; no file can hold them."""
 _SCALARS = (bool, int, float, str, NoneType)
 
 
@@ -22,7 +25,8 @@ def typed(value: object, hint: Any) -> Any:
         Plain values that share no list or table with `value`.
 
     Raises:
-        TypeError: It is of another type; its text is what is required.
+        TypeError: It is of another type, or holds halves of characters; its text is what is
+            required.
     """
     kinds = members(hint)
     for kind in kinds:
@@ -74,6 +78,8 @@ def _kind(hint: Any) -> type:
 
 
 def _copied(value: Any, hint: Any) -> Any:
+    if isinstance(value, str) and HALVES.search(value):
+        raise TypeError("text of whole characters")
     arguments = get_args(hint)
     if isinstance(value, (list, tuple)):
         return type(value)(_inner(item, arguments[0], hint) for item in value)
