@@ -25,7 +25,7 @@ def test_defaults_are_valid_and_frozen() -> None:
         ({"eval_batch_size": 1.5}, "`eval_batch_size` must be a positive integer, got 1.5"),
         ({"image_size": 0}, "`image_size` must be a positive integer, got 0"),
         ({"classes": True}, "`classes` must be a positive integer, got True"),
-        ({"limit": "many"}, "`limit` must be a positive integer, got many"),
+        ({"limit": "many"}, "`limit` must be a positive integer, got 'many'"),
         ({"validation": 1.0}, "`validation` must be at least 0 and below 1, got 1.0"),
         ({"validation": -0.1}, "`validation` must be at least 0 and below 1, got -0.1"),
         ({"validation": float("nan")}, "`validation` must be at least 0 and below 1, got nan"),

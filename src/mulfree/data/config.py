@@ -74,10 +74,13 @@ class DataConfig(Bounds):
             optional = field not in ("batch_size", "eval_batch_size")
             if value is None and optional:
                 continue
-            if type(value) is not int or not 1 <= value <= _MAX_COUNT:
+            if type(value) is not int or value < 1:
                 raise ConfigError(
-                    f"DataConfig: `{field}` must be a positive integer of at most {_MAX_COUNT}, "
-                    f"got {quoted(value)}"
+                    f"DataConfig: `{field}` must be a positive integer, got {quoted(value)}"
+                )
+            if value > _MAX_COUNT:
+                raise ConfigError(
+                    f"DataConfig: `{field}` must be at most {_MAX_COUNT}, got {quoted(value)}"
                 )
         if not 0.0 <= self.validation < 1.0:
             raise ConfigError(
