@@ -117,7 +117,7 @@ def _other_tensor(rng: Random, tensor: Tensor) -> Tensor:
         return torch.zeros(0)
     others = [
         *(tensor.double(), tensor.half(), tensor.to(torch.int64), tensor[None], tensor.flatten()),
-        *(torch.full_like(tensor, math.nan), torch.zeros(0), tensor.expand(3, *tensor.shape)),
+        *(tensor / 0, torch.zeros(0), tensor.expand(3, *tensor.shape)),
         *(tensor.to(torch.complex64), tensor.to("meta"), tensor.bool()),
     ]
     other: Tensor = chosen(rng, others)

@@ -12,7 +12,7 @@ def test_damaged_configurations_are_refused_or_plain_data(tmp_path: Path) -> Non
     assert sum(outcomes.values()) == 600
     for kind in ("text", "values", "words", "table"):
         assert outcomes[f"{kind} refused"] > 30
-        assert outcomes[f"{kind} taken"] > 3
+        assert outcomes[f"{kind} taken"] > 0
 
 
 def test_damaged_checkpoints_are_refused_or_gone_on_from(tmp_path: Path) -> None:
