@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mulfree.training.plain import Plain, parse, read
+from mulfree.training.plain import Plain, parse, read, write
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,39 @@ def test_what_is_more_than_plain_values(text: str, message: str) -> None:
         parse(text)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) <= 200
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "1e5",
+            "1e999",
+            "1.e5",
+            "-1E3",
+            "1_0",
+            ".5",
+            "0x10",
+            "yes",
+            "~",
+            "",
+            "null",
+            "1:30",
+            "==",
+        ),
+        *("a: b", "&a", "*a", "<<", "2026-01-01", "é\u2028", "\x85", 1e-5, 1e300, -math.inf, 0.1),
+        *(True, None, 10**30, [], {}, {"1": {"null": ["1", 1]}}),
+    ],
+)
+def test_what_is_written_is_read(value: Plain) -> None:
+    for whole in (value, {"a": value}, [value, [value]]):
+        found = parse(write(whole))
+        assert repr(found) == repr(whole)
+
+
+def test_what_is_there_twice_is_written_twice() -> None:
+    inner: Plain = ["x"]
+    assert parse(write({"a": inner, "b": inner})) == {"a": ["x"], "b": ["x"]}
 
 
 def test_files(tmp_path: Path) -> None:

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
-import yaml
-
 from mulfree.data import DataConfig
 from mulfree.data.config import expand_paths
 from mulfree.errors import BackendUnavailableError, ConfigError, printable, quoted
@@ -21,7 +19,7 @@ from mulfree.training.checks import require, require_choice, require_count
 from mulfree.training.methods import METHODS, get_method, supervised
 from mulfree.training.norm import NormConfig
 from mulfree.training.optimizer import OptimizerConfig
-from mulfree.training.plain import parse, read
+from mulfree.training.plain import parse, read, write
 from mulfree.training.schedule import ScheduleConfig
 from mulfree.training.task import MethodConfig
 from mulfree.training.typed import members, names, typed
@@ -174,7 +172,7 @@ class TrainConfig:
 
     def to_yaml(self) -> str:
         """The configuration as a file that `read_config` takes."""
-        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+        return write(self.to_dict())
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:

@@ -68,6 +68,23 @@ def read(path: Path) -> Plain:
     return parse(read_regular(path, _MAX_BYTES).decode("utf-8-sig"))
 
 
+def write(value: Plain) -> str:
+    """The text of a value, which `parse` gives back."""
+    return yaml.dump(value, Dumper=_Writer, sort_keys=False)
+
+
+class _Writer(yaml.SafeDumper):
+    """Quotes what `parse` would take for a number, and writes what is there twice twice."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
+_Writer.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(f"^({_FLOAT.pattern})$"), list("-+.0123456789")
+)
+
+
 class _Reader:
     """Values made of the events of a parser."""
 
