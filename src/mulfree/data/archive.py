@@ -11,13 +11,11 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
-import io
 import lzma
 import os
 import re
 import stat
 import struct
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -25,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from mulfree.data.tar import TarReader
 from mulfree.errors import ArtifactError, quoted
 from mulfree.files import open_regular, read_regular
 
@@ -54,7 +53,6 @@ _OUTSIDE = re.compile(r"/|[A-Za-z]:")
 """Start of a name that does not lie in the archive's own folder."""
 
 _DAMAGE = (
-    tarfile.TarError,
     zipfile.BadZipFile,
     lzma.LZMAError,
     zlib.error,
@@ -278,67 +276,30 @@ def _tar_reader(file: BinaryIO, start: bytes) -> Read | None:
     return file.read if start[257:262] == b"ustar" else None
 
 
-class _Forward(io.RawIOBase):
-    """What tarfile reads from: only forward, in bounded pieces, up to a limit.
-
-    tarfile reads a header's own extension (long names, pax) in one piece of the size the header
-    declares, which may be anything: hence the bound here.
-    """
-
-    def __init__(self, path: Path, read: Read) -> None:
-        self._path = path
-        self._read = read
-        self._position = 0
-        self._limit = _expansion_limit(path)
-        self.last = b""
-
-    def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= MAX_MEMBER_BYTES:
-            raise ArtifactError(
-                f"data.load: {self._path} must not have headers of more than {MAX_MEMBER_BYTES} "
-                f"bytes, got {size}"
-            )
-        return self._take(size)
-
-    def _take(self, size: int) -> bytes:
-        self.last = self._read(size)
-        self._position += len(self.last)
-        _check_expansion(self._path, self._position, self._limit)
-        return self.last
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence != os.SEEK_SET or offset < self._position:
-            raise tarfile.ReadError("sizes in the archive contradict each other")
-        while self._position < offset:
-            if not self._take(min(offset - self._position, 2**20)):
-                raise EOFError("ends within a member")
-        return self._position
-
-
 def _tar_members(path: Path, file: BinaryIO, read: Read, wanted: Wanted) -> Iterator[Member]:
-    forward, once = _Forward(path, read), _Once(path)
+    limit = _expansion_limit(path)
+    expanded = 0
+
+    def bounded(size: int) -> bytes:
+        nonlocal expanded
+        data = read(size)
+        expanded += len(data)
+        _check_expansion(path, expanded, limit)
+        return data
+
+    archive, once = TarReader(bounded), _Once(path)
     size, done, number = path.stat().st_size, 0.0, 0
-    with tarfile.open(fileobj=forward, mode="r:") as archive:
-        while (entry := archive.next()) is not None:
-            # tarfile keeps all members it has seen; a million of them are a gigabyte.
-            archive.members.clear()  # type: ignore[attr-defined]
-            if entry.isdir() or (name := _chosen(path, entry.name, wanted)) is None:
-                continue
-            if not entry.isreg() or entry.issparse():
-                raise _refuse(path, name, "must be a plain file, not a link or device")
-            once.check(name)
-            _check_size(path, name, entry.size)
-            forward.seek(entry.offset_data)
-            data = forward.read(entry.size)
-            if len(data) < entry.size:
-                raise _refuse(path, name, "is cut off: the archive is incomplete")
-            if number % 64 == 0:  # each tell() waits for the threads that decode
-                done = min(1.0, file.tell() / size)
-            number += 1
-            yield Member(name=name, data=data, done=done)
-    # tarfile takes a cut or garbled header for the end; the true end is a block of zeros.
-    if forward.last.strip(b"\0") or len(forward.last) < tarfile.BLOCKSIZE:
-        raise ArtifactError(f"data.load: {path} is damaged or incomplete: no end mark")
+    while (entry := archive.next()) is not None:
+        if entry.kind == "folder" or (name := _chosen(path, entry.name, wanted)) is None:
+            continue
+        if entry.kind != "file":
+            raise _refuse(path, name, "must be a plain file, not a link or device")
+        once.check(name)
+        _check_size(path, name, entry.size)
+        data = archive.content(entry.size)
+        if len(data) < entry.size:
+            raise _refuse(path, name, "is cut off: the archive is incomplete")
+        if number % 64 == 0:  # each tell() waits for the threads that decode
+            done = min(1.0, file.tell() / size)
+        number += 1
+        yield Member(name=name, data=data, done=done)
