@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -26,6 +30,18 @@ MAX_PIXELS = 64 * 2**20
 
 MAX_BYTES = 2**28
 """Bytes that the file of one image may have."""
+
+MAX_SCANS = 100
+"""Scans of one JPEG file: a progressive one has about ten, and each takes as long as the image."""
+
+_JPEG = b"\xff\xd8"
+_SCAN = b"\xff\xda"
+_END = b"\xd9"
+
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
+"""Start of a segment of a JPEG file; other bytes are pixels or markers without a segment."""
+
+_limit_lock = threading.Lock()
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _MODES: dict[int, Mode] = {1: "L", 3: "RGB"}
@@ -103,13 +119,13 @@ class Picture:
             raise BackendUnavailableError("image files need pillow: pip install pillow") from error
         self._label = label
         self._max_pixels = max_pixels
+        if data.startswith(_JPEG) and data.count(_SCAN) > MAX_SCANS and _scans(data) > MAX_SCANS:
+            raise ArtifactError(f"{label} must have at most {MAX_SCANS} scans, got {_scans(data)}")
         try:
             # Pillow warns of sizes, which are checked here, and of metadata, which are not used.
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), _any_size():
                 warnings.simplefilter("ignore")
                 self._opened = Image.open(io.BytesIO(data), formats=_FORMATS)
-        except Image.DecompressionBombError as error:
-            raise ArtifactError(f"{label} must have at most {max_pixels} pixels") from error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
             raise self._damaged() from error
         width, height = self._opened.size
@@ -179,6 +195,29 @@ class Picture:
 
     def _damaged(self) -> ArtifactError:
         return ArtifactError(f"{self._label} must be an intact JPEG, PNG, WebP or BMP image")
+
+
+@contextlib.contextmanager
+def _any_size() -> Iterator[None]:
+    """Suspends Pillow's own limit, which is one for the whole process and no option here."""
+    from PIL import Image
+
+    with _limit_lock:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG file; bytes behind its end and within its segments are none."""
+    count, start = 0, len(_JPEG)
+    while (found := _MARKER.search(data, start)) and found[1] != _END:
+        count += found[1] == _SCAN[1:]
+        length = int.from_bytes(data[found.end() : found.end() + 2], "big")
+        start = found.end() + max(2, length)
+    return count
 
 
 def _shallow(image: Image, label: str) -> Image:
