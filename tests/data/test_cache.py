@@ -80,6 +80,39 @@ def test_a_damaged_entry_is_built_again(cache: Path) -> None:
     assert cached(cache, "x", build=fill, load=read) == 42
 
 
+@pytest.mark.parametrize("place", ["link", "dangling", "file", "pipe"])
+def test_what_has_the_place_of_an_entry_is_removed(cache: Path, tmp_path: Path, place: str) -> None:
+    cache.mkdir(exist_ok=True)
+    elsewhere = tmp_path / "elsewhere"
+    if place == "link":
+        elsewhere.mkdir()
+        (elsewhere / "value").write_text("")
+    if place in ("link", "dangling"):
+        (cache / "x").symlink_to(elsewhere)
+    elif place == "file":
+        (cache / "x").write_text("")
+    else:
+        os.mkfifo(cache / "x")
+    assert cached(cache, "x", build=fill, load=read) == 42
+    assert not (cache / "x").is_symlink()
+    # A link's target is another's.
+    assert place != "link" or (elsewhere / "value").read_text() == ""
+
+
+def test_a_damaged_entry_that_cannot_be_removed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cache / "x").mkdir(parents=True)
+    (cache / "x" / "value").write_text("")
+    remove = shutil.rmtree
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path, **how: path == cache / "x" or remove(path, **how)
+    )
+    with pytest.raises(ArtifactError, match=r"the cache entry .*/x is damaged and must be removed"):
+        cached(cache, "x", build=fill, load=read)
+    assert os.listdir(cache) == ["x"]
+
+
 def test_what_a_killed_process_left_is_removed_after_a_day(cache: Path) -> None:
     old, new, other = (cache / f"{name}.partial-0" for name in ("x", "x.partial-1", "y"))
     for folder in (old, new, other):

@@ -73,13 +73,14 @@ def cached(
         load: Reads a filled folder; an error means that it is damaged.
 
     Raises:
+        ArtifactError: If an entry that cannot be removed is damaged.
         OSError: If the cache cannot be written; one line that says so.
     """
     entry = folder / key
     if entry.is_dir():
         with contextlib.suppress(Exception):  # a damaged file makes readers raise nearly anything
             return load(entry)
-        shutil.rmtree(entry, ignore_errors=True)
+    _remove(entry)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(folder, key)
@@ -94,7 +95,21 @@ def cached(
                     raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return load(entry)
+    try:
+        return load(entry)
+    except (ArtifactError, OSError, MemoryError):
+        raise
+    except Exception as error:  # another process's, or one that could not be removed
+        raise damaged(entry) from error
+
+
+def _remove(entry: Path) -> None:
+    """Remove an entry as far as that is possible, or what has its place: a link, a file."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            entry.unlink()
 
 
 def _remove_abandoned(folder: Path, key: str) -> None:
@@ -166,7 +181,7 @@ def unseal(folder: Path) -> tuple[Any, dict[str, bytes]]:
 
 def damaged(entry: Path) -> ArtifactError:
     """Remove a damaged entry, so that it is built again, and return the error that says so."""
-    shutil.rmtree(entry, ignore_errors=True)
+    _remove(entry)
     state = "must be removed" if entry.exists() else "has been removed"
     return ArtifactError(
         f"data.load: the cache entry {entry} is damaged and {state}; start again to build it anew"
