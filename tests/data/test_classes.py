@@ -21,7 +21,9 @@ def test_names_that_a_quantised_network_takes() -> None:
         *("\U0001f469\U0001f52c", "ab"),
     )
     assert class_names([], "x") == ()
-    assert class_names(["e\u0301", "\u00e9"], "x") == ("e\u0301", "\u00e9")
+    assert class_names(["e\u0301", "e"], "x") == ("\u00e9", "e")
+    plain = ("nan", "1e5", "-1", "null", "Cat", "cat", "None", "true", "_", "$x^$", "[red]")
+    assert class_names(plain, "x") == plain
 
 
 @pytest.mark.parametrize(
@@ -52,3 +54,5 @@ def test_names_that_look_the_same() -> None:
         ArtifactError, match=r"^x: classes must have different names, got 2 that look like 'a b'$"
     ):
         class_names(["a b", "c", "a\u00a0b"], "x")
+    with pytest.raises(ArtifactError, match=r"got 2 that look like '\u00e9'$"):
+        class_names(["e\u200d\u0301", "\u00e9"], "x")

@@ -283,6 +283,14 @@ def test_names_of_classes_are_shown_plainly_and_ordered_as_given(tmp_path: Path)
     assert splits["train"].labels.tolist() == [1, 0, 2]
 
 
+def test_splits_may_spell_a_class_in_different_ways(tmp_path: Path) -> None:
+    image = png(pixels(0, 8))
+    names = ("train/a/1.png", "train/cafe\u0301 noir/1.png", "test/caf\u00e9\u00a0noir/1.png")
+    classes, splits = load(write_zip(tmp_path / "x.zip", dict.fromkeys(names, image)))
+    assert classes == ("a", "caf\u00e9 noir")
+    assert splits["test"].labels.tolist() == [1]
+
+
 def test_names_of_classes_that_are_refused(tmp_path: Path) -> None:
     image = png(pixels(0, 8))
     with pytest.raises(ArtifactError, match=r"x.tar: a class must have .* 1..200 .* of 201$"):

@@ -13,7 +13,8 @@ from mulfree.runtime.rules import MAX_NAME
 def class_names(names: Iterable[str], label: str) -> tuple[str, ...]:
     """Names that a terminal, a table and a quantised network can hold, in the same order.
 
-    Every kind of space becomes a plain one, and what has no width of its own (joiners of emoji,
+    Letters and their accents become one character (Unicode's NFC; macOS writes two), every kind of
+    space a plain one, and what has no width of its own (joiners of emoji,
     marks of direction) is left out.
 
     Args:
@@ -40,4 +41,5 @@ def class_names(names: Iterable[str], label: str) -> tuple[str, ...]:
 
 def _plain(name: str) -> str:
     kinds = ((character, unicodedata.category(character)) for character in name)
-    return "".join(" " if kind[0] == "Z" else "" if kind == "Cf" else c for c, kind in kinds)
+    plain = (" " if kind[0] == "Z" else "" if kind == "Cf" else c for c, kind in kinds)
+    return unicodedata.normalize("NFC", "".join(plain))

@@ -127,20 +127,32 @@ def _build(
             f"data.load: {path} must hold images as split/class/image with a split named train, "
             f"got {', '.join(sorted(labels)) or 'none'}"
         )
-    classes = sorted(set(labels["train"]))
-    number = {name: label for label, name in enumerate(classes)}
+    classes = _shown(labels["train"], path)
+    number = {name: label for label, name in enumerate(classes.values())}
     for split, names in labels.items():
-        if extra := sorted(set(names) - set(classes)):
+        shown = _shown(names, path)
+        if extra := [name for name in shown if shown[name] not in number]:
             raise ArtifactError(
                 f"data.load: {path}: class {quoted(extra[0])} of {split} must also be in train"
             )
         with writing(folder.parent):
-            np.save(folder / f"{split}.labels.npy", np.array([number[name] for name in names]))
+            np.save(
+                folder / f"{split}.labels.npy", np.array([number[shown[name]] for name in names])
+            )
             np.save(folder / f"{split}.digests.npy", writers[split].digests)
-    shown = class_names(classes, f"data.load: {path}")
-    content = {"classes": shown, "splits": list(labels), "shape": shape}
+    content = {"classes": list(number), "splits": list(labels), "shape": shape}
     small = [f"{split}.{part}.npy" for split in labels for part in ("labels", "digests")]
     seal(folder, content, small)
+
+
+def _shown(folders: list[str], path: Path) -> dict[str, str]:
+    """Names of the classes by those of their folders, in the order of the latter.
+
+    Systems spell one name in several ways, and splits may come from several systems.
+    """
+    different = sorted(set(folders))
+    shown = class_names(different, f"data.load: {path}")
+    return dict(zip(different, shown, strict=True))
 
 
 def _size(shape: tuple[int, ...]) -> str:
