@@ -236,6 +236,11 @@ SYSTEM = (
     "a/Icon\r",
     "@eaDir/one.png",
     "$RECYCLE.BIN/one.png",
+    "#recycle/train/cat/1.png",
+    "@Recycle/train/cat/1.png",
+    "a/one.png~",
+    "a/#one.png#",
+    "a/~$labels.xlsx",
     "System Volume Information/x",
 )
 
@@ -253,6 +258,9 @@ NAMES = (
     "train/\u5199\u771f\u3000\u96c6/\u00a01.png",
     "train/\U0001f469\u200d\U0001f52c/\u2764\ufe0f.png",
     "train/a\u2028b/\u202e.png",
+    "train/C#/#1.png",
+    "train/a~/~b.png",
+    "train/#x#/$#~1.png",
     "10:20/x",
     "..x/y",
 )

@@ -39,9 +39,13 @@ _SYSTEM_NAMES = frozenset(
     (
         *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
         *("$recycle.bin", "system volume information", "lost+found", "@eadir"),
+        *("#recycle", "@recycle", "#snapshot", "network trash folder", "temporary items"),
     )
 )
-"""Files and folders that macOS, Windows, Linux and Synology make, in lower case."""
+"""Files and folders that macOS, Windows, Linux and network disks make, in lower case."""
+
+_EDITORS_FILE = re.compile(r"~\$.*|.*~|#.*#", re.DOTALL)
+"""Name of a lock file, a copy of an older state, or one of a state that is not saved yet."""
 
 _HIDDEN = re.compile(r"\.(?!\.?(\\|$))")
 """Start of a hidden file's name, of which "..", also before a backslash, is none."""
@@ -153,7 +157,7 @@ def _passed_over(part: str) -> bool:
 def _chosen(path: Path, name: str, wanted: Wanted) -> str | None:
     """Name of a member without "." parts, None if it is passed over."""
     parts = PurePosixPath(name).parts
-    if any(map(_passed_over, parts)) or not parts:
+    if any(map(_passed_over, parts)) or not parts or _EDITORS_FILE.fullmatch(parts[-1]):
         return None
     if _CONTROL.search(name):
         raise _refuse(path, name, "must have a printable name with / between its parts")
@@ -207,9 +211,9 @@ def _folder_members(path: Path, wanted: Wanted) -> Iterator[Member]:
 def folder_files(path: Path) -> list[tuple[str, os.stat_result]]:
     """Names below a folder and what they stand for, by name.
 
-    Hidden and system files are passed over, and links to nothing. Links to files count, links to
-    folders are followed: a user's own folder is trusted as far as that. Links cannot make this
-    run in circles because folders are visited once each.
+    Hidden files, those of systems and editors, and links to nothing are passed over. Links to
+    files count, links to folders are followed: a user's own folder is trusted as far as that. Links
+    cannot make this run in circles because folders are visited once each.
 
     Raises:
         OSError: If a folder cannot be read.
@@ -227,7 +231,7 @@ def folder_files(path: Path) -> list[tuple[str, os.stat_result]]:
             if inner is not None:
                 if stat.S_ISDIR(inner.st_mode):
                     pending.append((f"{prefix}{name}/", inner))
-                else:
+                elif not _EDITORS_FILE.fullmatch(name):
                     found.append((f"{prefix}{name}", inner))
     return sorted(found, key=lambda entry: entry[0])
 
