@@ -40,7 +40,7 @@ def _reader(content: bytes) -> TarReader:
 
 
 def _all(reader: TarReader) -> list[tuple[str, int, str]]:
-    found = []
+    found: list[tuple[str, int, str]] = []
     while (entry := reader.next()) is not None:
         found.append((entry.name, entry.size, entry.kind))
     return found
@@ -56,10 +56,10 @@ def test_contents_as_they_were_written(form: int) -> None:
             archive.addfile(entry, io.BytesIO(data))
     reader = _reader(file.getvalue())
     for name, data in FILES.items():
-        entry = reader.next()
-        assert entry is not None
-        assert (entry.name, entry.size, entry.kind) == (name, len(data), "file")
-        assert reader.content(entry.size) == data
+        found = reader.next()
+        assert found is not None
+        assert (found.name, found.size, found.kind) == (name, len(data), "file")
+        assert reader.content(found.size) == data
     assert reader.next() is None
 
 
