@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mulfree import models
 from mulfree.errors import ConfigError
+from mulfree.models import placement
 from mulfree.nn import Adder2d, AdderLinear
 
 
@@ -251,3 +252,24 @@ def test_a_pattern_of_any_length_or_kind_is_quoted() -> None:
         models.convert(network(), keep=("x" * 10_000,))
     with pytest.raises(ConfigError, match=r"got '\\x1b\[31m'$"):
         models.convert(network(), keep=("\x1b[31m",))
+
+
+@pytest.mark.parametrize("operator", ["conv2d", "adder2d"])
+@pytest.mark.parametrize("gradient", [None, "sign"])
+def test_networks_just_built_are_placed_as_they_are_converted(
+    operator: str, gradient: str | None
+) -> None:
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 1), Adder2d(4, 4, 1), nn.Conv2d(4, 2, 1))
+
+    if operator == "conv2d" and gradient is not None:
+        with pytest.raises(ConfigError, match=r"`gradient` must be None for operator 'conv2d'"):
+            placement.placed(network(), operator, ("first",), gradient)
+        return
+    placed = placement.placed(network(), operator, ("first",), gradient)
+    converted = models.convert(network(), operator, ("first",), gradient=gradient)
+    assert str(placed) == str(converted)
+    assert list(map(type, placed)) == list(map(type, converted))
+    for key, tensor in converted.state_dict().items():
+        torch.testing.assert_close(placed.state_dict()[key], tensor, rtol=0, atol=0)

@@ -7,6 +7,8 @@ import fnmatch
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -102,22 +104,12 @@ def convert(
     target = operators.get_operator(operator)
     options = _rule(target, gradient)
     network = unwrapped(model)
-    layers = _layers(network)
-    others = _other_layers(network, target, linear)
-    kept = _kept(layers, others, keep)
-    chosen = [
-        layer
-        for layer in layers
-        if layer.name not in kept and (linear or not is_linear(layer.module))
-    ]
-    same = [layer.module for layer in chosen if isinstance(layer.module, _classes(target))]
-    replaced = [layer for layer in chosen if layer.module not in same]
-    check_replaceable(model, replaced)
-    before = None if input_size is None else Trial.of(network, replaced, input_size)
-    remarks = _losses(replaced)
-    remarks += _left_alone([layer for layer in others if layer.name not in kept])
-    new = {layer.module: _replacement(layer.module, target, options) for layer in replaced}
-    names = {new.get(layer.module, layer.module): layer.name for layer in chosen}
+    choice = _Choice.of(network, target, keep, linear)
+    check_replaceable(model, choice.replaced)
+    before = None if input_size is None else Trial.of(network, choice.replaced, input_size)
+    remarks = _losses(choice.replaced) + _left_alone(choice.others)
+    new = _replacements(choice.replaced, target, options)
+    names = {new.get(layer.module, layer.module): layer.name for layer in choice.all}
     adders = names if target.name != _BASELINE else {}
     swapped = _swap(model, new)
     try:
@@ -132,17 +124,73 @@ def convert(
         for parent, name, child in swapped:
             parent._modules[name] = child
         raise
-    for module in same:
-        vars(module).update(options)
+    for layer in choice.same:
+        vars(layer.module).update(options)
     for module in new:
         for parameter in module.parameters(recurse=False):
             setattr(parameter, _REPLACED, True)
     return new.get(model, model)
 
 
+def placed(
+    network: nn.Module, operator: str, keep: Sequence[str], gradient: str | None
+) -> nn.Module:
+    """Change the operator of the layers inside a network that was just built, in place.
+
+    As `convert`, but nothing else can hold the layers yet, so that it is not searched for.
+
+    Raises:
+        ConfigError: Unknown operator or gradient rule, or a name in `keep` that matches nothing.
+    """
+    target = operators.get_operator(operator)
+    options = _rule(target, gradient)
+    choice = _Choice.of(network, target, keep, linear=True)
+    _swap(network, _replacements(choice.replaced, target, options))
+    for layer in choice.same:
+        vars(layer.module).update(options)
+    return network
+
+
 def was_replaced(parameter: Tensor) -> bool:
     """Whether `parameter` belonged to a layer that `convert` replaced by another."""
     return bool(getattr(parameter, _REPLACED, False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """The layers of a network that shall be of an operator.
+
+    Attributes:
+        replaced: Those that are of another one.
+        same: Those that are of it already.
+        others: Those of classes that are not changed, although they multiply and are not kept.
+    """
+
+    replaced: Sequence[Layer]
+    same: Sequence[Layer]
+    others: Sequence[Layer]
+
+    @classmethod
+    def of(cls, network: nn.Module, target: Operator, keep: Sequence[str], linear: bool) -> Self:
+        layers = _layers(network)
+        others = _other_layers(network, target, linear)
+        kept = _kept(layers, others, keep)
+        chosen = [
+            layer
+            for layer in layers
+            if layer.name not in kept and (linear or not is_linear(layer.module))
+        ]
+        classes = _classes(target)
+        return cls(
+            replaced=[layer for layer in chosen if not isinstance(layer.module, classes)],
+            same=[layer for layer in chosen if isinstance(layer.module, classes)],
+            others=[layer for layer in others if layer.name not in kept],
+        )
+
+    @property
+    def all(self) -> list[Layer]:
+        """All that are of the operator in the end."""
+        return [*self.replaced, *self.same]
 
 
 def _swap(
@@ -290,6 +338,13 @@ def _parts(names: Iterable[str]) -> set[str]:
         for parts in (name.split(".") for name in names)
         for end in range(len(parts))
     }
+
+
+def _replacements(
+    layers: Iterable[Layer], target: Operator, options: dict[str, str]
+) -> dict[nn.Module, nn.Module]:
+    """The new layer of each old one."""
+    return {layer.module: _replacement(layer.module, target, options) for layer in layers}
 
 
 def _replacement(old: nn.Module, target: Operator, options: dict[str, str]) -> nn.Module:

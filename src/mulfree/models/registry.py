@@ -14,7 +14,7 @@ from torch import nn
 from mulfree import models, operators
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.models.images import ImageSpec
-from mulfree.models.placement import FIRST_AND_LAST, convert
+from mulfree.models.placement import FIRST_AND_LAST, placed
 from mulfree.models.wrappers import unwrapped
 
 # Far above any use, low enough that a hostile file cannot ask for a network of petabytes.
@@ -191,7 +191,7 @@ def create_model(
         options["norm_logits"] = operator != "conv2d"
     resolved = entry.options(num_classes=num_classes, in_channels=in_channels, **options)
     operators.get_operator(operator)
-    model = convert(entry.build(resolved), operator, **placement)
+    model = placed(entry.build(resolved), operator, **placement)
     arguments = {option.name: getattr(resolved, option.name) for option in fields(resolved)}
     placement["keep"] = list(placement["keep"])
     config = ModelConfig(name=name, arguments={"operator": operator} | arguments | placement)
