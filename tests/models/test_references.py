@@ -83,6 +83,13 @@ def itself(layer: nn.Module) -> list[Any]:
     return endless
 
 
+def cached(layer: nn.Module) -> Callable[[], nn.Module]:
+    holder = {"layer": layer}
+    get = functools.lru_cache(maxsize=1)(lambda: holder.pop("layer"))
+    get()
+    return get
+
+
 HOLDS: list[Callable[[nn.Conv2d], object]] = [
     lambda layer: layer,
     lambda layer: [layer],
@@ -113,6 +120,13 @@ HOLDS: list[Callable[[nn.Conv2d], object]] = [
     weak,
     weak_values,
     itself,
+    lambda layer: iter([layer]),
+    lambda layer: reversed([layer]),
+    lambda layer: {"layer": layer}.values(),
+    lambda layer: enumerate(zip([layer], [1], strict=True)),
+    lambda layer: (layer for _ in range(1)),
+    cached,
+    lambda layer: torch.optim.SGD(layer.parameters(), lr=0.1),
 ]
 
 

@@ -256,6 +256,30 @@ def test_a_layer_without_weight() -> None:
         models.convert(model, keep=())
 
 
+def test_a_weight_of_integers() -> None:
+    layer = nn.Conv2d(3, 3, 1)
+    layer.weight = nn.Parameter(torch.ones(3, 3, 1, 1, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ConfigError, match=r"floating-point type in .*, got torch.int8 in 0; keep"):
+        models.convert(nn.Sequential(layer), keep=())
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1, 1), (2, 3, 1, 1), (3, 3, 3, 3)])
+def test_a_weight_that_does_not_fit_its_layer(shape: tuple[int, ...]) -> None:
+    layer = nn.Conv2d(3, 3, 1)
+    layer.weight = nn.Parameter(torch.ones(shape))
+    message = rf"a weight of \[3, 3, 1, 1\] in 0, .* got \[{', '.join(map(str, shape))}\]; correct"
+    with pytest.raises(ConfigError, match=message):
+        models.convert(nn.Sequential(layer), keep=())
+
+
+def test_a_layer_whose_bias_was_deleted() -> None:
+    layer = nn.Conv2d(3, 3, 1)
+    del layer.bias
+    model: Any = models.convert(nn.Sequential(layer), keep=())
+    assert type(model[0]) is Adder2d
+    assert model[0].bias is None
+
+
 def test_distributed_wrappers_come_after_the_conversion(monkeypatch: pytest.MonkeyPatch) -> None:
     parallel = pytest.importorskip("torch.nn.parallel.distributed").DistributedDataParallel
     model = parallel.__new__(parallel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import types
 import weakref
 from collections import deque
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType)
 _COLLECTIONS = (list, tuple, set, frozenset, deque)
@@ -21,9 +23,9 @@ _REGISTERED = ("_modules", "_parameters")
 def held_outside(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str]]:
     """Find layers that attributes of the model's modules hold in another way than as a module.
 
-    Looked through are collections, partial functions, closures, defaults, bound methods, globals
-    that functions name, weak references, attributes of classes and of objects that are no modules,
-    and modules that are not registered. Parameters of a layer stand for the layer.
+    Looked through are collections, iterators, partial functions, caches, closures, defaults, bound
+    methods, globals that functions name, weak references, optimisers, attributes of classes and of
+    objects that are no modules, and modules that are not registered. Parameters of a layer stand for the layer.
 
     Args:
         model: The network.
@@ -93,7 +95,10 @@ def _parts(value: Any, home: Any) -> Iterator[tuple[Any, Any]]:
         yield value(), home
     elif isinstance(value, types.FunctionType):
         yield from _held_by_function(value, home)
-    elif isinstance(value, nn.Module) or not _is_torch(type(value)):
+    elif type(value).__module__ in ("builtins", "functools"):
+        # Iterators, views of dictionaries, generators, caches: no attributes to look at.
+        yield from ((item, home) for item in gc.get_referents(value))
+    elif isinstance(value, (nn.Module, Optimizer)) or not _is_torch(type(value)):
         yield from _attributes(value, home)
 
 

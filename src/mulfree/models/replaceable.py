@@ -91,7 +91,8 @@ def check_replaceable(model: nn.Module, layers: Sequence[Layer]) -> None:
     for module, where in held_outside(model, names):
         raise ConfigError(
             "convert: `model` must hold the layers to change as registered modules alone, got "
-            f"{names[module]} or its weight in {where}, which would go on with the old one; keep it"
+            f"{names[module]} or its weight in {where}, which would go on with the old one; register it "
+            "there too (in an nn.ModuleList or nn.ModuleDict) or keep it"
         )
 
 
@@ -133,6 +134,18 @@ def _check_layer(
             "convert: `model` must have a weight in the layers to change, got "
             f"{quoted(getattr(module, 'weight', None))} in {layer.name}; keep it"
         )
+    if not module.weight.is_floating_point():
+        raise ConfigError(
+            "convert: `model` must have weights of a floating-point type in the layers to change, "
+            f"got {module.weight.dtype} in {layer.name}; keep it"
+        )
+    with torch.device("meta"):  # Where no random numbers are drawn.
+        shape = list(made_like(module, type(module), {}).weight.shape)
+    if list(module.weight.shape) != shape:
+        raise ConfigError(
+            f"convert: `model` must have a weight of {shape} in {layer.name}, as the attributes "
+            f"of that layer say, got {list(module.weight.shape)}; correct these or keep it"
+        )
     for parameter in module.parameters():
         if hasattr(parameter, "device_mesh"):
             raise ConfigError(
@@ -157,7 +170,7 @@ def made_like(layer: nn.Module, cls: type[nn.Module], options: Mapping[str, Any]
     have = vars(layer)
     sizes, geometry = _LINEAR if is_linear(layer) else _CONV
     arguments = {name: have[name] for name in geometry}
-    bias = layer.bias is not None
+    bias = getattr(layer, "bias", None) is not None
     return cls(*(have[name] for name in sizes), **arguments, bias=bias, **options)
 
 
