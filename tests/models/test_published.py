@@ -369,7 +369,7 @@ def test_a_state_dict_that_could_be_of_either_operator(operator: str) -> None:
 
 
 def test_an_operator_that_the_state_dict_contradicts() -> None:
-    line = "`operator` must be adder2d as a state dict tells itself, got conv2d"
+    line = "`operator` must be adder2d as a state dict records it, got conv2d"
     for state in (own_state("adder2d"), resnet20_state(4)):
         with pytest.raises(ConfigError, match=line):
             models.load_published(state, "resnet20", operator="conv2d")
@@ -502,3 +502,19 @@ def test_tensors_that_claim_more_than_the_file_holds() -> None:
     }
     with pytest.raises(ArtifactError, match="every element of its tensors, not one for many"):
         models.load_published(state, "resnet18", operator="conv2d")
+
+
+@pytest.mark.parametrize("keep", [(), ("layer1.*",)])
+def test_a_classifier_of_our_own_that_is_an_adder_layer_with_bias(keep: tuple[str, ...]) -> None:
+    model = models.create_model("resnet18", operator="adder2d", width=1 / 16, keep=keep).eval()
+    loaded: Any = models.load_published(model.state_dict(), "resnet18")
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(images), model(images))
+    assert type(loaded.fc) is Adder2d
+    assert loaded.fc.bias is not None
+
+
+@pytest.mark.parametrize("value", [None, 3, b"resnet20.pt", [], nn.Conv2d(3, 3, 1)])
+def test_something_that_is_neither_a_path_nor_a_state_dict(value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"path or a state dict, got a {type(value).__name__}$"):
+        models.load_published(value, "resnet20")

@@ -43,13 +43,13 @@ def load_published(
         path_or_state_dict: File of `torch.save`, of which only tensors are read, or its content.
         name: The network: one of `list_models("resnet*")`.
         operator: Operator of all layers but the first and the last, for a state dict that does not
-            tell: an adder layer and a convolution have weights of the same name and shape.
+            record it: an adder layer and a convolution have weights of the same name and shape.
 
     Raises:
-        ConfigError: Not the name of a residual network or of an operator, or not the operator that
-            the state dict tells of.
+        ConfigError: Neither path nor state dict, not the name of a residual network or of an
+            operator, or not the operator that the state dict records.
         ArtifactError: No such file, one with more in it than tensors, not of that network, or of
-            layers whose operator it does not tell.
+            layers whose operator it does not record.
 
     References:
         resnet20.py, resnet50.py and adder.py of github.com/huawei-noah/AdderNet.
@@ -64,16 +64,17 @@ def load_published(
         source = "a state dict"
         tensors, recorded = _named_as_ours(source, path_or_state_dict)
     else:
-        source = os.fspath(path_or_state_dict)
+        source = _path(path_or_state_dict)
         tensors, recorded = _named_as_ours(source, _read(source))
     config = _config(source, tensors, recorded, name, operator)
+    expected = claimed(_WHAT, source, config)
     # The authors' layer has an optional bias that their networks do not use.
     biases = {
         layer: tensors.pop(key)
         for layer, own in recorded.items()
-        if own == "adder2d" and (key := f"{layer}.bias") in tensors
+        if own == "adder2d" and (key := f"{layer}.bias") in tensors and key not in expected
     }
-    for key, tensor in claimed(_WHAT, source, config).items():
+    for key, tensor in expected.items():
         if key.endswith("num_batches_tracked"):
             # Only there since torch 0.4.1, and only used for averages that are not exponential.
             tensors.setdefault(key, torch.zeros_like(tensor, device="cpu"))
@@ -81,6 +82,12 @@ def load_published(
     for layer, bias in biases.items():
         model.get_submodule(layer).bias = nn.Parameter(bias.detach().clone())
     return model
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise ConfigError(f"{_WHAT} must be a path or a state dict, got a {type(value).__name__}")
+    return str(os.fspath(value))
 
 
 def _read(path: str) -> object:
@@ -189,8 +196,7 @@ def _config(
         found = next((kind for kind in recorded.values() if kind != "conv2d"), "conv2d")
         if operator not in (None, found):
             raise ConfigError(
-                f"load_published: `operator` must be {found} as {source} tells itself, "
-                f"got {operator}"
+                f"load_published: `operator` must be {found} as {source} records it, got {operator}"
             )
         operator = found
         if found != "conv2d":
@@ -204,7 +210,7 @@ def _config(
     elif operator is None and not linear:
         raise ConfigError(
             'load_published: `operator` must be given as operator="adder2d" or '
-            'operator="conv2d" where weights do not tell of which layers they are, got None '
+            'operator="conv2d" where the weights do not record that of their layers, got None '
             f"for {source}"
         )
     return ModelConfig(name=name, arguments={"operator": operator or "conv2d"} | arguments)

@@ -25,7 +25,8 @@ def held_outside(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[tupl
 
     Looked through are collections, iterators, partial functions, caches, closures, defaults, bound
     methods, globals that functions name, weak references, optimisers, attributes of classes and of
-    objects that are no modules, and modules that are not registered. Parameters of a layer stand for the layer.
+    objects that are no modules, and modules that are not registered. Parameters of a layer stand
+    for the layer.
 
     Args:
         model: The network.

@@ -91,8 +91,8 @@ def check_replaceable(model: nn.Module, layers: Sequence[Layer]) -> None:
     for module, where in held_outside(model, names):
         raise ConfigError(
             "convert: `model` must hold the layers to change as registered modules alone, got "
-            f"{names[module]} or its weight in {where}, which would go on with the old one; register it "
-            "there too (in an nn.ModuleList or nn.ModuleDict) or keep it"
+            f"{names[module]} or its weight in {where}, which would go on with the old one; "
+            "register it there too (in an nn.ModuleList or nn.ModuleDict) or keep it"
         )
 
 
