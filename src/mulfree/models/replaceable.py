@@ -129,22 +129,24 @@ def _check_layer(
             "convert: `model` must have no hooks on the layers to change, got some on "
             f"{layer.name} (weight_norm and spectral_norm are hooks too); remove or keep it"
         )
-    if not isinstance(getattr(module, "weight", None), Tensor):
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, Tensor):
         raise ConfigError(
             "convert: `model` must have a weight in the layers to change, got "
-            f"{quoted(getattr(module, 'weight', None))} in {layer.name}; keep it"
+            f"{quoted(weight)} in {layer.name}; keep it"
         )
-    if not module.weight.is_floating_point():
+    if not weight.is_floating_point():
         raise ConfigError(
             "convert: `model` must have weights of a floating-point type in the layers to change, "
-            f"got {module.weight.dtype} in {layer.name}; keep it"
+            f"got {weight.dtype} in {layer.name}; keep it"
         )
     with torch.device("meta"):  # Where no random numbers are drawn.
-        shape = list(made_like(module, type(module), {}).weight.shape)
-    if list(module.weight.shape) != shape:
+        usual = made_like(module, type(module), {}).weight
+    assert isinstance(usual, Tensor)
+    if weight.shape != usual.shape:
         raise ConfigError(
-            f"convert: `model` must have a weight of {shape} in {layer.name}, as the attributes "
-            f"of that layer say, got {list(module.weight.shape)}; correct these or keep it"
+            f"convert: `model` must have a weight of {list(usual.shape)} in {layer.name}, as the "
+            f"attributes of that layer say, got {list(weight.shape)}; correct these or keep it"
         )
     for parameter in module.parameters():
         if hasattr(parameter, "device_mesh"):
