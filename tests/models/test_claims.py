@@ -90,5 +90,7 @@ def test_tensors_that_are_none() -> None:
 
 def test_a_pickle_runs_no_code(tmp_path: Path) -> None:
     torch.save({"a": print}, tmp_path / "x.pt")
-    with pytest.raises(ValueError, match=r"^UnpicklingError: "):
+    with pytest.raises(
+        ValueError, match=r"^it holds more than tensors and plain values: '.* print'"
+    ):
         claims.read_pickle(tmp_path / "x.pt")

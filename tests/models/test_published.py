@@ -488,7 +488,7 @@ def test_an_archive_larger_than_its_file(tmp_path: Path) -> None:
         for name in old.namelist():
             new.writestr(name, old.read(name))
     assert packed.stat().st_size < 20_000
-    with pytest.raises(ArtifactError, match=r"ValueError: 4\d+ bytes in a smaller file"):
+    with pytest.raises(ArtifactError, match="its records are compressed"):
         models.load_published(packed, "resnet20")
 
 

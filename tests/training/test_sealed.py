@@ -97,7 +97,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 
 def test_two_lists_of_records() -> None:
     inner = packed(records_of(plain(CONTENT)))
-    for file in (b"x" * 7 + inner, inner[:-22] + b"x" * 5 + inner[-22:]):
+    for file in (b"PK\x03\x04" + inner, inner[:-22] + b"x" * 5 + inner[-22:]):
         with pytest.raises(ValueError, match="its list of records is not in front of its end"):
             from_bytes(file)
     file = plain(CONTENT)
@@ -141,6 +141,6 @@ def test_what_is_no_archive(file: bytes) -> None:
 
 def test_damaged_content() -> None:
     records = records_of(plain(CONTENT))
-    file = packed({**records, "archive/data.pkl": b"\x80\x02}q\x00u."})
+    file = packed({**records, "archive/data.pkl": b"\x80\x02]q\x00h\x00\x85R."})
     with pytest.raises(ValueError, match=r"^[A-Za-z]*Error in its content$"):
         from_bytes(file)

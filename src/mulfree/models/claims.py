@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Any, BinaryIO, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +14,15 @@ from torch import Tensor, nn
 from mulfree.errors import ArtifactError, ConfigError, quoted
 from mulfree.files import open_regular
 from mulfree.models.images import ImageSpec
+from mulfree.models.pickles import TENSORS, load
 from mulfree.models.registry import ModelConfig, create_model, set_images
 
 # Far above any recipe, low enough that a hostile one does not take seconds.
 _MAX_TEXT = 1000
 _MAX_VALUES = 1000
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_ZIP = b"PK\x03\x04"
+# What state dicts of others, and checkpoints around them, are made of as well.
+_NAMES = rf"{TENSORS}|collections Counter|torch device|torch\._utils _rebuild_(tensor|parameter)"
 
 
 def read_pickle(path: str | os.PathLike[str]) -> object:
@@ -32,24 +33,8 @@ def read_pickle(path: str | os.PathLike[str]) -> object:
         ValueError: The file is damaged or holds anything else; the reason in one line.
     """
     with open_regular(Path(path)) as file:
-        try:
-            _check_not_compressed(file)
-            content: object = torch.load(file, map_location="cpu", weights_only=True)
-        # The unpickler meets arbitrary bytes here, and raises whatever these make it raise.
-        except Exception as error:
-            reason = str(error).partition("\n")[0][:200]
-            raise ValueError(f"{type(error).__name__}: {reason}") from error
+        content: object = load(file, _NAMES)
     return content
-
-
-def _check_not_compressed(file: BinaryIO) -> None:
-    """Refuse archives larger than their file, as torch.save writes none; torch unpacks them."""
-    if file.read(len(_ZIP)) == _ZIP:
-        with zipfile.ZipFile(file) as archive:
-            claimed = sum(entry.file_size for entry in archive.infolist())
-        if claimed > file.seek(0, os.SEEK_END):
-            raise ValueError(f"{claimed} bytes in a smaller file")
-    file.seek(0)
 
 
 def recipe_of(own: Any) -> ModelConfig:

@@ -8,26 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickletools
-import re
 import struct
-import zipfile
 from typing import Any
 
 import torch
 
+from mulfree.models.pickles import load
+
 _PREFIX = b"mulfree sha256:"
 _COMMENT = len(_PREFIX) + 2 * hashlib.sha256().digest_size
-# The end of an archive: its signature, and where the length of the comment stands in it.
+# The end of an archive without a comment, whose length would stand at its end.
 _END, _END_SIZE = b"PK\x05\x06", 22
-_END64, _END64_SIZE = b"PK\x06\x06", 56
-_LOCATOR, _LOCATOR_SIZE = b"PK\x06\x07", 20
 _LENGTH = struct.Struct("<H")
-# What the content is made of. Others that torch admits make as much memory as they are told to.
-_NAMES = re.compile(
-    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|meta_tensor_no_storage)"
-    r"|torch (Size|[A-Z][A-Za-z0-9]*Storage|[a-z]+[0-9]+|bool)"
-)
 
 
 def to_bytes(content: Any) -> bytes:
@@ -51,68 +43,18 @@ def from_bytes(file: bytes) -> Any:
     Raises:
         ValueError: It is damaged, or something else.
     """
-    end = _checked_end(file)
-    _check_records(file, end)
-    try:
-        return torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
-    except Exception as error:
-        # The unpickler meets arbitrary bytes here, and raises whatever these make it raise.
-        raise ValueError(f"{type(error).__name__} in its content") from error
+    _check_digest(file)
+    return load(io.BytesIO(file))
 
 
-def _checked_end(file: bytes) -> int:
-    """Where the end of the archive begins, once its digest was compared."""
+def _check_digest(file: bytes) -> None:
+    """Refuse a file that is not as it was written, as far as it has a digest."""
     comment = len(file) - _COMMENT
     if file[comment:].startswith(_PREFIX) and comment > 0:
-        end = comment - _END_SIZE
         with memoryview(file) as view:
             digest = hashlib.sha256(view[:comment]).hexdigest()
         if file[comment + len(_PREFIX) :] != digest.encode():
             raise ValueError("its content is not that of its digest")
-    else:
-        end = len(file) - _END_SIZE
-    if end < 0 or file[end : end + len(_END)] != _END:
+    elif len(file) < _END_SIZE or not file[-_END_SIZE:].startswith(_END):
+        # Another comment may be a damaged digest.
         raise ValueError("it does not end as a file of torch.save")
-    (length,) = _LENGTH.unpack_from(file, end + _END_SIZE - _LENGTH.size)
-    if end + _END_SIZE + length != len(file):
-        raise ValueError("it does not end as a file of torch.save")
-    return end
-
-
-def _check_records(file: bytes, end: int) -> None:
-    """Refuse records that are larger than the file, which only a bomb has: torch stores them.
-
-    Python and torch have to find the same list of records: the one in front of the end.
-    """
-    locator = end - _LOCATOR_SIZE
-    last = locator - _END64_SIZE
-    if file[max(0, locator) :].startswith(_LOCATOR) and last > 0:
-        (offset,) = struct.unpack_from("<Q", file, locator + 8)
-        size, start = struct.unpack_from("<QQ", file, last + 40)
-        if offset != last or not file[last:].startswith(_END64):
-            raise ValueError("its list of records is not in front of its end")
-    else:
-        last = end
-        size, start = struct.unpack_from("<II", file, end + 12)
-    if start + size != last:
-        raise ValueError("its list of records is not in front of its end")
-    try:
-        with zipfile.ZipFile(io.BytesIO(file)) as archive:
-            records = archive.infolist()
-            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-                raise ValueError("its records are compressed")
-            if sum(record.file_size for record in records) > len(file):
-                raise ValueError("its records are larger than itself")
-            for record in records:
-                # Torch looks for names in any case.
-                if record.filename.lower().endswith(".pkl"):
-                    _check_names(archive.read(record))
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error) as error:
-        raise ValueError("its list of records is damaged") from error
-
-
-def _check_names(pickled: bytes) -> None:
-    """Refuse a pickle that names anything but what tensors and tables are made of."""
-    for operation, name, _ in pickletools.genops(pickled):
-        if operation.name == "GLOBAL" and not _NAMES.fullmatch(str(name)):
-            raise ValueError("it holds more than tensors and plain values")
