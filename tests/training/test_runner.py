@@ -442,6 +442,27 @@ def test_a_process_among_many_says_so_and_fails(
         train(make_config(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("LOCAL_WORLD_SIZE", "0", r"must be a whole number >= 1, got '0'$"),
+        ("LOCAL_WORLD_SIZE", "-1", r"must be a whole number >= 1, got '-1'$"),
+        ("WORLD_SIZE", "0", r"must be a whole number >= 1, got '0'$"),
+        ("WORLD_SIZE", "9" * 5000, r"must be a whole number >= 1, got '9+...9+'$"),
+        ("RANK", "\u0663", r"must be a whole number >= 0, got '\u0663'$"),
+        ("RANK", "\u00b2", r"must be a whole number >= 0, got '\u00b2'$"),
+        ("RANK", "7", r"must be below the 1 processes of LOCAL_WORLD_SIZE and WORLD_SIZE, got 7$"),
+        ("LOCAL_RANK", "1", r"must be below the 1 processes of LOCAL_WORLD_SIZE and .*, got 1$"),
+    ],
+)
+def test_variables_of_a_launcher_are_checked(
+    name: str, value: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=f"^train: environment variable `{name}` {message}"):
+        train(make_config(tmp_path))
+
+
 # --- what is not finite ----------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -56,6 +57,9 @@ RUNS = "runs"
 TEACHER = "teacher.safetensors"
 # Images up to this size are kept on the accelerator.
 _RESIDENT_BYTES = 2**31
+
+# As launchers write it.
+_PROCESSES = re.compile(r"[0-9]{1,9}")
 
 # Options that do not decide the result of a run and may differ when it is resumed.
 _FREE_ON_RESUME = frozenset(
@@ -224,8 +228,14 @@ def _place(config: TrainConfig) -> _Place:
             where = "with a torch that was built without CUDA"
         raise ConfigError(f"train: `trainer.accelerator` must be cpu {where}, got cuda")
     # torchrun has already started the processes and says how many there are.
-    local = _environment_number("LOCAL_WORLD_SIZE", settings.devices)
-    nodes = max(1, _environment_number("WORLD_SIZE", local) // local)
+    local = _environment_number("LOCAL_WORLD_SIZE", settings.devices, least=1)
+    nodes = max(1, _environment_number("WORLD_SIZE", local, least=1) // local)
+    for name, processes in (("LOCAL_RANK", local), ("RANK", local * nodes)):
+        if _environment_number(name, 0) >= processes:
+            raise ConfigError(
+                f"train: environment variable `{name}` must be below the {processes} processes "
+                f"of LOCAL_WORLD_SIZE and WORLD_SIZE, got {os.environ[name]}"
+            )
     available = torch.cuda.device_count() if accelerator == "cuda" else os.cpu_count() or 1
     if local > available:
         kind = "CUDA devices" if accelerator == "cuda" else "processors"
@@ -544,9 +554,17 @@ def _rank() -> int:
     return _environment_number("RANK", _environment_number("LOCAL_RANK", 0))
 
 
-def _environment_number(name: str, default: int) -> int:
+def _environment_number(name: str, default: int, least: int = 0) -> int:
+    """A number that torchrun or another launcher gives this process, or `default` without one."""
     text = os.environ.get(name, "")
-    return int(text) if text.isdecimal() else default
+    if not text:
+        return default
+    if not _PROCESSES.fullmatch(text) or int(text) < least:
+        raise ConfigError(
+            f"train: environment variable `{name}` must be a whole number >= {least}, "
+            f"got {quoted(text)}"
+        )
+    return int(text)
 
 
 @contextlib.contextmanager
