@@ -21,8 +21,8 @@ _STARTS = {"subprocess.run", "subprocess.Popen", "os.system", "os.popen", "os.fo
 _IMPORTS = {"import_module", "__import__", "run_path", "run_module"}
 _EVALUATES = {"pickle.load", "pickle.loads", "yaml.unsafe_load", "shell"}
 _BUILT_IN = {"eval", "exec", "compile"}
-# Standard output, of which nothing is read.
-_WRITES = {("cli/main", "os.open")}
+# In the place of standard streams, of which nothing is read.
+_WRITES = {("cli/main", "open"), ("cli/main", "os.open")}
 
 
 def _uses(names: set[str]) -> set[str]:

@@ -6,6 +6,7 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -223,3 +224,25 @@ def test_an_error_of_the_system_is_escaped_and_bounded(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(r"mulfree info: error: No such file: \x1b[31mxxx")
     assert len(line) == len("mulfree info: error: ") + 400
+
+
+def test_closed_streams(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stderr", None)
+        assert command.main(["nope"]) == 2
+        sys.stderr.close()
+    assert capsys.readouterr() == ("", "")
+    with monkeypatch.context() as closed:
+        closed.setattr(sys, "stdout", None)
+        assert command.main(["--version"]) == 0
+        sys.stdout.close()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stderr_keeps_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert command.main(["nope"]) == 2

@@ -12,6 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from mulfree import __version__
 from mulfree.cli.arguments import Parser
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0, 2 for bad usage or input, 1 for a failure, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _replace_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name may hold bytes that are no text, and a terminal may lack the characters of one.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -58,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(prefix, str(error), error.exit_code)
     except BrokenPipeError:
         # The reader has seen enough, as in `mulfree profile resnet20 | head`.
-        _abandon_stdout()
+        _abandon(sys.stdout)
         return FAILURE
     except OSError as error:
-        _abandon_stdout()
+        _abandon(sys.stdout)
         what = error.strerror or str(error)
         return _fail(prefix, f"{what}: {error.filename}" if error.filename else what, FAILURE)
     except (MemoryError, RuntimeError) as error:
@@ -105,11 +107,22 @@ def _top_level(words: list[str]) -> int:
 
 
 def _fail(prefix: str, message: str, status: int) -> int:
-    print(f"{prefix}: error: {printable(message, MAX_MESSAGE)}", file=sys.stderr)
+    try:
+        print(f"{prefix}: error: {printable(message, MAX_MESSAGE)}", file=sys.stderr, flush=True)
+    except OSError:
+        # The exit status is all that is left to tell it.
+        _abandon(sys.stderr)
     return status
 
 
-def _abandon_stdout() -> None:
+def _replace_closed() -> None:
+    """Send what is for a closed stream nowhere: it is None, and `print` would take another one."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+
+
+def _abandon(stream: TextIO) -> None:
     """Send what is still buffered nowhere: flushing it at exit would fail again."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
