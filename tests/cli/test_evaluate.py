@@ -12,6 +12,7 @@ from tests.training.runs import make_config
 
 from mulfree import models
 from mulfree.cli.main import main
+from mulfree.cli.network import _config_beside
 from mulfree.training import load_model, train
 
 
@@ -146,3 +147,13 @@ def test_a_configuration_next_to_weights_runs_nothing(
         assert main(words) == 2
         assert "`model.options` must be dict of dict of bool" in capsys.readouterr().err
         assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_run_in_a_directory_called_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "~"
+    run.mkdir()
+    (run / "config.yaml").write_text("data: {name: synthetic}")
+    monkeypatch.chdir(tmp_path)
+    config = _config_beside(Path("~", "model.safetensors"))
+    assert config is not None
+    assert config.data.name == "synthetic"

@@ -104,7 +104,8 @@ def _config_beside(file: Path) -> TrainConfig | None:
     beside = file.with_name(CONFIG)
     if file.suffix != ".safetensors" or not beside.exists():
         return None
-    return training.read_config(["--config", str(beside)])
+    # Absolute, as `~` at the beginning of a name that was read already is no home directory.
+    return training.read_config(["--config", str(beside.absolute())])
 
 
 def load_any(path: Path) -> nn.Module | Graph:
