@@ -61,7 +61,7 @@ def _weights(argv: list[str]) -> int:
 
     from mulfree import inspection, models, training
 
-    found: list[tuple[str, str, NetworkWeights]] = []
+    found: list[tuple[Path, str, NetworkWeights]] = []
     for path in arguments.networks:
         model = training.load_model(path)
         with _naming(path):
@@ -72,7 +72,7 @@ def _weights(argv: list[str]) -> int:
     panels = [(_title(path, kind), weights) for path, kind, weights in found]
     inspection.save(inspection.weight_picture(panels, layers=arguments.layers), output)
     if arguments.json:
-        values = [{"network": path, "kind": kind, **_numbers(w)} for path, kind, w in found]
+        values = [{"network": str(path), "kind": kind, **_numbers(w)} for path, kind, w in found]
         print(json.dumps(values, indent=2))
     else:
         tables = [_table(f"{path}: {kind}", weights) for path, kind, weights in found]
@@ -102,7 +102,7 @@ def _features(argv: list[str]) -> int:
     for path, trained in networks:
         with _naming(path):
             inspection.classifier_of(trained.model)
-    found: list[tuple[str, str, Features]] = []
+    found: list[tuple[Path, str, Features]] = []
     for path, trained in networks:
         splits, points = _points(path, trained, arguments)
         found.append((path, _kind(trained.model), points))
@@ -110,7 +110,7 @@ def _features(argv: list[str]) -> int:
     inspection.save(inspection.feature_picture(panels, splits.classes), output)
     if arguments.json:
         values = [
-            {"network": path, "kind": kind, "accuracy": points.accuracy}
+            {"network": str(path), "kind": kind, "accuracy": points.accuracy}
             for path, kind, points in found
         ]
         print(json.dumps(values, indent=2))
@@ -121,7 +121,7 @@ def _features(argv: list[str]) -> int:
     return 0
 
 
-def _points(path: str, trained: Trained, arguments: Namespace) -> tuple[DataSplits, Features]:
+def _points(path: Path, trained: Trained, arguments: Namespace) -> tuple[DataSplits, Features]:
     """The test images as the network was trained to see them, and what it makes of them."""
     import torch
 
@@ -141,7 +141,7 @@ def _points(path: str, trained: Trained, arguments: Namespace) -> tuple[DataSpli
         transform=splits.test_transform,
         device=device,
     )
-    return splits, inspection.features(trained.model.to(device), shown(loader, path))
+    return splits, inspection.features(trained.model.to(device), shown(loader, str(path)))
 
 
 def _parser(picture: str, description: str, epilog: str) -> Parser:
@@ -149,6 +149,7 @@ def _parser(picture: str, description: str, epilog: str) -> Parser:
     parser.add_argument(
         "networks",
         nargs="+",
+        type=file_path,
         metavar="NET",
         help="a .ckpt or .safetensors file, or a run's directory",
     )
@@ -168,7 +169,7 @@ def _output(arguments: Namespace) -> Path:
 
 
 @contextlib.contextmanager
-def _naming(path: str) -> Iterator[None]:
+def _naming(path: Path) -> Iterator[None]:
     """Says in an error which of the networks it is about."""
     try:
         yield
@@ -183,8 +184,8 @@ def _kind(model: nn.Module) -> str:
     return f"{recipe.name} {recipe.arguments['operator']}"
 
 
-def _title(path: str, kind: str) -> str:
-    return f"{'/'.join(Path(path).parts[-2:])}\n{kind}"
+def _title(path: Path, kind: str) -> str:
+    return f"{'/'.join(path.parts[-2:])}\n{kind}"
 
 
 def _numbers(weights: NetworkWeights) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def _given(options: Any, *names: str) -> dict[str, Any]:
 
 def _count_file(name: str, named: Mapping[str, Any], counted: Mapping[str, Any]) -> Profile:
     """The profile of what is in the file called `name`, which fixes what is otherwise given."""
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if not path.suffix and not path.exists():
         raise ConfigError(choices_message("profile", "model", name, models.list_models()))
     _refuse(named, "a file", name)

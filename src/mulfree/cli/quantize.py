@@ -112,6 +112,7 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "checkpoint",
+        type=file_path,
         metavar="CHECKPOINT",
         help="a .ckpt or .safetensors file, or a run's directory",
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.cli.arguments import Parser, positive, threads
+from mulfree.cli.arguments import Parser, file_path, positive, threads
 from mulfree.cli.output import print_text
 from mulfree.errors import printable
 from mulfree.runtime import Graph, Session
@@ -23,7 +23,9 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         "mulfree run", "Classify pictures with a network of `mulfree quantize`, without torch."
     )
-    parser.add_argument("file", metavar="FILE", help="an artifact of mulfree quantize")
+    parser.add_argument(
+        "file", type=file_path, metavar="FILE", help="an artifact of mulfree quantize"
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="JPEG, PNG, WebP or BMP files")
     parser.add_argument(
         "--top", type=positive, default=1, metavar="K", help="classes to show (default: 1)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,9 @@ def main(argv: list[str]) -> int:
         )
         parser.print_help()
         return 0
-    checkpoint = training.load_checkpoint(file_of(resume[-1], LAST)) if resume else None
+    checkpoint = (
+        training.load_checkpoint(file_of(os.path.expanduser(resume[-1]), LAST)) if resume else None
+    )
     base = None if checkpoint is None else checkpoint.config
     config = training.read_config([word for word in words if word != _PRINT], base)
     if _PRINT in words:

@@ -123,7 +123,7 @@ def incomplete(path: Path, reason: Exception) -> ArtifactError:
 
 def file_of(path: str | os.PathLike[str], name: str) -> Path:
     """`path`, or what is called `name` in it where it is a run's directory."""
-    file = Path(path).expanduser()
+    file = Path(path)
     return file / name if file.is_dir() and not shards.is_sharded(file) else file
 
 
