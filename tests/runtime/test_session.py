@@ -610,6 +610,79 @@ def test_signals_are_handled_during_a_long_run(threads: int, method: str) -> Non
     np.testing.assert_array_equal(session.run(given), reference.run(graph, given))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_signal_handler_runs_the_session_that_it_interrupts(dtype: Any) -> None:
+    graph = heavy(64, 16)
+    session = Session(graph, threads=2)
+    rng = np.random.default_rng(1)
+    given = rng.integers(0, 256, (1, 16, 64, 64), dtype=np.uint8).astype(dtype)
+    many = np.ascontiguousarray(np.broadcast_to(given, (400, 16, 64, 64)))
+    expected = reference.run(graph, given)
+    seen = []
+
+    def handle(number: int, frame: object) -> None:
+        seen.append(session._running)
+        np.testing.assert_array_equal(session.run(given), expected)
+        assert session.profile(given, runs=1)[0].name == "input"
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        while not any(seen):
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            logits = session.run(many)
+            np.testing.assert_array_equal(logits, np.repeat(expected, 400, axis=0))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert not session._running
+
+
+def run_script(script: str, argument: str) -> subprocess.CompletedProcess[str]:
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, argument],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+ENDS = """
+import sys, threading
+import numpy as np
+from mulfree._native import core
+from mulfree.runtime import Session
+from tests.runtime.graphs import heavy
+
+session = Session(heavy(64, 16), threads=2)
+pictures = np.zeros((40, 16, 64, 64), np.uint8)
+x = np.ones((40, 16, 32, 32), np.float32)
+w = np.zeros((64, 16, 3, 3), np.float32)
+out = np.empty((40, 64, 30, 30), np.float32)
+
+def layer():
+    core().adder2d_forward(x, w, out, (1, 1), (0, 0), (1, 1), 1, 1, "")
+
+def work():
+    while True:
+        began.set()
+        session.run(pictures) if sys.argv[1] == "session" else layer()
+
+began = threading.Event()
+threading.Thread(target=work, daemon=True).start()
+began.wait()
+"""
+
+
+@pytest.mark.parametrize("what", ["session", "layer"])
+def test_a_process_ends_while_daemon_threads_run(what: str) -> None:
+    """Without a word: Python ends such threads in the middle of what they do."""
+    done = run_script(ENDS, what)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 FORKS = """
 import os, signal, sys, threading
 import numpy as np
@@ -645,7 +718,7 @@ def work():
 if busy:
     thread = threading.Thread(target=work)
     thread.start()
-    while not session._lock.locked():
+    while not session._running:
         pass
 for _ in range(5):
     child = os.fork()
@@ -660,6 +733,11 @@ for _ in range(5):
         os._exit(0 if fine else 3)
     status = os.waitpid(child, 0)[1]
     assert status == 0, status
+child = os.fork()
+if child == 0:
+    print("child", flush=True)
+    sys.exit()  # with all that an interpreter does at its end
+assert os.waitpid(child, 0)[1] == 0
 stop.set()
 if busy:
     thread.join()
@@ -671,13 +749,5 @@ print("fine")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.parametrize("parent", ["idle", "busy"])
 def test_forks(parent: str) -> None:
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FORKS, parent],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout == "fine\n", done.stderr
+    done = run_script(FORKS, parent)
+    assert (done.stdout, done.stderr) == ("child\nfine\n", "")

@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "../operators/adder2d/csrc/adder2d.h"
+#include "gil.h"
 #include "integer.h"
 
 namespace nb = nanobind;
@@ -47,7 +48,7 @@ void adder2d_forward(const Array<const T>& x, const Array<const T>& w, const Arr
   adder2d::check_shape("out", output_shape(geo), shape(out));
   check_threads(threads);
   const auto& kernels = adder2d::select_kernels<T>(isa);
-  const nb::gil_scoped_release unlocked;
+  const gil::Released unlocked;
   kernels.forward(geo, x.data(), w.data(), out.data(), adder2d::useful_threads(geo, threads));
 }
 
@@ -62,7 +63,7 @@ void adder2d_input_grad(const Array<const T>& g, const Array<const T>& x, const 
   check_threads(threads);
   const adder2d::Rule parsed = adder2d::parse_rule(rule);
   const auto& kernels = adder2d::select_kernels<T>(isa);
-  const nb::gil_scoped_release unlocked;
+  const gil::Released unlocked;
   kernels.input_grad(geo, parsed, g.data(), x.data(), w.data(), out.data(),
                      adder2d::useful_threads(geo, threads));
 }
@@ -78,7 +79,7 @@ void adder2d_weight_grad(const Array<const T>& g, const Array<const T>& x, const
   check_threads(threads);
   const adder2d::Rule parsed = adder2d::parse_rule(rule);
   const auto& kernels = adder2d::select_kernels<T>(isa);
-  const nb::gil_scoped_release unlocked;
+  const gil::Released unlocked;
   kernels.weight_grad(geo, parsed, g.data(), x.data(), w.data(), out.data(),
                       adder2d::useful_threads(geo, threads));
 }
@@ -100,6 +101,8 @@ void define_adder2d(nb::module_& m) {
 }  // namespace mulfree
 
 NB_MODULE(_core, m) {
+  // What threads still use when the interpreter ends, and what forks abandon, stays: no fault.
+  nb::set_leak_warnings(false);
   mulfree::define_adder2d<float>(m);
   mulfree::define_adder2d<double>(m);
   m.def("supported_isas", &mulfree::adder2d::supported_isas);

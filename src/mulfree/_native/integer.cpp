@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "../runtime/csrc/program.h"
+#include "gil.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -67,7 +68,7 @@ void window_sums(const Array<const u8, 4>& x, const Array<const W, 4>& w, const 
   }
   if (threads < 1) int8::fail(function, "threads", "be positive", std::to_string(threads));
   const auto& kernels = int8::select_kernels(function, isa);
-  const nb::gil_scoped_release unlocked;
+  const gil::Released unlocked;
   int8::window_sums(kernels, kRule, geo, in[0], x.data(), static_cast<int>(zero), w.data(),
                     out.data(), threads);
 }
@@ -114,7 +115,7 @@ void define_window(nb::class_<Program>& program, const char* name) {
 
 // Whether a signal handler of Python has raised; on threads other than the main one none runs.
 bool raised() {
-  const nb::gil_scoped_acquire locked;
+  const gil::Acquired locked;
   return PyErr_CheckSignals() != 0;
 }
 
@@ -123,7 +124,7 @@ template <auto kMethod>
 auto run(Program& program, const Array<const u8, 4>& input, const Array<float, 2>& output,
          bool quantised, int threads, i64 memory) {
   try {
-    const nb::gil_scoped_release unlocked;
+    const gil::Released unlocked;
     return (program.*kMethod)(input.data(), shape(input), output.data(), shape_pair(output),
                               quantised, threads, memory, raised);
   } catch (const runtime::Interruption&) {

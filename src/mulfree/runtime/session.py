@@ -89,7 +89,7 @@ class Session:
 
     Results are the integers that `reference` defines, whatever the processor and the number of
     threads. A session may be used from several Python threads; their runs take turns. It can be
-    copied, pickled and, once made, used in processes that are forked.
+    copied, pickled, used in processes that are forked and in signal handlers.
 
     Args:
         source: File of `runtime.save`, its content, a file object open for reading bytes, or a
@@ -138,7 +138,8 @@ class Session:
             raise ConfigError(
                 f"Session: `memory` must be at least {needed} bytes for this network, got {memory}"
             )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._running = False
         _sessions.add(self)
         # Of the last batch of floats, kept for the next.
         self._quantised: NDArray[np.uint8] | None = None
@@ -173,9 +174,8 @@ class Session:
             if self.backend == "reference":
                 out[:] = reference.run(self.graph, array)
                 return out
-            with self._lock:
-                program = self._ready()
-                program.run(*self._integers(array, out), self.threads, self.memory)
+            with self._turn() as (session, program):
+                program.run(*session._integers(array, out), self.threads, self.memory)
         return out
 
     def profile(self, array: NDArray[Any], *, runs: int = 10) -> list[NodeProfile]:
@@ -207,10 +207,9 @@ class Session:
                 seconds = _reference_seconds(self.graph, array)
             else:
                 out = np.empty((len(array), self.graph.outputs), np.float32)
-                with self._lock:
-                    program = self._ready()
+                with self._turn() as (session, program):
                     kernels = program.describe()
-                    arguments = (*self._integers(array, out), self.threads, self.memory)
+                    arguments = (*session._integers(array, out), self.threads, self.memory)
                     measured = [program.profile(*arguments) for _ in range(runs)]
                 seconds = np.median(measured, axis=0).tolist()
         total = sum(seconds)
@@ -235,6 +234,23 @@ class Session:
         content = artifact.to_bytes(self.graph)
         return _made_anew, (type(self), content, self.threads, self.backend, self.memory)
 
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[tuple[Session, Program]]:
+        """This session and its program, once no other thread runs it.
+
+        A signal handler that interrupts a run of its own thread gets a copy: it cannot wait.
+        """
+        with self._lock:
+            if self._running:
+                with Session(self.graph, memory=self.memory)._turn() as copied:
+                    yield copied
+                return
+            try:
+                self._running = True
+                yield self, self._ready()
+            finally:
+                self._running = False
+
     def _ready(self) -> Program:
         """The program, compiled anew if a fork left it in the middle of a run."""
         if self._program is None:
@@ -243,11 +259,12 @@ class Session:
 
     def _after_fork(self) -> None:
         """Free in a new process what another thread of the old one may have held."""
-        if self._lock.locked():
+        if self._running:
             # Neither used nor destroyed again: that thread was changing it.
             _abandoned.append(self._program)
             self._program = self._quantised = self._steps = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._running = False
 
     def _checked_output(self, out: NDArray[np.float32] | None, images: int) -> NDArray[np.float32]:
         shape = (images, self.graph.outputs)
