@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -389,6 +390,29 @@ def test_a_file_object_of_text() -> None:
         ArtifactError, match=r"^runtime.from_file: `file` must be open in binary mo"
     ):
         artifact.from_file(io.StringIO("text"))  # type: ignore[arg-type]
+
+
+def _closed() -> io.BytesIO:
+    file = io.BytesIO(CONTENT)
+    file.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        (_closed(), "ValueError 'I/O operation on closed file.'"),
+        (gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(CONTENT)[:-9])), "EOFError 'Compressed"),
+        (gzip.GzipFile(fileobj=io.BytesIO(CONTENT)), 'BadGzipFile "Not a gzipped file'),
+        (gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(CONTENT)[:10] + b"x" * 99)), "error 'Err"),
+    ],
+)
+def test_files_that_cannot_be_read(file: Any, reason: str) -> None:
+    with pytest.raises(
+        ArtifactError,
+        match=rf"^runtime.from_file: `file` must be readable, got {reason}[^\n]*$",
+    ):
+        artifact.from_file(file)
 
 
 def test_content_that_changes_later_is_copied() -> None:

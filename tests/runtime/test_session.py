@@ -515,6 +515,13 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         Session(tiny())
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_no_memory_for_the_logits(backend: Any) -> None:
+    many = np.broadcast_to(np.zeros((1, 3, 3), np.uint8), (2**45, 1, 3, 3))
+    with pytest.raises(OutOfMemoryError, match=r"^Session.run: the network must fit .*allocate"):
+        Session(tiny(), backend=backend).run(many)
+
+
 def naive_windows(
     x: np.ndarray[Any, Any], kernel: Any, stride: Any, padding: Any, fill: int
 ) -> Any:

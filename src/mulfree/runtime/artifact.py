@@ -160,13 +160,19 @@ def from_file(file: BinaryIO) -> Graph:
     """The graph in the rest of a file object that is open for reading bytes.
 
     Raises:
-        ArtifactError: It gives no bytes, more than `MAX_STREAM_BYTES` of them, or others than
-            those of a graph.
+        ArtifactError: It cannot be read, or gives no bytes, more than `MAX_STREAM_BYTES` of them,
+            or others than those of a graph.
     """
     parts: list[bytes] = []
     size = 0
     while size <= MAX_STREAM_BYTES:
-        part = file.read(MAX_STREAM_BYTES + 1 - size)
+        try:
+            part = file.read(MAX_STREAM_BYTES + 1 - size)
+        except Exception as error:  # any: files are not only those of the system
+            reason = quoted(str(error))
+            raise ArtifactError(
+                f"runtime.from_file: `file` must be readable, got {type(error).__name__} {reason}"
+            ) from error
         if not isinstance(part, bytes):
             raise ArtifactError(
                 f"runtime.from_file: `file` must be open in binary mode, got {quoted(file)}"

@@ -165,10 +165,10 @@ class Session:
             OutOfMemoryError: There is no memory for the values.
         """
         array = reference.checked_input(self.graph, array)
-        out = self._checked_output(out, len(array))
-        if len(array) == 0:
-            return out
         with _within_memory("Session.run"):
+            out = self._checked_output(out, len(array))
+            if len(array) == 0:
+                return out
             # Logits are written while later pictures are still to be read.
             array = array.copy() if np.may_share_memory(array, out) else array
             if self.backend == "reference":
