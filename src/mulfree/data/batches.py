@@ -65,7 +65,7 @@ _OPCODES = (
     *(pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE),
     pickle.BUILD,
 )
-"""What plain values and arrays are made of."""
+"""Names that a pickle of plain values and arrays may hold."""
 
 
 class _Dict(dict[Any, Any]):

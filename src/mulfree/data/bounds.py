@@ -13,7 +13,7 @@ FLOOR_BYTES = 2**28
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What image files may take up. ImageNet stays far below the defaults.
+    """Bounds on decoded image files. ImageNet stays far below the defaults.
 
     Raises:
         ConfigError: If a value is not a positive integer.

@@ -42,7 +42,7 @@ _MAX_PATTERN = 100
 
 
 class ConversionWarning(UserWarning):
-    """What a conversion drops, leaves as it was, or makes useless."""
+    """Warning of a layer that a conversion leaves as it was, strips, or makes constant."""
 
 
 def convert(

@@ -76,7 +76,7 @@ def _layers_in(value: object, owners: Mapping[int, nn.Module], seen: set[int]) -
 
 
 def _parts(value: Any, home: Any) -> Iterator[tuple[Any, Any]]:
-    """What `value` holds; `home` are the globals of the function that it was found by."""
+    """Objects that `value` holds; `home` are the globals of the function it was found by."""
     if isinstance(value, Mapping):
         with contextlib.suppress(Exception):  # A mapping of the user's own may do anything.
             yield from ((item, home) for pair in list(value.items()) for item in pair)
@@ -141,7 +141,7 @@ def _is_torch(cls: type) -> bool:
 
 
 def storage_of(tensor: Tensor) -> int | None:
-    """What tensors that share memory have in common, also where no memory is behind it.
+    """Key that tensors sharing memory have in common, on the meta device too.
 
     None where torch gives no storage: of sparse and of some wrapping tensors.
     """

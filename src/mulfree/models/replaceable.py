@@ -182,7 +182,7 @@ def is_linear(layer: nn.Module) -> bool:
 
 
 def losses(layer: nn.Module) -> list[str]:
-    """What a layer has that a fresh one of its class has not, in words."""
+    """Differences between a layer and a fresh one of its class, in words."""
     cls = type(layer)
     options = {
         name: vars(layer)[name]

@@ -1,4 +1,4 @@
-"""What the arguments of `quantize` must be, in one line where they are something else."""
+"""Checks of the arguments of `quantize`, each with a one-line error."""
 
 from __future__ import annotations
 

@@ -260,7 +260,7 @@ class _Grouping:
         self._grow(source, node, relu=True, ceiling=min(ceilings, default=None))
 
     def _operands(self, node: fx.Node) -> list[tuple[object, float]]:
-        """What a sum adds up, with factors."""
+        """Terms of a sum, with factors."""
         given = dict(node.kwargs)
         one = source_of(node)
         other = node.args[1] if len(node.args) > 1 else given.get("other")
@@ -394,7 +394,7 @@ def _class_of(module: nn.Module) -> str:
 
 
 def _multiplied(operand: object, factor: float) -> tuple[object, float]:
-    """What is multiplied in the end, and by what, where `operand` may be a multiple itself."""
+    """Innermost operand of a multiple of multiples, and the product of the factors."""
     while isinstance(operand, fx.Node) and (found := multiple(operand)) is not None:
         operand, factor = found[0], factor * found[1]
     return operand, factor

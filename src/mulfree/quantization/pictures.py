@@ -1,4 +1,4 @@
-"""What pictures were made into before a network read them."""
+"""Preprocessing of pictures, stored with a quantised network."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mulfree.errors import ConfigError, quoted
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """What the pixels of pictures became before they were given to the network.
+    """Image preprocessing stored with the network.
 
     Attributes:
         mean: Per channel, of pixels scaled to 0..1; was subtracted.

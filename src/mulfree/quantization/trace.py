@@ -184,7 +184,7 @@ def reason(error: Exception, path: str | None = None) -> str:
 
 
 def place(node: fx.Node) -> str:
-    """What an operation is called in messages: "block.conv", or "torch.cat in block.forward"."""
+    """Name of an operation in messages: "block.conv", or "torch.cat in block.forward"."""
     if node.op == "call_module":
         return str(node.target)
     target: Any = node.target

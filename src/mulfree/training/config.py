@@ -38,7 +38,7 @@ _MAX_DEVICES = 2**16
 
 Scalar: TypeAlias = bool | int | float | str | None
 Option: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
-"""What an option of a network may be: data, never a class or anything else that is built."""
+"""Type of an option of a network: data, never a class or anything else that is built."""
 # How the names of these options begin.
 _OPTIONS = "model.options."
 _NEGATIVE = re.compile(r"-[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")

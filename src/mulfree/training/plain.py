@@ -19,7 +19,7 @@ from mulfree.files import read_regular
 from mulfree.training.typed import HALVES
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
-"""What a text holds."""
+"""Value that a text stands for."""
 
 _MAX_BYTES = 2**18
 _MAX_VALUES = 10_000

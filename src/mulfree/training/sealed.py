@@ -23,7 +23,7 @@ _LENGTH = struct.Struct("<H")
 
 
 def to_bytes(content: Any) -> bytes:
-    """What `torch.save` makes of `content`, with its digest."""
+    """Bytes that `torch.save` writes for `content`, with their digest."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     plain = buffer.tell() - _LENGTH.size

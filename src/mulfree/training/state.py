@@ -144,7 +144,7 @@ def _check_own(own: Mapping[str, Any], module: RunModule, step: int) -> None:
 
 
 def _optimizer_states(states: Any, module: RunModule) -> list[dict[str, Any]]:
-    """What optimisers remember of parameters, in groups as the configuration makes them."""
+    """Optimiser state, in the parameter groups that the configuration makes."""
     _require(isinstance(states, list) and len(states) == 1, "optimizer_states", states)
     (found,) = states
     optimizer = module.configure_optimizers()
@@ -172,7 +172,7 @@ def _optimizer_states(states: Any, module: RunModule) -> list[dict[str, Any]]:
 
 
 def _remembered(module: RunModule) -> dict[str, Tensor]:
-    """What the optimiser of the run remembers of a parameter, here of one with one element."""
+    """Optimiser state of one parameter of the run, here of one with one element."""
     with torch.random.fork_rng(devices=()):
         probe = nn.Linear(1, 1, bias=False)
     optimizer = build_optimizer(probe, module.config.optimizer)

@@ -1,4 +1,4 @@
-"""What a program needs to know beside an ONNX model, in the model's metadata."""
+"""Metadata of an ONNX model: preprocessing and class names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What autograd makes of the adder operator: kernels of the dispatcher for its "Autograd" keys.
+"""Autograd of the adder operator: kernels of the dispatcher for its "Autograd" keys.
 
 `torch.library.register_autograd` would do for backward mode alone: it drops the tangents of forward
 mode without a word, a derivative of 0, and refuses the transforms of `torch.func`. The dispatcher

@@ -28,7 +28,7 @@ from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, p
 # step itself.
 _SEEN = 2**16
 STATE = "task._extra_state"
-"""What a checkpoint calls the ranges."""
+"""Key of the ranges in a checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
