@@ -229,7 +229,7 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
         (
             {"pictures": pictures(classes=("x" * 5000,) * 10)},
             ConfigError,
-            r"`pictures.classes` must be a tuple of printable texts of .* or None, got \('xxx",
+            r"`pictures.classes` must be a tuple of texts of .* or None, got \('xxx",
         ),
         (
             {"pictures": pictures(classes=("a", "b"))},

@@ -91,9 +91,9 @@ void mean_weights(const Geometry& geo, const typename V::T* weight, typename V::
   });
 }
 
-// dW by one form. Returns whether all of it is finite.
+// dW by one form.
 template <class V, Difference kForm>
-bool weight_grad_form(const Geometry& geo, const typename V::T* g, const typename V::T* x,
+void weight_grad_form(const Geometry& geo, const typename V::T* g, const typename V::T* x,
                       const typename V::T* weight, typename V::T* out, int threads) {
   using T = typename V::T;
   constexpr i64 L = V::kLanes, kTaps = V::kDotTaps, kFilters = V::kDotFilters;
@@ -228,10 +228,7 @@ bool weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
   // Filters in stretches: each row of sums is read by whole cache lines.
   constexpr i64 kStretch = 64 / sizeof(T);
   const i64 stretches = ceil_div(filters, kStretch);
-  const i64 last_tasks = geo.groups * parts * stretches;
-  Buffer<char> finite(last_tasks);
-  parallel(last_tasks, threads, [&](int, i64 task) {
-    bool good = true;
+  parallel(geo.groups * parts * stretches, threads, [&](int, i64 task) {
     const i64 begin = task % stretches * kStretch, end = least(filters, begin + kStretch);
     const i64 part = task / stretches % parts, group = task / stretches / parts;
     const i64 first = part * task_channels * window;
@@ -246,14 +243,9 @@ bool weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
         const i64 i = (group * filters + f) * taps + k;
         const T offset = weight[i] - centres[group * taps + k];
         out[i] = kForm == Difference::centred ? sum - offset * g_sum : sum;
-        good &= V::is_finite(out[i]);
       }
     }
-    finite[task] = good;
   });
-  bool good = true;
-  for (i64 task = 0; task < last_tasks; ++task) good &= finite[task] != 0;
-  return good;
 }
 
 template <class V>
@@ -268,7 +260,8 @@ void weight_grad(const Geometry& geo, Rule rule, const typename V::T* g, const t
     weight_grad_form<V, Difference::sign>(geo, g, x, weight, out, threads);
     return;
   }
-  if (!weight_grad_form<V, Difference::centred>(geo, g, x, weight, out, threads)) {
+  weight_grad_form<V, Difference::centred>(geo, g, x, weight, out, threads);
+  if (!all_finite<V>(out, weights)) {
     weight_grad_form<V, Difference::plain>(geo, g, x, weight, out, threads);
   }
 }
