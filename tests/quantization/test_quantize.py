@@ -352,3 +352,21 @@ def test_the_network_is_left_as_it_was_whatever_it_does(fails: bool) -> None:
     assert all(parameter.requires_grad for parameter in net.parameters())
     assert [m for m in net.modules() if not m.training] == [net.layers[1]]
     assert len(net.layers._forward_hooks) == 1
+
+
+def test_a_correction_that_does_harm_is_left_out() -> None:
+    """Early in training running statistics are not those of the images."""
+    torch.manual_seed(0)
+    net = models.create_model("lenet5_bn", operator="adder2d", in_channels=1)
+    images = torch.randn(128, 1, 8, 8)
+    with torch.no_grad():
+        for start in range(0, 128, 16):
+            net(images[start : start + 16])
+        exact = net.eval()(images).numpy()
+
+    def error(**options: Any) -> float:
+        graph = quantize(net, [images], 8, **options)
+        return float(np.square(runtime.Session(graph).run(images.numpy()) - exact).mean())
+
+    assert error(correct=True) > 10 * error(correct=False)
+    assert error() == error(correct=False)

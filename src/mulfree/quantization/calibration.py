@@ -20,6 +20,8 @@ from mulfree.quantization.plan import Hooks, execute
 from mulfree.quantization.steps import NORMS, Layer
 
 _LARGEST = 1e30
+# Times the squared distance of the logits that a correction may make it.
+_HARM = 10.0
 
 Ranges = Mapping[str, tuple[float, float]]
 """Least and greatest number of every grid of a layout, by its name."""
@@ -140,12 +142,8 @@ def correct_norms(
         clusters: Layers whose filters have grids of their own.
         shift_only: Whether factors become powers of two.
     """
-    lattices = {name: lattice_of(grid) for name, grid in grids.items()}
-    rounding = FakeQuantise(
-        layout, lambda name, _: lattices[name], clusters=clusters, shift_only=shift_only
-    )
     before = _statistics(layout, model, images, Hooks())
-    after = _statistics(layout, model, images, rounding)
+    after = _statistics(layout, model, images, _rounding(layout, grids, clusters, shift_only))
     for path, (mean, variance) in before.items():
         norm = model.get_submodule(path)
         assert isinstance(norm, NORMS)
@@ -155,6 +153,53 @@ def correct_norms(
         norm.running_mean += new_mean - mean
         # A filter whose result never changes has no variance to correct.
         norm.running_var *= torch.where(variance > 0, new_variance / variance, 1.0)
+
+
+@torch.no_grad()
+def corrected_unless_harmful(
+    layout: Layout,
+    model: nn.Module,
+    images: Sequence[Tensor],
+    grids: Mapping[str, Grid],
+    *,
+    clusters: Clusters = MappingProxyType({}),
+    shift_only: bool = False,
+) -> nn.Module:
+    """A copy of the network after `correct_norms`, or the network where that does harm.
+
+    The correction is measured under the statistics of `images`. Where the running statistics are
+    others, as early in training, it multiplies the squared distance between the rounded logits and
+    those of `model` by a thousand and more; in trained networks by 0.5 to 2.
+
+    Args:
+        layout: See `correct_norms`, as for all arguments.
+        model: Not changed.
+        images: Batches.
+        grids: The grids.
+        clusters: Layers whose filters have grids of their own.
+        shift_only: Whether factors become powers of two.
+    """
+    corrected = copy.deepcopy(model)
+    correct_norms(layout, corrected, images, grids, clusters=clusters, shift_only=shift_only)
+    exact = [execute(layout.plan, model, batch, Hooks()) for batch in images]
+
+    def distance(network: nn.Module) -> float:
+        rounding = _rounding(layout, grids, clusters, shift_only)
+        return sum(
+            float((execute(layout.plan, network, batch, rounding) - logits).square().sum())
+            for batch, logits in zip(images, exact, strict=True)
+        )
+
+    return corrected if distance(corrected) <= _HARM * distance(model) else model
+
+
+def _rounding(
+    layout: Layout, grids: Mapping[str, Grid], clusters: Clusters, shift_only: bool
+) -> Hooks:
+    lattices = {name: lattice_of(grid) for name, grid in grids.items()}
+    return FakeQuantise(
+        layout, lambda name, _: lattices[name], clusters=clusters, shift_only=shift_only
+    )
 
 
 def _statistics(

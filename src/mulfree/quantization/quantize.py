@@ -18,7 +18,13 @@ from mulfree.quantization.arguments import (
     check_pictures,
     integer,
 )
-from mulfree.quantization.calibration import Ranges, correct_norms, find_ranges, make_grids
+from mulfree.quantization.calibration import (
+    Ranges,
+    correct_norms,
+    corrected_unless_harmful,
+    find_ranges,
+    make_grids,
+)
 from mulfree.quantization.clusters import divisible, make_clusters
 from mulfree.quantization.grid import BITS, EDGES, Layout
 from mulfree.quantization.grouping import make_plan
@@ -74,8 +80,8 @@ def quantize(
         groups: 1 to 8. Filters of an adder layer in the middle of the network are put into so many
             groups that have a scale each, see `make_clusters`.
         correct: Correct the normalisations for the rounding, see `correct_norms`; by default where
-            there are 64 images or more to learn that from. A network that was trained with the
-            rounding must not be corrected for it.
+            there are 64 images or more to learn that from, unless the logits of these show that it
+            does harm. A network that was trained with the rounding must not be corrected for it.
         shift_only: Every factor behind a layer is a power of two, so that nothing but convolutions
             multiplies. Costs accuracy.
         ranges: The ranges of training with the rounding, instead of those seen in `batches`.
@@ -136,10 +142,12 @@ def quantize(
                 break
             # Layers whose groups turned out to be one need no values of their own.
             divided = frozenset(clusters)
-        if correct is None:
-            correct = ranges is None and count >= _ENOUGH
         if correct:
             correct_norms(layout, simple, images, grids, clusters=clusters, shift_only=shift_only)
+        elif correct is None and ranges is None and count >= _ENOUGH:
+            simple = corrected_unless_harmful(
+                layout, simple, images, grids, clusters=clusters, shift_only=shift_only
+            )
         try:
             # A number that leaves floating point is refused by the graph.
             with np.errstate(all="ignore"):
