@@ -205,7 +205,7 @@ def _graph(content: NDArray[np.uint8]) -> Graph:
     if length > MAX_HEADER_BYTES or start > content.size:
         raise _InvalidError(
             f"have a header of at most {MAX_HEADER_BYTES} bytes within its {content.size}, "
-            f"not of {length}"
+            f"not of {length}; artifacts are written by `mulfree quantize`"
         )
     if start % _ALIGNMENT:
         raise _InvalidError(f"have a header that ends at a multiple of {_ALIGNMENT} bytes")
@@ -213,7 +213,10 @@ def _graph(content: NDArray[np.uint8]) -> Graph:
     metadata = _object(header.pop(_METADATA, None), _METADATA)
     description = metadata.get(_KEY)
     if not isinstance(description, str):
-        raise _InvalidError(f"be an artifact of mulfree (with a text {_KEY!r} in {_METADATA})")
+        raise _InvalidError(
+            f"be an artifact of mulfree, as `mulfree quantize` writes (with a text {_KEY!r} in "
+            f"{_METADATA})"
+        )
     for name in sorted(set(metadata) - {_KEY, DIGEST}):
         raise _InvalidError(f"not have {reprlib.repr(name)} in {_METADATA}")
     tensors = _tensors(header, content[start:])
