@@ -354,3 +354,14 @@ def test_no_file(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "no"):
         with pytest.raises(ArtifactError, match=r"^load_model: .*must be a readable safetensors"):
             models.load_model(path)
+
+
+def test_equal_networks_give_equal_files(tmp_path: Path) -> None:
+    model = models.create_model("lenet5_bn", operator="adder2d", width=0.25)
+    files = set()
+    for number in range(8):
+        models.save_weights(model, tmp_path / f"{number}.safetensors")
+        files.add((tmp_path / f"{number}.safetensors").read_bytes())
+    (content,) = files
+    keys = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    assert list(keys) == ["format", "model", "mulfree_version", "sha256"]

@@ -75,7 +75,7 @@ def save_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "model": json.dumps(recipe),
     }
     metadata[DIGEST] = _digest(metadata, tensors)
-    write_atomically(Path(path), save(tensors, metadata))
+    write_atomically(Path(path), _ordered(save(tensors, metadata)))
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
@@ -100,6 +100,16 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
     if DIGEST in metadata and metadata[DIGEST] != _digest(metadata, tensors):
         raise broken(_PATH, path, f"be undamaged (its content has another {DIGEST})")
     return model
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same file with its metadata by key: safetensors writes them in random order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(content)[end:]])
 
 
 def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
