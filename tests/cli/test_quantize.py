@@ -140,16 +140,6 @@ def test_ends_are_as_they_were_trained(tmp_path: Path, capsys: pytest.CaptureFix
         assert runtime.load(file).nodes[1].op == op
 
 
-def test_groups(run: Path, qat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    output = ["-o", str(tmp_path / "net.mulfree")]
-    quantized([str(run), *output, "--bits=4", "--groups=2"], capsys)
-    # Before anything is measured.
-    trained = failure([str(qat), *output, "--groups=2"], 2, capsys)
-    assert "`groups` must be 1 for a network that was trained with the rounding, got 2" in trained
-    wrong = failure([str(run), *output, "--groups=9"], 2, capsys)
-    assert "argument --groups: invalid choice: 9" in wrong
-
-
 def failure(words: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["quantize", *words]) == status
     out, err = capsys.readouterr()

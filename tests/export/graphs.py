@@ -25,14 +25,13 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
-    Select,
     Value,
 )
 
 Shape = tuple[int, int, int]
 OPERATIONS = (
     *("adder2d", "conv2d", "conv2d_float", "linear_float", "max_pool", "mean", "add", "lut"),
-    *("pad", "repeat", "concat", "select"),
+    *("pad", "repeat", "concat"),
 )
 
 
@@ -237,14 +236,11 @@ def of_operation(operation: str, rng: np.random.Generator) -> Graph:
         padded = (channels, height + top + bottom, width + left + right)
         sides = {"left": left, "right": right, "top": top, "bottom": bottom}
         build.add_node(Pad, padded, like=build.last, **sides)
-    elif operation in ("concat", "select"):
-        source = build.last
-        chosen = rng.integers(0, channels, int(rng.integers(1, 8)), np.int32)
-        build.add_node(Select, (len(chosen), height, width), like=source, channels=chosen)
-        if operation == "concat":
-            order = rng.permutation(len(chosen) + 2 * channels).astype(np.int32)
-            stacked = (len(order), height, width)
-            build.add_node(Concat, stacked, like=source, others=("v0", "v0"), order=order)
+    elif operation == "concat":
+        # Twice, so that what is stacked has different numbers of channels.
+        for count in (2 * channels, 3 * channels):
+            stacked, order = (count, height, width), rng.permutation(count).astype(np.int32)
+            build.add_node(Concat, stacked, like=build.last, others=("v0",), order=order)
     else:
         factor = int(rng.integers(1, 4))
         larger = (channels, height * factor, width * factor)

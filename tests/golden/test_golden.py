@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mulfree import export, models, quantization, runtime, training
+from mulfree.errors import ArtifactError
 from mulfree.runtime import artifact
 from mulfree.runtime.session import Backend
 
@@ -35,7 +36,7 @@ def networks() -> Arrays:
 
 
 def test_there_are_files() -> None:
-    assert len(GRAPHS) == 13
+    assert len(GRAPHS) == 12
     assert len(NETWORKS) == 10
 
 
@@ -75,6 +76,13 @@ def test_integers_of_networks(name: str, networks: Arrays) -> None:
     assert [node.op for node in graph.nodes] == [node.op for node in session.graph.nodes]
     new = runtime.Session(graph).run(images)
     np.testing.assert_allclose(new, old, rtol=0, atol=0.02 * np.abs(old).max())
+
+
+@pytest.mark.parametrize("name", ["select"])
+def test_removed_nodes_are_refused(name: str) -> None:
+    line = rf"nodes\[0\].op` must be a node of this version, got '{name}', which earlier versions"
+    with pytest.raises(ArtifactError, match=line):
+        runtime.load(DATA / f"{name}.mulfree")
 
 
 def test_artifacts_are_written_as_they_were() -> None:

@@ -172,7 +172,7 @@ class RandomProgram {
       }
       return Shape{y.c, std::clamp<i64>(y.h, 1, 99), std::clamp<i64>(y.w, 1, 99)};
     };
-    switch (random_.in(0, 8)) {
+    switch (random_.in(0, 7)) {
       case 0: {
         const i64 groups = s.c % 2 == 0 ? 2 : 1;
         const i64 o = random_.chance(30) ? s.c : groups * random_.in(1, 40);
@@ -257,15 +257,6 @@ class RandomProgram {
         attempt([&] {
           program_.concat({random_.wild(x), x}, y, order.data(), random_.chance(90) ? 2 * s.c : 0);
         });
-        return;
-      }
-      case 7: {
-        std::vector<i32> channels(static_cast<std::size_t>(random_.in(1, 20)));
-        for (i32& c : channels) c = static_cast<i32>(random_.in(0, s.c - 1));
-        channels[0] = static_cast<i32>(random_.wild(channels[0]));
-        const i64 size = static_cast<i64>(channels.size());
-        const i64 y = value({size, s.h, s.w});
-        attempt([&] { program_.select(x, y, channels.data(), size); });
         return;
       }
       default: {

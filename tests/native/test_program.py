@@ -200,13 +200,6 @@ class Network:
         y = self.node(x, lambda v: np.concatenate([v[n] for n in xs], -1)[..., order], True)
         self.program.concat(xs, y, order)
 
-    def select(self) -> None:
-        """Channels in any order, perhaps one more than once."""
-        rng, x = self.sample.rng, self.any()
-        channels = rng.integers(0, self.shapes[x][2], int(rng.integers(1, 40)), np.int32)
-        y = self.node(x, lambda v: v[x][..., channels], True)
-        self.program.select(x, y, channels)
-
     def finish(self, outputs: int) -> None:
         """A linear layer on the last value, and `compile`."""
         rng, x = self.sample.rng, max(self.shapes)
@@ -264,7 +257,6 @@ def random_network(seed: int, isa: str) -> tuple[Network, int]:
         network.pad,
         network.repeat,
         network.concat,
-        network.select,
     ]
     for _ in range(int(rng.integers(1, 8))):
         kinds[int(rng.integers(len(kinds)))]()
@@ -454,7 +446,6 @@ NODES: dict[str, dict[str, Any]] = {
     "lut": {"table": TABLE},
     "pad": {"left": 0, "right": 0, "top": 0, "bottom": 0},
     "repeat": {"factor": 1},
-    "select": {"channels": np.arange(4, dtype=np.int32)},
 }
 
 
@@ -512,13 +503,6 @@ NODES: dict[str, dict[str, Any]] = {
         ("pad", {"left": 1}, r"`y` must have shape \[4, 5, 7\], got \[4, 5, 6\]"),
         ("repeat", {"factor": 0}, r"`factor` must be positive and below 2\*\*31, got 0"),
         ("repeat", {"factor": 2}, r"`y` must have shape \[4, 10, 12\], got \[4, 5, 6\]"),
-        ("select", {"channels": np.zeros(3, np.int32)}, r"`y` must have shape \[3, 5, 6\], got"),
-        (
-            "select",
-            {"channels": np.arange(1, 5, dtype=np.int32)},
-            r"`channels` must be in \[0, 4\)",
-        ),
-        ("select", {"channels": np.full(4, -1, np.int32)}, r"`channels` must be in .*, got -1"),
     ],
 )
 def test_wrong_nodes(node: str, changes: dict[str, Any], message: str) -> None:
@@ -558,7 +542,7 @@ def test_wrong_stacks() -> None:
     program.concat([x, x], y, order)
 
 
-@pytest.mark.parametrize("node", ["max_pool", "pad", "repeat", "select"])
+@pytest.mark.parametrize("node", ["max_pool", "pad", "repeat"])
 def test_nodes_that_keep_the_zero(node: str) -> None:
     program, x, _ = started()
     other = program.value(4, 5, 6, 4)

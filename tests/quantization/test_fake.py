@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mulfree.nn import Adder2d
-from mulfree.quantization.clusters import Cluster
-from mulfree.quantization.fake import FakeQuantise, Lattice, lattice_of
-from mulfree.quantization.grid import Grid, Layout
+from mulfree.quantization.fake import FakeQuantise, Lattice
+from mulfree.quantization.grid import Layout
 from mulfree.quantization.grouping import make_plan
 from mulfree.quantization.steps import Layer
 
@@ -52,37 +50,6 @@ def test_adder_weights_keep_their_distance_from_the_grid() -> None:
     weight.sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.flatten().tolist() == [1.0, 1.0, 1.0, 1.0]
-
-
-def test_groups_of_filters_have_grids_of_their_own() -> None:
-    net = nn.Sequential(
-        nn.Conv2d(1, 2, 1), nn.ReLU(), Adder2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
-    )
-    plan = make_plan(net, (1, 1, 1))
-    layer = Adder2d(2, 2, 1, bias=True)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([-3.1, 1.25, 0.3, 9.0]).view(2, 2, 1, 1))
-        assert layer.bias is not None
-        layer.bias.copy_(torch.tensor([10.0, 20.0]))
-    _, step, _ = plan.steps
-    assert isinstance(step, Layer)
-    # 0 to 15 in steps of 1, and 0 to 3 in steps of 0.2.
-    clusters = {
-        step.output: (
-            Cluster(filters=np.array([1]), grid=Grid(scale=1.0, zero=0, bits=4)),
-            Cluster(filters=np.array([0]), grid=Grid(scale=0.2, zero=0, bits=4)),
-        )
-    }
-    rounding = FakeQuantise(
-        Layout(plan=plan, bits=4),
-        lambda name, x: lattice_of(Grid(scale=0.5, zero=0, bits=4)),
-        clusters=clusters,
-    )
-    y = rounding.apply(step, layer, torch.tensor([1.52, 4.3]).view(1, 2, 1, 1))
-    # Weights -3.1 (outside, kept) and 1.2 of inputs 1.6 and 3.0 (cut from 4.3);
-    # weights 0.0 and 9.0 of inputs 2.0 and 4.0.
-    expected = torch.tensor([10 - (4.7 + 1.8), 20 - (2.0 + 5.0)])
-    torch.testing.assert_close(y.flatten(), expected, atol=1e-5, rtol=0)
 
 
 def test_weights_of_convolutions_have_a_scale_for_every_filter() -> None:

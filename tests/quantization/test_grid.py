@@ -82,21 +82,6 @@ def test_what_is_added_keeps_eight_bits() -> None:
     assert layout.weight_bits(layer(layout.plan, "layer3.2.conv2")) == 4
 
 
-def test_what_groups_of_filters_read_is_copied_from_eight_bits() -> None:
-    net = plan("resnet20")
-    first, second = layer(net, "layer1.0.conv1"), layer(net, "layer1.0.conv2")
-    layout = Layout(plan=net, bits=4, divided=frozenset({first.output, second.output}))
-    assert layout.grids["layer1_0_relu1"] == 8
-    assert layout.grids[layout.operand(second)] == 4
-    assert layout.operand(second) == "layer1_0_relu1.copy"
-    assert layout.divides(second)
-    assert layout.grids["layer1_1_relu1"] == 4
-    # With 8 bits there is nothing to copy, and the first layer is never divided.
-    full = Layout(plan=net, bits=8, divided=frozenset({layer(net, "conv1").output}))
-    assert full.grids == Layout(plan=net, bits=8).grids
-    assert not full.divides(layer(net, "conv1"))
-
-
 def test_a_pooled_value_has_the_grid_of_what_was_pooled() -> None:
     layout = Layout(plan=plan("lenet5_bn"), bits=5)
     assert layout.roots["pool1"] == "relu1"

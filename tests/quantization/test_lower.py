@@ -20,7 +20,6 @@ from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.quantization import Pictures
 from mulfree.quantization.calibration import find_ranges, make_grids
-from mulfree.quantization.clusters import Clusters, divisible, make_clusters
 from mulfree.quantization.fake import FakeQuantise, lattice_of
 from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.grouping import make_plan
@@ -40,7 +39,6 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
-    Select,
 )
 from mulfree.runtime.graph import Adder2d as Adder2dNode
 
@@ -55,10 +53,9 @@ class Compared(FakeQuantise):
         self,
         layout: Layout,
         grids: dict[str, Grid],
-        clusters: Clusters,
         made: dict[str, NDArray[np.uint8]],
     ) -> None:
-        super().__init__(layout, lambda name, _: lattice_of(grids[name]), clusters=clusters)
+        super().__init__(layout, lambda name, _: lattice_of(grids[name]))
         self.grids = grids
         self.made = made
 
@@ -80,21 +77,19 @@ def lowered(
     bits: int = 8,
     pictures: Pictures = PICTURES,
     edges: str = "int8",
-    groups: int = 1,
 ) -> runtime.Graph:
     """The graph of a network, whose every integer is compared with the rounded network's."""
     net.double()
     batches = [batch.double() for batch in images]
     _, channels, height, width = images[0].shape
     plan = make_plan(net, (channels, height, width))
-    layout = Layout(plan=plan, bits=bits, edges=edges, divided=divisible(plan, net, groups))
+    layout = Layout(plan=plan, bits=bits, edges=edges)
     grids = make_grids(layout, find_ranges(layout, net, batches, "minmax"))
-    clusters = make_clusters(layout, net, grids, groups)
-    graph = lower("test", layout, net, grids, pictures, clusters=clusters)
+    graph = lower("test", layout, net, grids, pictures)
     joins = [step for step in plan.steps if isinstance(step, ConcatStep)]
-    assert len(nodes_of(graph, Concat)) == len(clusters) + len(joins)
+    assert len(nodes_of(graph, Concat)) == len(joins)
     array = images[0].numpy()
-    hooks = Compared(layout, grids, clusters, reference.trace(graph, array))
+    hooks = Compared(layout, grids, reference.trace(graph, array))
     with torch.no_grad():
         logits = execute(layout.plan, net, batches[0], hooks).numpy()
     # The classifier's weights are rounded on both sides, its products summed in float32 on one.
@@ -189,44 +184,6 @@ def test_a_float_layer_with_groups_a_border_and_a_pool() -> None:
     assert layer.low == graph.by_name[layer.output].zero
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize(("name", "side", "options"), FAMILIES)
-def test_families_with_groups(name: str, side: int, options: dict[str, Any], bits: int) -> None:
-    net = named(name, "adder2d", width=0.25, in_channels=2, num_classes=4, **options)
-    images = warm(net, (2, side, side))
-    graph = lowered(net, images, bits, groups=3)
-    stacks = nodes_of(graph, Concat)
-    assert stacks
-    # A layer's parts read copies and residuals of their own and have all of its filters.
-    by_output: dict[Any, Any] = {node.output: node for node in graph.nodes}
-    for stack in stacks:
-        parts = [by_output[part] for part in stack.inputs]
-        assert [node.name for node in parts] == [
-            f"{stack.name}.group{number}" for number in range(1, len(parts) + 1)
-        ]
-        assert len({graph.by_name[node.input].scale for node in parts}) == len(parts)
-        assert sum(len(node.weight) for node in parts) == graph.by_name[stack.output].shape[0]
-        for node in parts:
-            assert node.weight.max() <= 2**bits - 1
-            assert node.residual is None or isinstance(by_output[node.residual], Select)
-    check_kernels(graph, images[0])
-
-
-@pytest.mark.parametrize("name", ["lenet5_bn", "resnet20"])
-def test_groups_between_ends_in_float(name: str) -> None:
-    net = named(name, "adder2d", width=0.25, in_channels=2, num_classes=4)
-    images = warm(net, (2, 16, 16))
-    whole = lowered(copy.deepcopy(net), images, 4, groups=3)
-    graph = lowered(net, images, 4, edges="float", groups=3)
-    (layer,), (fc,) = nodes_of(graph, Conv2dFloat), nodes_of(graph, LinearFloat)
-    assert nodes_of(graph, Concat)
-    # Of the layers between not a bit is another one.
-    for node, other in zip(graph.nodes, whole.nodes, strict=True):
-        fields = zip(astuple(node), astuple(other), strict=True) if node not in (layer, fc) else ()
-        assert all(np.array_equal(one, another) for one, another in fields)
-    check_kernels(graph, images[0])
-
-
 def check_kernels(graph: runtime.Graph, images: Tensor) -> None:
     """The native kernels, of the graph and of its file, equal the definition."""
     array = images.numpy()
@@ -234,25 +191,6 @@ def check_kernels(graph: runtime.Graph, images: Tensor) -> None:
     np.testing.assert_array_equal(runtime.Session(graph, threads=2).run(array), expected)
     loaded = artifact.from_bytes(artifact.to_bytes(graph))
     np.testing.assert_array_equal(runtime.Session(loaded).run(array), expected)
-
-
-@pytest.mark.parametrize(("padding", "bits"), [("same", 8), ((2, 2), 4), ((3, 3), 4)])
-def test_groups_with_uneven_padding_a_bias_and_a_pooled_maximum(padding: Any, bits: int) -> None:
-    layer = Adder2d(4, 6, 2, padding=padding, bias=True)
-    norm = nn.BatchNorm2d(6)
-    net = staged(layer, nn.MaxPool2d(2), norm, nn.ReLU(), channels=6)
-    with torch.no_grad():
-        layer.weight.mul_(torch.linspace(0.2, 3, 6)[:, None, None, None])
-        assert layer.bias is not None
-        layer.bias.normal_()
-    images = warm(net, (2, 8, 8))
-    with torch.no_grad():
-        norm.weight[:3] *= -1
-    graph = lowered(net, images, bits, groups=2)
-    assert [node.name for node in nodes_of(graph, Concat)] == ["3"]
-    assert len(nodes_of(graph, Pad)) == 2
-    (pool,) = nodes_of(graph, MaxPool)
-    assert pool.minimum.tolist() == [1, 1, 1, 0, 0, 0]
 
 
 def stage(*modules: nn.Module) -> nn.Module:

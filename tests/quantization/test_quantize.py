@@ -19,7 +19,7 @@ from mulfree.nn import Adder2d
 from mulfree.quantization import Pictures, quantize
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import Adder2d as AdderNode
-from mulfree.runtime.graph import Concat, Conv2d, Conv2dFloat, Select
+from mulfree.runtime.graph import Conv2d, Conv2dFloat
 
 
 def pictures(**change: Any) -> Pictures:
@@ -84,7 +84,7 @@ def test_the_network_is_not_changed(trained: tuple[nn.Module, list[Tensor]]) -> 
     assert all(parameter.requires_grad for parameter in net.parameters())
 
 
-def test_one_group_is_one_layer_by_hand() -> None:
+def test_a_layer_by_hand() -> None:
     layer = Adder2d(2, 2, 1)
     first = (nn.Conv2d(1, 2, 1), nn.ReLU())
     net = nn.Sequential(*first, layer, nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
@@ -92,7 +92,7 @@ def test_one_group_is_one_layer_by_hand() -> None:
         layer.weight.copy_(torch.tensor([[-2.0, -0.2], [0.6, 1.5]])[..., None, None])
     images = [torch.zeros(1, 1, 1, 1)]
     ranges = dict.fromkeys((value.name for value in quantize(net, images).values), (-1.0, 3.0))
-    _, node, _ = quantize(net, images, 4, groups=1, ranges=ranges).nodes
+    _, node, _ = quantize(net, images, 4, ranges=ranges).nodes
     assert isinstance(node, AdderNode)
     # Steps of 4 / 15 from the zero 4 on; -2 becomes -16 / 15, and 14 / 15 is left of it.
     assert node.weight.tolist() == [[[[0, 3]]], [[[6, 10]]]]
@@ -100,24 +100,6 @@ def test_one_group_is_one_layer_by_hand() -> None:
     assert (node.shift, node.low, node.high) == (26, 64, 255)
     assert node.multiplier.tolist() == [17 << 26] * 2
     assert node.offset.tolist() == [round((64 - 14 / 15 * 255 / 4) * 2**26), 64 << 26]
-
-
-@pytest.mark.parametrize("shift_only", [False, True])
-def test_groups(shift_only: bool) -> None:
-    net = named("lenet5_bn", "adder2d", width=0.5, in_channels=2, num_classes=4)
-    images = warm(net, (2, 12, 12), size=32)
-    one, other = (quantize(net, images, 4, groups=g, shift_only=shift_only) for g in (1, 4))
-    assert artifact.to_bytes(one) == artifact.to_bytes(
-        quantize(net, images, 4, shift_only=shift_only)
-    )
-    assert not any(isinstance(node, Concat | Select) for node in one.nodes)
-    stacks = [node for node in other.nodes if isinstance(node, Concat)]
-    assert 1 <= len(stacks) <= 3
-    # With random weights powers of two alone leave 0.5, and groups no more.
-    assert correlation(net, other, images[0]) > (0.3 if shift_only else 0.8)
-    # Statistics are corrected for the rounding of the groups.
-    as_it_is = quantize(net, images, 4, groups=4, shift_only=shift_only, correct=False)
-    assert artifact.to_bytes(as_it_is) != artifact.to_bytes(other)
 
 
 def test_only_layers_that_are_convolutions_multiply_with_shifts(
@@ -191,14 +173,6 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
     [
         ({"bits": 7}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 7"),
         ({"edges": "int4"}, ConfigError, r"`edges` must be one of float, int8, got 'int4'"),
-        ({"groups": 0}, ConfigError, r"`groups` must be an int in 1..8, got 0"),
-        ({"groups": 9}, ConfigError, r"`groups` must be an int in 1..8, got 9"),
-        ({"groups": 2.0}, ConfigError, r"`groups` must be an int in 1..8, got 2.0"),
-        (
-            {"groups": 2, "ranges": {}},
-            ConfigError,
-            r"`groups` must be 1 for a network that was trained with the rounding, got 2",
-        ),
         ({"observer": "median"}, ConfigError, r"`observer` must be one of auto, minmax, "),
         ({"batches": []}, ShapeError, r"`batches` must hold images .* got nothing"),
         ({"batches": [torch.zeros(3, 4, 4)]}, ShapeError, r"of one size, got \[3, 4, 4\]"),
@@ -215,8 +189,6 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
         ({"bits": "8"}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got '8'"),
         ({"bits": True}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got True"),
         ({"bits": 10**5000}, ConfigError, r"`bits` must be one of .* an integer of 16610 bits"),
-        ({"groups": True}, ConfigError, r"`groups` must be an int in 1..8, got True"),
-        ({"groups": None}, ConfigError, r"`groups` must be an int in 1..8, got None"),
         ({"edges": ["int8"]}, ConfigError, r"`edges` must be one of float, int8, got \['int8'\]"),
         ({"edges": np.array([1, 2])}, ConfigError, r"`edges` must be one of float, int8, got arr"),
         ({"observer": None}, ConfigError, r"`observer` must be one of auto, .* got None"),
@@ -277,7 +249,7 @@ def test_mistakes(
 
 def test_numbers_of_numpy_are_numbers(trained: tuple[nn.Module, list[Tensor]]) -> None:
     net, images = trained
-    options: dict[str, Any] = {"bits": np.int64(4), "groups": np.int8(1), "correct": np.bool_(True)}
+    options: dict[str, Any] = {"bits": np.int64(4), "correct": np.bool_(True)}
     one, other = quantize(net, images, 4, correct=True), quantize(net, images, **options)
     assert artifact.to_bytes(one) == artifact.to_bytes(other)
 

@@ -25,7 +25,6 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
-    Select,
     Value,
 )
 
@@ -394,13 +393,6 @@ class _Growing:
             )
         )
 
-    def select(self) -> None:
-        """Of any channels, at times one channel more than once."""
-        source, names = self.last, self.names("select")
-        channels = self.array(0, source.shape[0] - 1, self.number(1, 20), "int32")
-        made = self.value((len(channels), *source.shape[1:]), source)
-        self.nodes.append(Select(**names, output=made.name, channels=channels))
-
     def linear(self) -> None:
         taps, outputs = self.last.elements, self.number(1, 12)
         if self.number(0, 2) == 0:
@@ -434,7 +426,6 @@ def random_graph(rng: np.random.Generator, nodes: int | None = None) -> Graph:
         growing.mean,
         growing.add,
         growing.lut,
-        growing.select,
         growing.concat,
         growing.pad,
         growing.repeat,

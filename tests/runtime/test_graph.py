@@ -480,14 +480,6 @@ CONCAT = {"op": "concat", "others": ("x",)}
             {"op": "concat", "others": ("z",), "order": array([0, 1, 2, 3], "int32")},
             r"`node.input` must be made by an earlier node, got 'z'",
         ),
-        (
-            (1, 3, 3),
-            {"op": "select", "channels": array([2], "int32")},
-            r"`node.channels` must hold numbers in 0..1, at least one, got int32\[1\]",
-        ),
-        ((1, 3, 3), {"op": "select", "channels": array([-1], "int32")}, r"`node.channels` must ho"),
-        ((1, 3, 3), {"op": "select", "channels": array([], "int32")}, r"`node.channels` must hold"),
-        ((1, 3, 3), {"op": "select", "channels": array([1, 0], "int32")}, r"`y.shape` must be \(2"),
     ],
 )
 def test_channels_that_do_not_fit(made: Any, node: Any, message: str) -> None:
@@ -588,7 +580,6 @@ def test_counts_of_the_other_nodes() -> None:
         {"op": "repeat", "factor": 1},
         {**POOL, "kernel": (1, 1), "minimum": array([0], "uint8")},
         {"op": "concat", "others": (), "order": array([0], "int32")},
-        {"op": "select", "channels": array([0], "int32")},
     ):
         assert one_node((1, 4, 4), (1, 4, 4), **fields_).counts()[0] == Count()
 

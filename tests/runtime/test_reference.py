@@ -24,7 +24,6 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
-    Select,
     Value,
 )
 
@@ -366,12 +365,6 @@ def test_channels_are_stacked_and_put_in_order() -> None:
     node = Concat(**NAMES, others=("z", "x"), order=order)
     # Stacked 1 2 3 1 2.
     assert reference.evaluate(node, SOURCE, made).tolist() == [[[[3, 1, 2, 2, 1]]]]
-
-
-def test_channels_are_selected() -> None:
-    x = array([[[[1, 2, 3]], [[4, 5, 6]]]], "uint8")
-    node = Select(**NAMES, channels=array([2, 0, 2], "int32"))
-    assert reference.evaluate(node, SOURCE, {"x": x}).tolist() == [[[[3, 1, 3]], [[6, 4, 6]]]]
 
 
 def test_an_unknown_node_has_no_arithmetic() -> None:

@@ -182,12 +182,6 @@ void define_integer(nb::module_& m) {
           },
           "xs"_a, "y"_a, "order"_a.noconvert())
       .def(
-          "select",
-          [](Program& self, i64 x, i64 y, const Array<const i32, 1>& channels) {
-            self.select(x, y, channels.data(), size(channels));
-          },
-          "x"_a, "y"_a, "channels"_a.noconvert())
-      .def(
           "linear",
           [](Program& self, i64 x, const Array<const i8, 2>& weight,
              const Array<const float, 1>& scale, const Array<const float, 1>& bias) {

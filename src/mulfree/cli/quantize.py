@@ -89,7 +89,6 @@ def _options(
 
     options = {
         "observer": arguments.observer,
-        "groups": arguments.groups,
         "shift_only": arguments.shift_only,
         "edges": arguments.edges or "int8",
     }
@@ -129,14 +128,6 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--observer", choices=_OBSERVERS, default="auto", help="how ranges are found"
-    )
-    parser.add_argument(
-        "--groups",
-        type=int,
-        default=1,
-        choices=range(1, 9),
-        metavar="G",
-        help="groups, 1 to 8, of an adder layer's filters that have a scale each (default: 1)",
     )
     parser.add_argument(
         "--shift-only",

@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mulfree.errors import ConfigError, quoted
-from mulfree.quantization.clusters import Clusters
 from mulfree.quantization.fake import FakeQuantise, lattice_of
 from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.observers import Range, observe
@@ -123,7 +121,6 @@ def correct_norms(
     images: Sequence[Tensor],
     grids: Mapping[str, Grid],
     *,
-    clusters: Clusters = MappingProxyType({}),
     shift_only: bool = False,
 ) -> None:
     """Corrects the statistics of every batch normalisation for what rounding does to its input.
@@ -139,11 +136,10 @@ def correct_norms(
         model: The network in evaluation mode, changed in place.
         images: Batches `[N, C, H, W]`.
         grids: The grids.
-        clusters: Layers whose filters have grids of their own.
         shift_only: Whether factors become powers of two.
     """
     before = _statistics(layout, model, images, Hooks())
-    after = _statistics(layout, model, images, _rounding(layout, grids, clusters, shift_only))
+    after = _statistics(layout, model, images, _rounding(layout, grids, shift_only))
     for path, (mean, variance) in before.items():
         norm = model.get_submodule(path)
         assert isinstance(norm, NORMS)
@@ -162,7 +158,6 @@ def corrected_unless_harmful(
     images: Sequence[Tensor],
     grids: Mapping[str, Grid],
     *,
-    clusters: Clusters = MappingProxyType({}),
     shift_only: bool = False,
 ) -> nn.Module:
     """A copy of the network after `correct_norms`, or the network where that does harm.
@@ -176,15 +171,14 @@ def corrected_unless_harmful(
         model: Not changed.
         images: Batches.
         grids: The grids.
-        clusters: Layers whose filters have grids of their own.
         shift_only: Whether factors become powers of two.
     """
     corrected = copy.deepcopy(model)
-    correct_norms(layout, corrected, images, grids, clusters=clusters, shift_only=shift_only)
+    correct_norms(layout, corrected, images, grids, shift_only=shift_only)
     exact = [execute(layout.plan, model, batch, Hooks()) for batch in images]
 
     def distance(network: nn.Module) -> float:
-        rounding = _rounding(layout, grids, clusters, shift_only)
+        rounding = _rounding(layout, grids, shift_only)
         return sum(
             float((execute(layout.plan, network, batch, rounding) - logits).square().sum())
             for batch, logits in zip(images, exact, strict=True)
@@ -193,13 +187,9 @@ def corrected_unless_harmful(
     return corrected if distance(corrected) <= _HARM * distance(model) else model
 
 
-def _rounding(
-    layout: Layout, grids: Mapping[str, Grid], clusters: Clusters, shift_only: bool
-) -> Hooks:
+def _rounding(layout: Layout, grids: Mapping[str, Grid], shift_only: bool) -> Hooks:
     lattices = {name: lattice_of(grid) for name, grid in grids.items()}
-    return FakeQuantise(
-        layout, lambda name, _: lattices[name], clusters=clusters, shift_only=shift_only
-    )
+    return FakeQuantise(layout, lambda name, _: lattices[name], shift_only=shift_only)
 
 
 def _statistics(

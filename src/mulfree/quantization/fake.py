@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
-from mulfree.quantization.clusters import Cluster, Clusters, order_of
 from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.plan import Hooks
 from mulfree.quantization.steps import ADDER, AnyLayer, Layer, Norm
@@ -28,7 +25,6 @@ class FakeQuantise(Hooks):
     Args:
         layout: The grids.
         lattice: Scale and zero of a grid by its name, told of the value's tensor.
-        clusters: Layers whose filters have grids of their own.
         shift_only: Round the factors of normalisations behind adder layers to powers of two. Those
             behind convolutions become so by the scale of the weights.
     """
@@ -38,26 +34,16 @@ class FakeQuantise(Hooks):
         layout: Layout,
         lattice: Callable[[str, Tensor], Lattice],
         *,
-        clusters: Clusters = MappingProxyType({}),
         shift_only: bool = False,
     ) -> None:
         self._layout = layout
         self._lattice = lattice
-        self._clusters = clusters
         self._shift_only = shift_only
         self._used: dict[str, Lattice] = {}
 
     def value(self, name: str, x: Tensor) -> Tensor:
         """`x` on its grid."""
         return self._rounded(name, x)
-
-    def apply(self, layer: Layer, module: AnyLayer, x: Tensor) -> Tensor:
-        """What a layer makes of `x`, by the grids of its groups if it has any."""
-        clusters = self._clusters.get(layer.output)
-        if clusters is None:
-            return super().apply(layer, module, x)
-        parts = [_part(module, cluster, x) for cluster in clusters]
-        return torch.cat(parts, 1).index_select(1, torch.from_numpy(order_of(clusters)))
 
     def operand(self, layer: Layer, x: Tensor) -> Tensor:
         """`x` on the grid that the layer reads, if that is another one."""
@@ -107,16 +93,6 @@ class FakeQuantise(Hooks):
 def lattice_of(grid: Grid) -> Lattice:
     """Scale and zero of a grid that does not change."""
     return torch.tensor(grid.scale), torch.tensor(grid.zero, dtype=torch.int32)
-
-
-def _part(module: AnyLayer, cluster: Cluster, x: Tensor) -> Tensor:
-    """What the filters of one group make of `x`."""
-    lattice, filters = lattice_of(cluster.grid), torch.from_numpy(cluster.filters)
-    parts = {"weight": _shared(module.weight[filters], lattice, cluster.grid.bits)}
-    if module.bias is not None:
-        parts["bias"] = module.bias[filters]
-    y: Tensor = functional_call(module, parts, (_fake(x, *lattice, cluster.grid.bits),))
-    return y
 
 
 def _shared(w: Tensor, lattice: Lattice, bits: int) -> Tensor:

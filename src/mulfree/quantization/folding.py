@@ -5,14 +5,13 @@ Legend: O filters, Kh Kw window, C channels, g groups.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mulfree.quantization.clusters import Indices
 from mulfree.quantization.fixed_point import Reals, powers_of_two
 from mulfree.quantization.grid import Grid
 from mulfree.quantization.steps import ADDER, LINEAR, NORMS, AnyLayer, Layer, Shape
@@ -45,15 +44,6 @@ class Folded:
     factor: Reals
     offset: Reals
     largest: int
-
-    def of(self, filters: Indices) -> Folded:
-        """Some of the filters."""
-        return replace(
-            self,
-            weight=self.weight[filters],
-            factor=self.factor[filters],
-            offset=self.offset[filters],
-        )
 
 
 def norm_of(model: nn.Module, step: Layer) -> Norm | None:

@@ -71,8 +71,6 @@ class Layout:
         plan: The network.
         bits: One of `BITS`.
         edges: One of `EDGES`.
-        divided: Names of values whose layers, if in the middle of the network, have filters in
-            groups with grids of their own. Copies on these are made of 8 bits.
 
     Attributes:
         roots: For every value the one whose scale it has: itself, or what it was copied from.
@@ -88,7 +86,6 @@ class Layout:
     plan: Plan
     bits: int
     edges: str = "int8"
-    divided: frozenset[str] = frozenset()
     # Not worked out when they are asked for, which torch.compile does not follow.
     roots: Mapping[str, str] = field(init=False, repr=False)
     grids: Mapping[str, int] = field(init=False, repr=False)
@@ -131,10 +128,6 @@ class Layout:
         """Whether the weights of a layer stay in floating point; never those of an adder layer."""
         return self.edges == "float" and not (self._middle(layer) or isinstance(module, ADDER))
 
-    def divides(self, layer: Layer) -> bool:
-        """Whether the filters of a layer are in groups."""
-        return layer.output in self.divided and self._middle(layer)
-
     def _find_roots(self) -> Mapping[str, str]:
         roots = {self.plan.input: self.plan.input}
         for step in self.plan.steps:
@@ -149,8 +142,6 @@ class Layout:
                 if step.rescales:
                     middle = isinstance(step, Layer) and name == step.input and self._middle(step)
                     reads[self.roots[name]].add(middle)
-                    if middle and step.output in self.divided:
-                        reads[self.roots[name]].add(False)
         if self.plan.classifier is not None:
             del reads[self.plan.classifier.output]
         grids = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch import nn
 from mulfree import runtime
 from mulfree.errors import ConfigError
 from mulfree.operators.window import Pair, Sliding, resolve_padding
-from mulfree.quantization.clusters import Cluster, Clusters, Indices, order_of
 from mulfree.quantization.fixed_point import Reals, fixed_point
 from mulfree.quantization.folding import Folded, FoldedFloat, fold, fold_float, norm_of
 from mulfree.quantization.grid import Grid, Layout
@@ -48,7 +46,6 @@ def lower(
     grids: Mapping[str, Grid],
     pictures: Pictures,
     *,
-    clusters: Clusters = MappingProxyType({}),
     shift_only: bool = False,
 ) -> runtime.Graph:
     """The integer network.
@@ -59,13 +56,12 @@ def lower(
         model: Weights and statistics.
         grids: Every grid of the layout.
         pictures: How the images are made.
-        clusters: Layers whose filters have grids of their own.
         shift_only: Round every factor to a power of two.
 
     Raises:
         ConfigError: A factor is too large for the integers.
     """
-    return _Lowering(layout, model, grids, clusters, shift_only).graph(name, pictures)
+    return _Lowering(layout, model, grids, shift_only).graph(name, pictures)
 
 
 class _Lowering:
@@ -76,14 +72,12 @@ class _Lowering:
         layout: Layout,
         model: nn.Module,
         grids: Mapping[str, Grid],
-        clusters: Clusters,
         shift_only: bool,
     ) -> None:
         self._layout = layout
         self._plan = layout.plan
         self._model = model
         self._grids = grids
-        self._clusters = clusters
         self._shift_only = shift_only
         self._values: dict[str, nodes.Value] = {}
         self._nodes: list[nodes.Node] = []
@@ -124,7 +118,7 @@ class _Lowering:
         return self._grids[self._layout.roots[value]]
 
     def _operand(self, layer: Layer) -> Grid:
-        """The grid of what a layer reads where its filters are in no groups."""
+        """The grid of what a layer reads."""
         return self._grids[self._layout.operand(layer)]
 
     def _named(self, name: str) -> str:
@@ -224,28 +218,9 @@ class _Lowering:
     # --- layers -----------------------------------------------------------------------------------
 
     def _layer(self, step: Layer) -> None:
-        count = len(step.layer(self._model).weight)
-        clusters = self._clusters.get(step.output)
-        if clusters is None:
-            everything = Cluster(filters=np.arange(count), grid=self._operand(step))
-            flips = self._filters(step, everything, step.residual)
-        else:
-            flips, parts = np.zeros(count, np.bool_), []
-            for number, cluster in enumerate(clusters, 1):
-                suffix = f".group{number}"
-                parts.append(_unpooled(step) + suffix)
-                residual = step.residual and self._selected(step.residual, parts[-1], cluster)
-                flips[cluster.filters] = self._filters(step, cluster, residual, suffix)
-            self._stack(step, parts, order_of(clusters))
-        self._pool(step, flips)
-
-    def _filters(
-        self, step: Layer, cluster: Cluster, residual_name: str | None, suffix: str = ""
-    ) -> NDArray[np.bool_]:
-        """Some of the filters of a layer as a node; whether their factors are negative."""
         module = step.layer(self._model)
         target = self._grid(step.output)
-        filters = self._folded(step, module, cluster.grid, target.scale).of(cluster.filters)
+        filters = self._folded(step, module, target.scale)
         factor, offset = filters.factor, filters.offset + target.zero
         factors: list[Reals | float] = [factor]
         largest = [filters.largest]
@@ -258,15 +233,15 @@ class _Lowering:
         kind: Any = nodes.Adder2d if isinstance(module, ADDER) else nodes.Conv2d
         self._nodes.append(
             kind(
-                **self._windows(step, module, filters.weight, cluster.grid, suffix),
+                **self._windows(step, module, filters.weight),
                 multiplier=fixed.factors[0],
                 offset=fixed.offset,
                 shift=fixed.shift,
-                residual=residual_name,
-                residual_multiplier=int(fixed.factors[1]) if residual_name else 0,
+                residual=step.residual,
+                residual_multiplier=int(fixed.factors[1]) if step.residual else 0,
             )
         )
-        return factor < 0
+        self._pool(step, factor < 0)
 
     def _layer_float(self, step: Layer) -> None:
         """A layer that keeps floating-point weights."""
@@ -275,25 +250,23 @@ class _Lowering:
         filters = self._folded_float(step, module, target.scale)
         self._nodes.append(
             nodes.Conv2dFloat(
-                **self._windows(step, module, filters.weight, self._operand(step)),
+                **self._windows(step, module, filters.weight),
                 bias=(filters.offset + target.zero).astype(np.float32),
             )
         )
         self._pool(step, filters.flips)
 
-    def _windows(
-        self, step: Layer, module: AnyLayer, weight: NDArray[Any], grid: Grid, suffix: str = ""
-    ) -> dict[str, Any]:
+    def _windows(self, step: Layer, module: AnyLayer, weight: NDArray[Any]) -> dict[str, Any]:
         """What the nodes of all layers have; the value that such a node makes is declared."""
-        target, output = self._grid(step.output), _unpooled(step) + suffix
-        source, stride, padding = self._source(step, module, grid, f"{output}.input")
+        target = self._grid(step.output)
+        source, stride, padding = self._source(step, module)
         rows, columns = Sliding(stride, padding).output_hw(
             self._values[source].shape[1:], (weight.shape[1], weight.shape[2])
         )
         return {
-            "name": self._named(step.path + suffix),
+            "name": self._named(step.path),
             "input": source,
-            "output": self._declare(output, (len(weight), rows, columns), target),
+            "output": self._declare(_unpooled(step), (len(weight), rows, columns), target),
             "weight": weight,
             "low": target.zero if step.relu else 0,
             "high": _highest(step, target),
@@ -316,43 +289,12 @@ class _Lowering:
             )
         )
 
-    def _selected(self, source: str, part: str, cluster: Cluster) -> str:
-        """The channels of a value that the filters of a group make."""
-        value, name = self._values[source], f"{part}.residual"
-        shape = (len(cluster.filters), *value.shape[1:])
-        self._declare(name, shape, self._grid(source))
-        channels = cluster.filters.astype(np.int32)
-        self._nodes.append(nodes.Select(name=name, input=source, output=name, channels=channels))
-        return name
-
-    def _stack(self, step: Layer, parts: Sequence[str], order: Indices) -> None:
-        """The groups of a layer as one value again."""
-        _, rows, columns = self._values[parts[0]].shape
-        target = self._grid(step.output)
-        self._nodes.append(
-            nodes.Concat(
-                name=self._named(step.path),
-                input=parts[0],
-                others=tuple(parts[1:]),
-                output=self._declare(_unpooled(step), (len(order), rows, columns), target),
-                order=order.astype(np.int32),
-            )
-        )
-
-    def _source(
-        self, step: Layer, module: AnyLayer, grid: Grid, copy: str
-    ) -> tuple[str, Pair, Pair]:
-        """Value on `grid` that a layer reads, its stride and its padding.
-
-        If it has to be made of another one it is called `copy`, unless all of the layer reads it.
-        """
+    def _source(self, step: Layer, module: AnyLayer) -> tuple[str, Pair, Pair]:
+        """Value that a layer reads, its stride and its padding."""
         merged = self._merged.get(step.input)
         source = self._merged_source(step)
-        operand = self._layout.operand(step)
-        if grid != self._grids[operand]:
-            source = self._copy(source, copy, grid)
-        elif operand not in self._layout.roots:
-            source = self._copy(source, f"{source}.copy", grid)
+        if self._layout.operand(step) not in self._layout.roots:
+            source = self._copy(source, f"{source}.copy", self._operand(step))
         if isinstance(module, LINEAR):
             return source, (1, 1), (0, 0)
         kernel, stride = _pair(module.kernel_size), _pair(module.stride)
@@ -364,7 +306,7 @@ class _Lowering:
             return source, stride, padding
         even = (padding[1], padding[1], padding[0], padding[0])
         border = [one + other for one, other in zip(even, uneven or (0,) * 4, strict=True)]
-        return self._padded(source, grid, border), stride, (0, 0)
+        return self._padded(source, self._operand(step), border), stride, (0, 0)
 
     def _merged_source(self, step: Layer) -> str:
         merged = self._merged.get(step.input)
@@ -407,16 +349,16 @@ class _Lowering:
                 )
             )
             return
-        folded = self._folded(step, module, self._operand(step), None)
+        folded = self._folded(step, module, None)
         weight = folded.weight.reshape(len(folded.weight), -1)
         self._logits(step.path, step.input, weight, folded.factor, folded.offset)
 
-    def _folded(self, step: Layer, module: AnyLayer, grid: Grid, scale: float | None) -> Folded:
+    def _folded(self, step: Layer, module: AnyLayer, scale: float | None) -> Folded:
         """A layer and its normalisation; for logits, which have no scale, in real numbers."""
         return fold(
             module,
             norm_of(self._model, step),
-            grid,
+            self._operand(step),
             map_shape=self._values[self._merged_source(step)].shape,
             bits=self._layout.weight_bits(step),
             scale=scale,

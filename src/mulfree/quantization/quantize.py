@@ -25,7 +25,6 @@ from mulfree.quantization.calibration import (
     find_ranges,
     make_grids,
 )
-from mulfree.quantization.clusters import divisible, make_clusters
 from mulfree.quantization.grid import BITS, EDGES, Layout
 from mulfree.quantization.grouping import make_plan
 from mulfree.quantization.images import Batches, read_images
@@ -33,8 +32,6 @@ from mulfree.quantization.lower import lower
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 from mulfree.quantization.observers import OBSERVERS
 from mulfree.quantization.pictures import Pictures
-
-MOST_GROUPS = 8
 
 # Images that make statistics worth having, and images at a time.
 _ENOUGH = 64
@@ -50,7 +47,6 @@ def quantize(
     bits: int = 8,
     *,
     observer: str = "auto",
-    groups: int = 1,
     correct: bool | None = None,
     shift_only: bool = False,
     edges: str = "int8",
@@ -77,8 +73,6 @@ def quantize(
         edges: Weights of convolutions and linear layers at the ends of the network, the first
             layer and the classifier: "int8", or "float" for floating-point ones.
         observer: How ranges are found, one of `OBSERVERS`; see `observe`.
-        groups: 1 to 8. Filters of an adder layer in the middle of the network are put into so many
-            groups that have a scale each, see `make_clusters`.
         correct: Correct the normalisations for the rounding, see `correct_norms`; by default where
             there are 64 images or more to learn that from, unless the logits of these show that it
             does harm. A network that was trained with the rounding must not be corrected for it.
@@ -95,22 +89,15 @@ def quantize(
         ShapeError: `batches` holds no images, or of more than one size.
 
     References:
-        Shared scale: arXiv 2101.10015. Ranges, weights outside of them, and groups: arXiv
-        2212.10200.
+        Shared scale: arXiv 2101.10015. Ranges, and weights outside of them: arXiv 2212.10200.
     """
     bits = integer("bits", bits, BITS, f"one of {', '.join(map(str, BITS))}")
-    groups = integer("groups", groups, range(1, MOST_GROUPS + 1), f"an int in 1..{MOST_GROUPS}")
     check_choice("observer", observer, OBSERVERS)
     check_choice("edges", edges, EDGES)
     check_kind("shift_only", shift_only, bool | np.bool_, "True or False")
     check_kind("correct", correct, bool | np.bool_ | None, "True, False or None")
     check_kind("ranges", ranges, Mapping | None, "a mapping or None")
     check_kind("pictures", pictures, Pictures | None, "Pictures or None")
-    if ranges is not None and groups > 1:
-        raise ConfigError(
-            "quantize: `groups` must be 1 for a network that was trained with the rounding, got "
-            f"{groups}"
-        )
     network = copied(model)
     name = type(network).__name__ if name is None else name
     check_names(name, pictures)
@@ -132,28 +119,17 @@ def quantize(
         check_weights(plan, simple)
         few = images[0][: _COMPARED if count >= _COMPARED else 1]
         check_operations(plan, network, simple, few)
-        divided = divisible(plan, simple, groups)
-        while True:
-            layout = Layout(plan=plan, bits=bits, edges=edges, divided=divided)
-            known = find_ranges(layout, simple, images, observer) if ranges is None else ranges
-            grids = make_grids(layout, known, shift_only=shift_only)
-            clusters = make_clusters(layout, simple, grids, groups, shift_only=shift_only)
-            if len(clusters) == len(divided):
-                break
-            # Layers whose groups turned out to be one need no values of their own.
-            divided = frozenset(clusters)
+        layout = Layout(plan=plan, bits=bits, edges=edges)
+        known = find_ranges(layout, simple, images, observer) if ranges is None else ranges
+        grids = make_grids(layout, known, shift_only=shift_only)
         if correct:
-            correct_norms(layout, simple, images, grids, clusters=clusters, shift_only=shift_only)
+            correct_norms(layout, simple, images, grids, shift_only=shift_only)
         elif correct is None and ranges is None and count >= _ENOUGH:
-            simple = corrected_unless_harmful(
-                layout, simple, images, grids, clusters=clusters, shift_only=shift_only
-            )
+            simple = corrected_unless_harmful(layout, simple, images, grids, shift_only=shift_only)
         try:
             # A number that leaves floating point is refused by the graph.
             with np.errstate(all="ignore"):
-                return lower(
-                    name, layout, simple, grids, pictures, clusters=clusters, shift_only=shift_only
-                )
+                return lower(name, layout, simple, grids, pictures, shift_only=shift_only)
         except ArtifactError as error:
             raise ConfigError(
                 f"quantize: `model` must be a network that an artifact can hold, got {error}"

@@ -44,6 +44,10 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "U8": np.dtype("u1"),
 }
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
+# Nodes that were removed, with the option of `quantize` that they were written for.
+_REMOVED = {
+    "select": "filter groups (`groups`)",
+}
 
 
 class _InvalidError(Exception):
@@ -330,6 +334,11 @@ def _built(description: object, tensors: dict[str, NDArray[Any]]) -> Graph:
 
 def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> Node:
     op = _object(description, what).get("op")
+    if isinstance(op, str) and op in _REMOVED:
+        raise ArtifactError(
+            f"Graph: `{what}.op` must be a node of this version, got {op!r}, which earlier "
+            f"versions wrote for {_REMOVED[op]}: quantise the network again"
+        )
     if not isinstance(op, str) or op not in NODES:
         raise ArtifactError(choices_message("Graph", f"{what}.op", reprlib.repr(op), NODES))
     kind = NODES[op]

@@ -625,30 +625,6 @@ class Concat(_Same):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Select(_Same):
-    """Some of the channels of a value.
-
-    Attributes:
-        channels: `i32[C_out]`: channel c of the output is channel `channels[c]` of the input.
-    """
-
-    op = "select"
-
-    channels: Annotated[NDArray[np.int32], Tensor("int32", 1)]
-
-    def output_shape(self, values: _Values) -> tuple[int, int, int]:
-        """`[C_out, H, W]`."""
-        channels, rows, columns = values[self.input].shape
-        inside = (self.channels >= 0) & (self.channels < channels)
-        self._require(
-            self.channels.size > 0 and bool(inside.all()),
-            "channels",
-            f"hold numbers in 0..{channels - 1}, at least one",
-        )
-        return len(self.channels), rows, columns
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class Logits(Node):
     """The classifier that ends every graph: logits in float32 of a map in the order H, W, C.
 
@@ -808,7 +784,7 @@ def _positions(
 NODES: Mapping[str, type[Node]] = {
     kind.op: kind
     for kind in (
-        *(Adder2d, Conv2d, Conv2dFloat, MaxPool, Mean, Add, Lut, Pad, Repeat, Concat, Select),
+        *(Adder2d, Conv2d, Conv2dFloat, MaxPool, Mean, Add, Lut, Pad, Repeat, Concat),
         *(Linear, LinearFloat),
     )
 }

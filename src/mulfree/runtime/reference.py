@@ -29,7 +29,6 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
-    Select,
     Value,
 )
 
@@ -175,8 +174,6 @@ def evaluate(node: Node, source: Value, made: dict[str, U8]) -> U8:
             return x.repeat(node.factor, axis=1).repeat(node.factor, axis=2)
         case Concat():
             return np.concatenate([made[name] for name in node.inputs], axis=3)[..., node.order]
-        case Select():
-            return x[..., node.channels]
     raise TypeError(f"no arithmetic for {type(node).__name__}")
 
 

@@ -43,7 +43,6 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
-    Select,
 )
 
 if TYPE_CHECKING:
@@ -460,8 +459,6 @@ def _append(program: Program, node: Node, ids: dict[str, int]) -> None:
             program.repeat(x, y, node.factor)
         case Concat():
             program.concat([ids[name] for name in node.inputs], y, node.order)
-        case Select():
-            program.select(x, y, node.channels)
         case _:
             raise TypeError(f"no kernel for {type(node).__name__}")
 

@@ -37,7 +37,6 @@ from mulfree.runtime.graph import (
     Node,
     Pad,
     Repeat,
-    Select,
     Value,
 )
 
@@ -148,8 +147,6 @@ def _emit(add: Nodes, node: Node, values: Mapping[str, Value], made: Mapping[str
         case Concat():
             x = add("Concat", *(made[name] for name in node.inputs), axis=1)
             return add("Gather", x, add.constant(node.order), axis=1)
-        case Select():
-            return add("Gather", x, add.constant(node.channels), axis=1)
         case Linear():
             return _linear(add, x, source, node)
         case LinearFloat():

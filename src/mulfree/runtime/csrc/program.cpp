@@ -447,21 +447,6 @@ void Program::concat(const std::vector<i64>& x_ids, i64 y_id, const i32* order, 
   append(make_concat(std::move(xs), &y, std::move(places)), y_id);
 }
 
-void Program::select(i64 x_id, i64 y_id, const i32* channels, i64 size) {
-  check_open("select");
-  const Value& x = written("select", "x", x_id);
-  const Value& y = unwritten("select", "y", y_id);
-  check_shape("select", y, size, x.h, x.w);
-  check_zero("select", "x", x, y);
-  for (i64 c = 0; c < size; ++c) {
-    if (channels[c] < 0 || channels[c] >= x.c) {
-      fail("select", "channels", "be in [0, " + std::to_string(x.c) + ")",
-           std::to_string(channels[c]));
-    }
-  }
-  append(make_select(&x, &y, {channels, channels + size}), y_id);
-}
-
 void Program::linear(i64 x_id, const i8* weight, Pair shape, const float* scale, i64 scales,
                      const float* bias, i64 biases) {
   check_open("linear");

@@ -62,7 +62,6 @@ class Program {
   void pad(i64 x, i64 y, i64 left, i64 right, i64 top, i64 bottom);
   void repeat(i64 x, i64 y, i64 factor);
   void concat(const std::vector<i64>& xs, i64 y, const i32* order, i64 size);
-  void select(i64 x, i64 y, const i32* channels, i64 size);
   void linear(i64 x, const i8* weight, Pair shape, const float* scale, i64 scales,
               const float* bias, i64 biases);
   void linear_float(i64 x, const float* weight, Pair shape, const float* bias, i64 biases);

@@ -436,31 +436,6 @@ class Concat final : public Step {
   std::vector<i32> places_;
 };
 
-class Select final : public Step {
- public:
-  Select(const Value* x, const Value* y, std::vector<i32> channels)
-      : Step({x}, y), channels_(std::move(channels)) {}
-  std::string describe() const override { return "select"; }
-
- protected:
-  void rows(const Frame& frame, i64 begin, i64 end) const override {
-    const Value &x = *reads()[0], &y = *writes();
-    const i32* const chosen = channels_.data();
-    for (i64 row = begin; row < end; ++row) {
-      const u8* from = x.origin(frame.arena) + row * x.row();
-      u8* to = y.origin(frame.arena) + row * y.row();
-      const i64 channels = y.c, all = x.c;
-      for (i64 left = y.w; left > 0; --left, from += all, to += channels) {
-#pragma GCC unroll 8
-        for (i64 c = 0; c < channels; ++c) to[c] = from[chosen[c]];
-      }
-    }
-  }
-
- private:
-  std::vector<i32> channels_;
-};
-
 // A layer that ends the network. A task has one pixel and so its own filters.
 class Classifier : public Step {
  public:
@@ -586,10 +561,6 @@ StepPointer make_repeat(const Value* x, const Value* y, i64 factor) {
 
 StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places) {
   return std::make_unique<Concat>(std::move(xs), y, std::move(places));
-}
-
-StepPointer make_select(const Value* x, const Value* y, std::vector<i32> channels) {
-  return std::make_unique<Select>(x, y, std::move(channels));
 }
 
 StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,

@@ -96,7 +96,6 @@ StepPointer make_repeat(const Value* x, const Value* y, i64 factor);
 // `places` has for each channel of the stacked `xs` its channel in y, `channels` for each of y the
 // one of x.
 StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places);
-StepPointer make_select(const Value* x, const Value* y, std::vector<i32> channels);
 // `sums` holds the i32 sums of the outputs, as bytes.
 StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
                         std::vector<float> scale, std::vector<float> bias);
