@@ -125,21 +125,6 @@ def test_shifts_and_observers(
     assert all(factor.bit_count() <= 1 for factor in factors)
 
 
-def test_ends_in_float(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "net.mulfree"
-    quantized([str(run), "-o", str(file), "--bits=8", "--edges=float", "--images=9"], capsys)
-    ops = [node.op for node in runtime.load(file).nodes]
-    assert (ops[:2], ops[-1]) == (["repeat", "conv2d_float"], "linear_float")
-
-
-def test_ends_are_as_they_were_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(make_config(tmp_path / "run", method={"name": "qat", "edges": "float"}))
-    for words, op in (([], "conv2d_float"), (["--edges=int8"], "conv2d")):
-        file = tmp_path / "net.mulfree"
-        quantized([str(tmp_path / "run"), "-o", str(file), "--images=9", *words], capsys)
-        assert runtime.load(file).nodes[1].op == op
-
-
 def failure(words: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> str:
     assert main(["quantize", *words]) == status
     out, err = capsys.readouterr()
@@ -156,7 +141,6 @@ def test_mistakes_are_one_line(
     assert "required: -o/--output" in failure([str(run)], 2, capsys)
     assert "No such file or directory" in failure([str(run), "-o", "/no/such/x"], 1, capsys)
     assert "invalid choice: 7" in failure([str(run), *output, "--bits=7"], 2, capsys)
-    assert "invalid choice: 'int4'" in failure([str(run), *output, "--edges=int4"], 2, capsys)
     missing = failure([str(tmp_path / "x.ckpt"), *output], 2, capsys)
     assert "must be an existing file" in missing
     alone = tmp_path / "alone.safetensors"

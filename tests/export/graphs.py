@@ -6,19 +6,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tests.runtime.graphs import floats
 
 from mulfree.runtime.graph import (
     Add,
     Adder2d,
     Concat,
     Conv2d,
-    Conv2dFloat,
     Graph,
     Input,
     Linear,
-    LinearFloat,
-    Logits,
     Lut,
     MaxPool,
     Mean,
@@ -29,10 +25,7 @@ from mulfree.runtime.graph import (
 )
 
 Shape = tuple[int, int, int]
-OPERATIONS = (
-    *("adder2d", "conv2d", "conv2d_float", "linear_float", "max_pool", "mean", "add", "lut"),
-    *("pad", "repeat", "concat"),
-)
+OPERATIONS = ("adder2d", "conv2d", "max_pool", "mean", "add", "lut", "pad", "repeat", "concat")
 
 
 class Builder:
@@ -115,41 +108,12 @@ class Builder:
             **self.epilogue(*sums, filters),
         )
 
-    def layer_float(
-        self,
-        filters: int,
-        kernel: tuple[int, int] = (3, 3),
-        stride: tuple[int, int] = (1, 1),
-        padding: tuple[int, int] = (1, 1),
-        groups: int = 1,
-    ) -> None:
-        channels, *sides = self.last.shape
-        shape = (filters, *kernel, channels // groups)
-        rows, columns = (
-            (side + 2 * p - k) // s + 1
-            for side, p, k, s in zip(sides, padding, kernel, stride, strict=True)
-        )
-        self.add_node(
-            Conv2dFloat,
-            (filters, rows, columns),
-            weight=floats(self.rng, shape, float(1 / np.prod(shape[1:]) ** 0.5)),
-            bias=self.rng.uniform(0, 255, filters).astype(np.float32),
-            stride=stride,
-            padding=padding,
-            groups=groups,
-            low=int(self.rng.integers(20)),
-            high=255,
-        )
-
-    def graph(self, outputs: int = 3, *, floating: bool = False) -> Graph:
+    def graph(self, outputs: int = 3) -> Graph:
         taps = self.last.elements
         weight = self.rng.integers(-128, 128, (outputs, taps), np.int8)
         scale = self.rng.uniform(1e-4, 1e-3, outputs).astype(np.float32)
         bias = self.rng.normal(size=outputs).astype(np.float32)
-        names = {"name": "end", "input": self.last.name}
-        end: Logits = Linear(**names, weight=weight, scale=scale, bias=bias)
-        if floating:
-            end = LinearFloat(**names, weight=floats(self.rng, (outputs, taps), 1e-2), bias=bias)
+        end = Linear(name="end", input=self.last.name, weight=weight, scale=scale, bias=bias)
         channels, height, width = self.values[0].shape
         table = self.rng.integers(0, 256, (channels, 256), np.uint8)
         first = Input(
@@ -198,11 +162,6 @@ def of_operation(operation: str, rng: np.random.Generator) -> Graph:
             odd = (kernel[0] | 1, kernel[1] | 1)
             half = (odd[0] // 2, odd[1] // 2)
             build.layer(kind, channels, odd, (1, 1), half, groups, residual="v0")
-    elif operation == "conv2d_float":
-        build.layer_float(groups * int(rng.integers(1, 4)), kernel, stride, padding, groups)
-    elif operation == "linear_float":
-        build.add_node(Repeat, shape, like=build.last, factor=1)
-        return build.graph(floating=True)
     elif operation == "max_pool":
         minimum = rng.integers(0, 2, channels, np.uint8)
         build.add_node(
@@ -248,15 +207,10 @@ def of_operation(operation: str, rng: np.random.Generator) -> Graph:
     return build.graph()
 
 
-def network(
-    rng: np.random.Generator, width: int = 8, side: int = 16, *, floating: bool = False
-) -> Graph:
+def network(rng: np.random.Generator, width: int = 8, side: int = 16) -> Graph:
     """A stem, a pooling, two residual blocks, one of them with a stride, and a mean."""
     build = Builder((3, side, side), rng)
-    if floating:
-        build.layer_float(width, stride=(2, 2))
-    else:
-        build.layer(Conv2d, width, stride=(2, 2))
+    build.layer(Conv2d, width, stride=(2, 2))
     side //= 2
     build.add_node(
         MaxPool,
@@ -276,4 +230,4 @@ def network(
     taps = kernel[0] * kernel[1]
     factors = build.epilogue(127 * taps, 74 * taps**0.5)
     build.add_node(Mean, (2 * width, 1, 1), kernel=kernel, stride=(1, 1), **factors)
-    return build.graph(10, floating=floating)
+    return build.graph(10)

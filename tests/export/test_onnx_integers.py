@@ -13,7 +13,7 @@ from tests.export.graphs import OPERATIONS, Builder, network, of_operation
 from mulfree.errors import ConfigError
 from mulfree.export import to_onnx
 from mulfree.runtime import Graph, reference
-from mulfree.runtime.graph import Adder2d, Conv2d, Conv2dFloat, Mean
+from mulfree.runtime.graph import Adder2d, Conv2d, Mean
 
 onnx = pytest.importorskip("onnx", reason="needs mulfree[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs mulfree[onnx]")
@@ -57,11 +57,10 @@ def test_every_operation_equals_the_reference(operation: str, tmp_path: Path) ->
     assert len(seen) > 100
 
 
-@pytest.mark.parametrize("floating", [True, False])
 @pytest.mark.parametrize("optimised", [True, False])
-def test_a_network_equals_the_reference(optimised: bool, floating: bool, tmp_path: Path) -> None:
+def test_a_network_equals_the_reference(optimised: bool, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    graph = network(rng, floating=floating)
+    graph = network(rng)
     session = exported(graph, tmp_path, optimised=optimised)
     pixels = pixels_of(graph, 5, rng)
     (logits,) = session.run(None, {"pixels": pixels})
@@ -71,12 +70,11 @@ def test_a_network_equals_the_reference(optimised: bool, floating: bool, tmp_pat
 
 # Its padding converts a default of not-a-number that is then not used.
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")
-@pytest.mark.parametrize("floating", [True, False])
-def test_the_standards_own_evaluator(floating: bool, tmp_path: Path) -> None:
+def test_the_standards_own_evaluator(tmp_path: Path) -> None:
     from onnx.reference import ReferenceEvaluator
 
     rng = np.random.default_rng(0)
-    graph = network(rng, floating=floating)
+    graph = network(rng)
     to_onnx(graph, tmp_path / "model.onnx")
     pixels = pixels_of(graph, 2, rng)
     (logits,) = ReferenceEvaluator(str(tmp_path / "model.onnx")).run(None, {"pixels": pixels})
@@ -126,23 +124,6 @@ def test_the_longest_sums_of_extreme_numbers(
     np.testing.assert_array_equal(
         session.run(None, {"pixels": pixels})[0], reference.run(graph, pixels)
     )
-
-
-@pytest.mark.parametrize("pixel", [0, 255])
-def test_the_longest_float_sums(pixel: int, tmp_path: Path) -> None:
-    build = Builder((1000, 5, 5), np.random.default_rng(0))
-    build.layer_float(2, (5, 5), padding=(0, 0))
-    graph = build.graph(floating=True)
-    graph.input.table[:] = pixel
-    node = graph.nodes[0]
-    assert isinstance(node, Conv2dFloat)
-    assert node.taps == 25_000
-    node.weight[0] = 2.0**-20 * (2**24 - 1)
-    node.bias[0] = 100 - (pixel - graph.input_value.zero) * 25_000 * float(node.weight[0, 0, 0, 0])
-    pixels = pixels_of(graph, 1, build.rng)
-    assert 90 <= reference.trace(graph, pixels)[node.output][0, 0, 0, 0] <= 110
-    (logits,) = exported(graph, tmp_path).run(None, {"pixels": pixels})
-    np.testing.assert_array_equal(logits, reference.run(graph, pixels))
 
 
 @pytest.mark.parametrize(

@@ -108,37 +108,6 @@ def linear(x: Array, weight: Array, scale: Array, bias: Array) -> Array:
 
 
 @dataclass
-class FloatWindow:
-    """A convolution with weights `steps * 2**exponent`, summed in integers."""
-
-    steps: Array  # [O, Kh, Kw, C / groups], int64, below 2**24
-    exponent: int
-    bias: Array  # [O], float32
-    low: int = 0
-    high: int = 255
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    groups: int = 1
-
-    @property
-    def weight(self) -> Array:
-        """As a program takes them."""
-        return np.ldexp(self.steps, self.exponent).astype(np.float32)
-
-    def biased(self, x: Array, zero: int) -> Array:
-        """float64 `[Ho, Wo, O]` of x `[H, W, C]`, rounded once, by the bias."""
-        acc = sums(
-            "conv2d", x, self.steps, self.stride, self.padding, zero, self.groups
-        ) - zero * self.steps.sum((1, 2, 3))
-        total: Array = np.ldexp(acc, self.exponent) + self.bias
-        return total
-
-    def __call__(self, x: Array, zero: int) -> Array:
-        """y `[Ho, Wo, O]`, half to even."""
-        return np.rint(self.biased(x, zero)).clip(self.low, self.high).astype(np.uint8)
-
-
-@dataclass
 class Sample:
     """Random arrays of one generator."""
 

@@ -99,15 +99,9 @@ class RandomProgram {
     const i64 classes = random_.in(1, 70), inputs = s.c * s.h * s.w;
     const auto weight = random_.values<i8>(classes * inputs);
     const std::vector<float> scale(static_cast<std::size_t>(classes), 0.5f);
-    const std::vector<float> floats(weight.begin(), weight.end());
     attempt([&] {
-      if (random_.chance(70)) {
-        program_.linear(random_.wild(last), weight.data(), {classes, inputs}, scale.data(), classes,
-                        scale.data(), classes);
-      } else {
-        program_.linear_float(random_.wild(last), floats.data(), {classes, inputs}, scale.data(),
-                              classes);
-      }
+      program_.linear(random_.wild(last), weight.data(), {classes, inputs}, scale.data(), classes,
+                      scale.data(), classes);
     });
     if (!attempt([&] { program_.compile(); })) return outputs;
     const i64 n = random_.in(0, 3);
@@ -185,19 +179,6 @@ class RandomProgram {
         std::vector<i64> offset(multiplier.size());
         for (i32& m : multiplier) m = static_cast<i32>(random_.wild(random_.in(-4000, 4000)));
         for (i64& b : offset) b = random_.wild(random_.in(-1000000, 1000000));
-        if (random_.chance(30)) {
-          attempt([&] {
-            program_.conv2d_float({x,
-                                   random_.wild(y),
-                                   std::vector<float>(weight.begin(), weight.end()).data(),
-                                   {o, kernel.first, kernel.second, s.c / g},
-                                   stride,
-                                   padding,
-                                   random_.wild(g),
-                                   {{offset.begin(), offset.end()}, low, high}});
-          });
-          return;
-        }
         attempt([&] {
           program_.window(random_.chance(50) ? Rule::adder : Rule::conv,
                           {x,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tests.native import integer_reference as reference
-from tests.native.integer_reference import Array, FloatWindow, Pair, Rule, Sample, Window
+from tests.native.integer_reference import Array, Pair, Rule, Sample, Window
 
 from mulfree._native import core
 
@@ -50,8 +50,8 @@ class Network:
         self.steps.append(lambda values: values.__setitem__(y, function(values)))
         return y
 
-    def geometry(self) -> tuple[int, tuple[int, int, int, int], Pair, Pair, int]:
-        """What a layer reads, shape of its weights, stride, padding and groups."""
+    def window(self, rule: Rule) -> None:
+        """An adder or convolution layer with or without groups and residual."""
         rng, x = self.sample.rng, self.any()
         h, w, c = self.shapes[x]
         groups = int(rng.choice([g for g in range(1, c + 1) if c % g == 0]))
@@ -60,14 +60,8 @@ class Network:
         kh = int(rng.integers(1, min(5, h + 2 * padding[0]) + 1))
         kw = int(rng.integers(1, min(5, w + 2 * padding[1]) + 1))
         stride = (int(rng.integers(1, 3)), int(rng.integers(1, 3)))
-        return x, (o, kh, kw, c // groups), stride, padding, groups
-
-    def window(self, rule: Rule) -> None:
-        """An adder or convolution layer with or without groups and residual."""
-        x, weight_shape, stride, padding, groups = self.geometry()
-        rng = self.sample.rng
         weights = self.sample.u8 if rule == "adder2d" else self.sample.i8
-        weight = weights(*weight_shape)
+        weight = weights(o, kh, kw, c // groups)
         fixed = self.sample.fixed(rule, len(weight), weight[0].size)
         layer = Window(rule, weight, fixed, stride, padding, groups)
         shape = layer(np.zeros(self.shapes[x], np.uint8), 0).shape
@@ -83,29 +77,6 @@ class Network:
             x, y, weight, stride, padding, groups, fixed.multiplier, fixed.offset, fixed.shift,
             fixed.low, fixed.high, residual, layer.residual_multiplier,
         )  # fmt: skip
-
-    def floats(self, *shape: int) -> FloatWindow:
-        """A layer of floating-point weights with all of their bits."""
-        rng = self.sample.rng
-        steps = rng.integers(-(2**24) + 1, 2**24, shape)
-        steps[:, -1, -1, -1] = 2**24 - 1
-        bias = rng.uniform(-100, 300, shape[0]).astype(np.float32)
-        # Or weights of which all sums are halves, and no bias.
-        if rng.random() < 0.3:
-            return FloatWindow(rng.integers(-3, 4, shape), -1, 0 * bias)
-        return FloatWindow(steps, -24 - int(np.log2(np.prod(shape[1:])) / 2), bias)
-
-    def window_float(self) -> None:
-        """A convolution with floating-point weights."""
-        x, shape, stride, padding, groups = self.geometry()
-        layer = self.floats(*shape)
-        layer.stride, layer.padding, layer.groups = stride, padding, groups
-        layer.low, layer.high = sorted(int(b) for b in self.sample.rng.integers(0, 256, 2))
-        zero = self.zeros[x]
-        y = self.node(x, lambda v: layer(v[x], zero), False)
-        self.program.conv2d_float(
-            x, y, layer.weight, stride, padding, groups, layer.bias, layer.low, layer.high
-        )
 
     def kernel(self, x: int, largest: int) -> tuple[Pair, Pair]:
         """Kernel and stride of a window that fits x."""
@@ -203,23 +174,12 @@ class Network:
     def finish(self, outputs: int) -> None:
         """A linear layer on the last value, and `compile`."""
         rng, x = self.sample.rng, max(self.shapes)
-        if rng.random() < 0.3:
-            return self.finish_float(x, outputs)
         weight = self.sample.i8(outputs, int(np.prod(self.shapes[x])))
         scale = rng.normal(size=outputs).astype(np.float32)
         bias = rng.normal(size=outputs).astype(np.float32)
         self.program.linear(x, weight, scale, bias)
         self.program.compile()
         self.steps.append(lambda v: v.__setitem__(-1, reference.linear(v[x], weight, scale, bias)))
-
-    def finish_float(self, x: int, outputs: int) -> None:
-        """A classifier of floating-point weights, which sees the whole map at once."""
-        layer, zero = self.floats(outputs, *self.shapes[x]), self.zeros[x]
-        self.program.linear_float(x, layer.weight.reshape(outputs, -1), layer.bias)
-        self.program.compile()
-        self.steps.append(
-            lambda v: v.__setitem__(-1, layer.biased(v[x], zero)[0, 0].astype(np.float32))
-        )
 
     def expected(self, images: Array, quantised: bool) -> Array:
         """Outputs of images `[N, C, H, W]`, one by one."""
@@ -249,7 +209,6 @@ def random_network(seed: int, isa: str) -> tuple[Network, int]:
         lambda: network.window("adder2d"),
         lambda: network.window("adder2d"),
         lambda: network.window("conv2d"),
-        network.window_float,
         network.max_pool,
         network.mean,
         network.add,
@@ -419,15 +378,6 @@ NODES: dict[str, dict[str, Any]] = {
         "low": 0,
         "high": 255,
     },
-    "conv2d_float": {
-        "weight": np.zeros((4, 1, 1, 4), np.float32),
-        "stride": (1, 1),
-        "padding": (0, 0),
-        "groups": 1,
-        "bias": np.zeros(4, np.float32),
-        "low": 0,
-        "high": 255,
-    },
     "max_pool": {
         "kernel": (1, 1),
         "stride": (1, 1),
@@ -474,21 +424,6 @@ NODES: dict[str, dict[str, Any]] = {
         ("adder2d", {"residual": 1}, "`residual` must be a value that an earlier node has written"),
         ("adder2d", {"residual": -2}, "`residual` must be a value that an earlier node has"),
         ("adder2d", {"groups": 5}, "`groups` must be positive and divide the 4 input and 4 output"),
-        ("conv2d_float", {"y": 2}, "`y` must be a value that no node has written, got 2"),
-        ("conv2d_float", {"stride": (2, 2)}, r"`y` must have shape \[4, 3, 3\], got \[4, 5, 6\]"),
-        ("conv2d_float", {"bias": np.zeros(3, np.float32)}, "`bias` must have 4 values, got 3"),
-        (
-            "conv2d_float",
-            {"bias": np.full(4, np.nan, np.float32)},
-            "`weight, bias` must be finite, got other values",
-        ),
-        (
-            "conv2d_float",
-            {"weight": np.full((4, 1, 1, 4), np.inf, np.float32)},
-            "`weight, bias` must be finite, got other values",
-        ),
-        ("conv2d_float", {"low": 9, "high": 8}, r"`low, high` must be an interval in \[0, 255\]"),
-        ("conv2d_float", {"high": 256}, r"`low, high` must be an interval in \[0, 255\], got"),
         ("max_pool", {"kernel": (0, 1)}, r"`kernel` must be positive and below 2\*\*31"),
         ("max_pool", {"stride": (1, 0)}, r"`stride` must be positive and below 2\*\*31"),
         ("max_pool", {"padding": (1, 0)}, r"`padding` must be non-negative and at most half of"),
@@ -587,12 +522,6 @@ def test_wrong_residual_sum_and_classifier() -> None:
         program.linear(x, weight[:0], ones, ones)
     with pytest.raises(ValueError, match=r"linear: `scale, bias` must have 2 values each"):
         program.linear(x, weight, ones, ones[:1])
-    with pytest.raises(ValueError, match=r"linear_float: `weight` must have shape \[O, 120\]"):
-        program.linear_float(x, weight[:, :119].astype(np.float32), ones)
-    with pytest.raises(ValueError, match=r"linear_float: `bias` must have 2 values, got 1"):
-        program.linear_float(x, weight.astype(np.float32), ones[:1])
-    with pytest.raises(ValueError, match=r"linear_float: `weight, bias` must be finite"):
-        program.linear_float(x, weight.astype(np.float32), np.inf * ones)
     with pytest.raises(ValueError, match="compile: `program` must have an input and end with a"):
         program.compile()
     program = core().Program()

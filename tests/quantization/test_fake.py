@@ -11,13 +11,11 @@ from mulfree.quantization.grouping import make_plan
 from mulfree.quantization.steps import Layer
 
 
-def hooks(
-    bits: int = 4, *, shift_only: bool = False, edges: str = "int8"
-) -> tuple[FakeQuantise, Layer, Layer]:
+def hooks(bits: int = 4, *, shift_only: bool = False) -> tuple[FakeQuantise, Layer, Layer]:
     net = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.ReLU(), Adder2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
     )
-    layout = Layout(plan=make_plan(net, (1, 1, 1)), bits=bits, edges=edges)
+    layout = Layout(plan=make_plan(net, (1, 1, 1)), bits=bits)
 
     def lattice(name: str, x: Tensor) -> Lattice:
         return torch.tensor(0.5), torch.tensor(0, dtype=torch.int32)
@@ -64,14 +62,6 @@ def test_weights_of_convolutions_have_a_scale_for_every_filter() -> None:
     assert layer.weight.grad.flatten().tolist() == [1.0, 1.0, 1.0, 1.0]
     nn.init.zeros_(layer.weight)
     assert rounding.weight(second, layer).flatten().tolist() == [0.0] * 4
-
-
-def test_weights_that_stay_in_float() -> None:
-    rounding, first, second = hooks(edges="float")
-    layer = nn.Conv2d(1, 2, 1)
-    assert rounding.weight(first, layer) is layer.weight
-    assert rounding.weight(second, layer) is not layer.weight
-    assert hooks()[0].weight(first, layer) is not layer.weight
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mulfree.nn import Adder2d
-from mulfree.quantization.folding import Folded, Norm, fold, fold_float
+from mulfree.quantization.folding import Folded, Norm, fold
 from mulfree.quantization.grid import Grid
 from mulfree.quantization.steps import AnyLayer
-from mulfree.runtime.graph import last_bits
 
 GRIDS = [Grid(scale=0.25, zero=0, bits=8), Grid(scale=0.5, zero=5, bits=4)]
 
@@ -138,47 +137,3 @@ def test_factors_of_logits_are_left_as_they_are() -> None:
     result = folded(layer, GRIDS[0], NORM, scale=None, shift_only=True)
     assert_array_equal(result.factor, folded(layer, GRIDS[0], NORM, scale=None).factor)
     assert_array_equal(result.factor, folded(layer, GRIDS[0], NORM, scale=1.0).factor)
-
-
-@pytest.mark.parametrize("norm", [NORM, None])
-@pytest.mark.parametrize("scale", [0.125, None])
-def test_float_weights_are_as_precise_as_float32(norm: Norm | None, scale: float | None) -> None:
-    layer, grid = nn.Conv2d(2, 3, 3), GRIDS[1]
-    result = fold_float(layer, norm, grid, map_shape=(2, 3, 3), scale=scale)
-    q = np.random.default_rng(0).integers(0, 16, (3, 3, 2))
-    weight = layer.weight.detach().double().numpy().transpose(0, 2, 3, 1)
-    assert layer.bias is not None
-    sums = (grid.scale * (q - grid.zero) * weight).sum((1, 2, 3)) + layer.bias.detach().numpy()
-    if norm is not None:
-        sums = norm.factor * (sums - norm.mean) + norm.bias
-    got = ((q - grid.zero) * result.weight.astype(float)).sum((1, 2, 3)) + result.offset
-    expected = sums / (scale or 1.0)
-    assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
-    assert result.weight.dtype == np.float32
-    assert result.weight.shape == (3, 3, 3, 2)
-    # Nothing but the bits behind those of the largest weight is lost.
-    exact = weight * (grid.scale / (scale or 1.0))
-    if norm is not None:
-        exact = exact * norm.factor[:, None, None, None]
-    bits = last_bits(result.weight)
-    assert (np.abs(result.weight - exact) <= bits / 2).all()
-    assert_array_equal(result.weight / bits, np.rint(result.weight / bits))
-    assert result.flips.tolist() == [False, norm is not None, False]
-
-
-def test_float_weights_of_a_linear_layer() -> None:
-    layer = nn.Linear(12, 3, bias=False)
-    result = fold_float(layer, None, GRIDS[0], map_shape=(2, 3, 2), scale=None)
-    expected = 0.25 * layer.weight.detach().numpy().reshape(3, 2, 3, 2).transpose(0, 2, 3, 1)
-    assert_allclose(result.weight, expected, rtol=1e-6, atol=1e-7)
-    assert result.offset.tolist() == [0.0] * 3
-
-
-def test_a_largest_weight_that_is_rounded_up_to_a_power_of_two() -> None:
-    layer = nn.Conv2d(1, 1, 2, bias=False).double()
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([1 - 2**-30, 0.3, -(2**-24), 2**-30]).view(1, 1, 2, 2))
-    grid = Grid(scale=1.0, zero=0, bits=8)
-    result = fold_float(layer, None, grid, map_shape=(1, 2, 2), scale=None)
-    third = round(0.3 * 2**23) / 2**23
-    assert result.weight.ravel().tolist() == [1.0, third, 0.0, 0.0]

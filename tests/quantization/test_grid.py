@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from tests.quantization.networks import named
-from torch import Tensor, nn
+from torch import nn
 
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d
@@ -98,43 +98,6 @@ def test_first_layers_behind_a_border_have_eight_bits() -> None:
 def test_other_bits_are_refused(bits: int) -> None:
     with pytest.raises(ConfigError, match=r"quantize: `bits` must be one of 8, 6, 5, 4, got"):
         Layout(plan=plan("lenet5_bn"), bits=bits)
-
-
-def test_only_the_ends_are_left_in_float() -> None:
-    layout = Layout(plan=plan("resnet20"), bits=4, edges="float")
-    conv = nn.Conv2d(1, 1, 1)
-    floats = [
-        s.path for s in layout.plan.steps if isinstance(s, Layer) and layout.in_float(s, conv)
-    ]
-    assert floats == ["conv1", "fc"]
-    first = layer(layout.plan, "conv1")
-    # An adder layer needs its weights on the grid of its input, wherever it is.
-    assert not layout.in_float(first, Adder2d(1, 1, 1))
-    assert not Layout(plan=layout.plan, bits=4).in_float(first, conv)
-    assert layout.grids == Layout(plan=layout.plan, bits=4).grids
-
-
-def test_other_edges_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"quantize: `edges` must be one of float, int8, got"):
-        Layout(plan=plan("lenet5_bn"), bits=8, edges="int4")
-
-
-def test_a_residual_of_the_first_layer_needs_integers() -> None:
-    class Residual(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(2, 2, 3, padding=1)
-            self.fc = nn.Linear(2 * 25, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            logits: Tensor = self.fc((self.conv(x) + x).relu().flatten(1))
-            return logits
-
-    made = make_plan(Residual(), (2, 5, 5))
-    Layout(plan=made, bits=8)
-    line = r"quantize: `edges` must be 'int8' where a residual is added .* got 'float' with conv"
-    with pytest.raises(ConfigError, match=line):
-        Layout(plan=made, bits=8, edges="float")
 
 
 def test_units_hold_the_number_of_what_is_averaged() -> None:

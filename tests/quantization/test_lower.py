@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
@@ -31,8 +30,6 @@ from mulfree.runtime.graph import (
     Add,
     Concat,
     Conv2d,
-    Conv2dFloat,
-    LinearFloat,
     Lut,
     MaxPool,
     Mean,
@@ -76,14 +73,13 @@ def lowered(
     images: list[Tensor],
     bits: int = 8,
     pictures: Pictures = PICTURES,
-    edges: str = "int8",
 ) -> runtime.Graph:
     """The graph of a network, whose every integer is compared with the rounded network's."""
     net.double()
     batches = [batch.double() for batch in images]
     _, channels, height, width = images[0].shape
     plan = make_plan(net, (channels, height, width))
-    layout = Layout(plan=plan, bits=bits, edges=edges)
+    layout = Layout(plan=plan, bits=bits)
     grids = make_grids(layout, find_ranges(layout, net, batches, "minmax"))
     graph = lower("test", layout, net, grids, pictures)
     joins = [step for step in plan.steps if isinstance(step, ConcatStep)]
@@ -130,42 +126,15 @@ def test_families(name: str, side: int, options: dict[str, Any], operator: str, 
     assert top <= (2**bits - 1 if operator == "adder2d" else 2 ** (bits - 1) - 1)
 
 
-@pytest.mark.parametrize("operator", ["adder2d", "conv2d"])
-@pytest.mark.parametrize(("name", "side", "options"), FAMILIES)
-def test_families_with_ends_in_float(
-    name: str, side: int, options: dict[str, Any], operator: str
-) -> None:
-    net = named(name, operator, width=0.125, in_channels=2, num_classes=4, **options)
-    images = warm(net, (2, side, side))
-    whole = lowered(copy.deepcopy(net), images, 4)
-    graph = lowered(net, images, 4, edges="float")
-    changed = {
-        other.name: node
-        for node, other in zip(graph.nodes, whole.nodes, strict=True)
-        if type(node) is not type(other)
-    }
-    first, last = changed.values()
-    assert isinstance(first, Conv2dFloat)
-    assert isinstance(last, LinearFloat)
-    assert nodes_of(graph, (Adder2dNode, Conv2d, Conv2dFloat))[0] is first
-    assert graph.nodes[-1] is last
-    # Of every other node not a bit is another one.
-    for node, other in zip(graph.nodes, whole.nodes, strict=True):
-        fields = zip(astuple(node), astuple(other), strict=True) if node.name not in changed else ()
-        assert all(np.array_equal(one, another) for one, another in fields)
-
-
-def test_adder_layers_at_the_ends_stay_integers() -> None:
+def test_adder_layers_at_both_ends() -> None:
     net = nn.Sequential(
         Adder2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), AdderLinear(4 * 9, 3)
     )
-    graph = lowered(net, warm(net, (2, 5, 5)), edges="float")
+    graph = lowered(net, warm(net, (2, 5, 5)))
     assert isinstance(graph.nodes[0], Adder2dNode)
-    assert not nodes_of(graph, Conv2dFloat)
-    assert not nodes_of(graph, LinearFloat)
 
 
-def test_a_float_layer_with_groups_a_border_and_a_pool() -> None:
+def test_a_layer_with_groups_a_border_and_a_pool() -> None:
     norm = nn.BatchNorm2d(6)
     net = nn.Sequential(
         nn.Conv2d(2, 6, (3, 2), padding=(2, 1), groups=2),
@@ -177,8 +146,8 @@ def test_a_float_layer_with_groups_a_border_and_a_pool() -> None:
     images = warm(net, (2, 9, 8))
     with torch.no_grad():
         norm.weight[1:3] *= -1
-    graph = lowered(net, images, edges="float")
-    (layer,), (pool,) = nodes_of(graph, Conv2dFloat), nodes_of(graph, MaxPool)
+    graph = lowered(net, images)
+    (layer,), (pool,) = nodes_of(graph, Conv2d), nodes_of(graph, MaxPool)
     assert (layer.groups, layer.padding, layer.weight.shape) == (2, (2, 1), (6, 3, 2, 1))
     assert pool.minimum.tolist() == [0, 1, 1, 0, 0, 0]
     assert layer.low == graph.by_name[layer.output].zero

@@ -19,7 +19,6 @@ from mulfree.nn import Adder2d
 from mulfree.quantization import Pictures, quantize
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import Adder2d as AdderNode
-from mulfree.runtime.graph import Conv2d, Conv2dFloat
 
 
 def pictures(**change: Any) -> Pictures:
@@ -58,19 +57,6 @@ def test_close_to_the_network(
     net, images = trained
     graph = quantize(net, images, bits)
     assert correlation(net, graph, torch.cat(images)) > least
-
-
-def test_ends_in_float_are_no_further_from_the_network(
-    trained: tuple[nn.Module, list[Tensor]],
-) -> None:
-    net, images = trained
-    batch = torch.cat(images)
-    ends, whole = (quantize(net, images, 8, edges=edges) for edges in ("float", "int8"))
-    # Behind the enlargement of such small images.
-    assert [type(graph.nodes[1]) for graph in (ends, whole)] == [Conv2dFloat, Conv2d]
-    assert correlation(net, ends, batch) > 0.999
-    x = batch.numpy()
-    np.testing.assert_array_equal(runtime.Session(ends).run(x), reference.run(ends, x))
 
 
 def test_the_network_is_not_changed(trained: tuple[nn.Module, list[Tensor]]) -> None:
@@ -172,7 +158,6 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
     ("change", "error", "message"),
     [
         ({"bits": 7}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 7"),
-        ({"edges": "int4"}, ConfigError, r"`edges` must be one of float, int8, got 'int4'"),
         ({"observer": "median"}, ConfigError, r"`observer` must be one of auto, minmax, "),
         ({"batches": []}, ShapeError, r"`batches` must hold images .* got nothing"),
         ({"batches": [torch.zeros(3, 4, 4)]}, ShapeError, r"of one size, got \[3, 4, 4\]"),
@@ -189,8 +174,6 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
         ({"bits": "8"}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got '8'"),
         ({"bits": True}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got True"),
         ({"bits": 10**5000}, ConfigError, r"`bits` must be one of .* an integer of 16610 bits"),
-        ({"edges": ["int8"]}, ConfigError, r"`edges` must be one of float, int8, got \['int8'\]"),
-        ({"edges": np.array([1, 2])}, ConfigError, r"`edges` must be one of float, int8, got arr"),
         ({"observer": None}, ConfigError, r"`observer` must be one of auto, .* got None"),
         ({"correct": 1}, ConfigError, r"`correct` must be True, False or None, got 1"),
         ({"shift_only": "no"}, ConfigError, r"`shift_only` must be True or False, got 'no'"),

@@ -14,11 +14,9 @@ from mulfree.runtime.graph import (
     Adder2d,
     Concat,
     Conv2d,
-    Conv2dFloat,
     Graph,
     Input,
     Linear,
-    LinearFloat,
     Lut,
     MaxPool,
     Mean,
@@ -33,17 +31,6 @@ Shape = tuple[int, int, int]
 
 def array(values: Any, dtype: str) -> NDArray[Any]:
     return np.ascontiguousarray(values, dtype=dtype)
-
-
-def floats(rng: np.random.Generator, shape: tuple[int, ...], size: float) -> NDArray[np.float32]:
-    """Weights with 24 bits in use, of filters that are `size` large or at times far smaller."""
-    full = 2**24 - 1
-    steps = rng.integers(-full, full, shape, endpoint=True)
-    steps.reshape(len(steps), -1)[:, -1] = full
-    exponents = rng.integers(-40, 0, len(steps)) * (rng.random(len(steps)) < 0.1)
-    exponents += round(np.log2(size)) - 24
-    weight: NDArray[np.float32] = (steps.T * np.exp2(exponents)).T.astype(np.float32)
-    return np.ascontiguousarray(weight)
 
 
 def tiny_parts() -> dict[str, Any]:
@@ -242,34 +229,28 @@ class _Growing:
     def names(self, kind: str) -> dict[str, Any]:
         return {"name": f"{kind}{len(self.nodes)}", "input": self.last.name}
 
-    def windows(self) -> tuple[Shape, tuple[int, int, int, int], dict[str, Any]]:
-        """Shapes of the output and of the weights of a layer, and the rest of its geometry."""
+    def layer(self, kind: type[Adder2d] | type[Conv2d]) -> None:
         source = self.last
         channels = source.shape[0]
         divisors = [part for part in range(1, channels + 1) if channels % part == 0]
         groups = int(self.rng.choice(divisors)) if self.number(0, 2) == 0 else 1
         filters = groups * self.number(1, 20 if groups == 1 else 2)
         kernel, stride, padding = self.window(7 if self.number(0, 3) == 0 else 3)
-        rows, columns = (
-            (side + 2 * p - k) // s + 1
-            for side, k, s, p in zip(source.shape[1:], kernel, stride, padding, strict=True)
-        )
-        geometry = {"stride": stride, "padding": padding, "groups": groups}
-        return (filters, rows, columns), (filters, *kernel, channels // groups), geometry
-
-    def layer(self, kind: type[Adder2d] | type[Conv2d]) -> None:
-        made_shape, shape, geometry = self.windows()
+        shape = (filters, *kernel, channels // groups)
         low, high = (0, 255) if kind is Adder2d else (-128, 127)
         weight = self.array(low, high, shape, "uint8" if kind is Adder2d else "int8")
         if self.number(0, 9) == 0:
             weight[:] = high if self.number(0, 1) else low
+        rows, columns = (
+            (side + 2 * p - k) // s + 1
+            for side, k, s, p in zip(source.shape[1:], kernel, stride, padding, strict=True)
+        )
+        made_shape = (filters, rows, columns)
         residuals = [value for value in self.values if value.shape == made_shape]
         residual = residuals[self.number(0, len(residuals) - 1)].name if residuals else None
         taps = weight[0].size
         typical, spread = (-85 * taps, 60) if kind is Adder2d else (0, 10_000)
-        factors = self.epilogue(
-            typical, spread * taps**0.5, taps * kind.largest_product, len(weight)
-        )
+        factors = self.epilogue(typical, spread * taps**0.5, taps * kind.largest_product, filters)
         factor = 2 ** self.number(1, 31 if factors["shift"] > 30 else factors["shift"])
         names = self.names(kind.op)
         self.nodes.append(
@@ -277,27 +258,12 @@ class _Growing:
                 **names,
                 output=self.value(made_shape).name,
                 weight=weight,
-                **geometry,
+                stride=stride,
+                padding=padding,
+                groups=groups,
                 residual=residual,
                 residual_multiplier=0 if residual is None else self.number(-factor, factor - 1),
                 **factors,
-            )
-        )
-
-    def layer_float(self) -> None:
-        made_shape, shape, geometry = self.windows()
-        weight = floats(self.rng, shape, 1 / (shape[1] * shape[2] * shape[3]) ** 0.5)
-        low, high = sorted(self.pair(0, 255))
-        names = self.names("float")
-        self.nodes.append(
-            Conv2dFloat(
-                **names,
-                output=self.value(made_shape).name,
-                weight=weight,
-                bias=self.rng.uniform(-100, 400, len(weight)).astype("float32"),
-                low=low if self.number(0, 3) == 0 else 0,
-                high=high if self.number(0, 3) == 0 else 255,
-                **geometry,
             )
         )
 
@@ -395,11 +361,6 @@ class _Growing:
 
     def linear(self) -> None:
         taps, outputs = self.last.elements, self.number(1, 12)
-        if self.number(0, 2) == 0:
-            bias = self.rng.normal(size=outputs).astype("float32")
-            weight = floats(self.rng, (outputs, taps), 0.1)
-            self.nodes.append(LinearFloat(**self.names("fc"), weight=weight, bias=bias))
-            return
         self.nodes.append(
             Linear(
                 **self.names("fc"),
@@ -421,7 +382,6 @@ def random_graph(rng: np.random.Generator, nodes: int | None = None) -> Graph:
         lambda: growing.layer(Adder2d),
         lambda: growing.layer(Conv2d),
         lambda: growing.layer(Conv2d),
-        growing.layer_float,
         growing.max_pool,
         growing.mean,
         growing.add,

@@ -22,14 +22,11 @@ from mulfree.runtime.graph import (
     Graph,
     Input,
     Linear,
-    LinearFloat,
-    Logits,
     MaxPool,
     Mean,
     Node,
     Pad,
     Value,
-    last_bits,
 )
 from mulfree.runtime.rules import rules
 
@@ -93,7 +90,7 @@ def test_a_graph_knows_its_ends() -> None:
 def test_every_field_has_a_rule() -> None:
     for kind in (Graph, Input, Value, *NODES.values()):
         without = {item.name for item in fields(kind)} - set(rules(kind))
-        allowed: set[str] = {"output"} if issubclass(kind, Logits) else set()
+        allowed: set[str] = {"output"} if kind is Linear else set()
         assert without == (allowed if kind is not Graph else {"input", "values", "nodes"})
 
 
@@ -234,16 +231,6 @@ def test_a_graph_that_does_not_hold_together(parts: Any, message: str) -> None:
 
 POOL = {"op": "max_pool", "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
 ADD = {"op": "add", "multiplier": 1, "other_multiplier": 1, "offset": 0, "shift": 1, "low": 0}
-FLOAT = {
-    "op": "conv2d_float",
-    "weight": np.ones((2, 2, 2, 1), np.float32),
-    "bias": np.zeros(2, np.float32),
-    "low": 0,
-    "high": 255,
-}
-# 1 + 2**-23 has as many bits as a float32 holds, 2**-24 is one further.
-FINEST = array([1 + 2**-23, 1, -(2**-23), 0], "float32")
-TOO_FINE = array([1 + 2**-23, 1, 2**-24, 0], "float32")
 NO_BORDER = {"left": 0, "right": 0, "top": 0, "bottom": 0}
 
 
@@ -346,87 +333,6 @@ NO_BORDER = {"left": 0, "right": 0, "top": 0, "bottom": 0}
 def test_a_node_that_does_not_fit(shape: Any, made: Any, node: Any, message: str) -> None:
     with pytest.raises(ArtifactError, match="^Graph: .*" + message):
         one_node(shape, made, **node)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"weight": np.ones((2, 2, 2, 1))},
-            r"`nodes\[0\].weight` must be a .* finite float32 array",
-        ),
-        (
-            {"weight": np.full((2, 2, 2, 1), np.inf, np.float32)},
-            r"`nodes\[0\].weight` must be a .*",
-        ),
-        ({"weight": np.ones((2, 2, 2, 2), np.float32)}, r"`node.weight` must have 1 channels"),
-        (
-            {"weight": np.stack([FINEST, TOO_FINE]).reshape(2, 2, 2, 1)},
-            r"`node.weight` must be multiples of the last bit of their filter's largest, got float",
-        ),
-        ({"bias": np.zeros(1, np.float32)}, r"`node.bias` must have 2 elements, got float32\[1\]"),
-        ({"bias": array([0, np.nan], "float32")}, r"`nodes\[0\].bias` must be a .* finite float32"),
-        ({"low": 9, "high": 8}, r"`node.high` must be at least low \(9\), got 8"),
-        ({"padding": (0, 2)}, r"`node.padding` must be below the kernel's \[2, 2\], got 2"),
-        ({"groups": 2}, r"`node.groups` must divide the 1 channels and 2 filters, got 2"),
-    ],
-)
-def test_a_float_layer_that_does_not_fit(changes: Any, message: str) -> None:
-    one_node((1, 3, 3), (2, 2, 2), **FLOAT | {"weight": np.stack([FINEST] * 2).reshape(2, 2, 2, 1)})
-    with pytest.raises(ArtifactError, match="^Graph: " + message):
-        one_node((1, 3, 3), (2, 2, 2), **FLOAT | changes)
-
-
-@pytest.mark.parametrize(
-    ("weight", "bias", "message"),
-    [
-        (
-            np.stack([FINEST, TOO_FINE]),
-            np.zeros(2),
-            r"`fc.weight` must be multiples of the last bit",
-        ),
-        (
-            FINEST[None, :3],
-            np.zeros(1),
-            r"`fc.weight` must have shape \[1..32768, 4\], got float32",
-        ),
-        (FINEST[None], np.zeros(2), r"`fc.bias` must have 1 elements, got float32\[2\]"),
-        (FINEST[None], np.full(1, np.inf), r"`nodes\[1\].bias` must be a .* finite float32"),
-    ],
-)
-def test_a_float_classifier_that_does_not_fit(weight: Any, bias: Any, message: str) -> None:
-    def graph(weight: Any, bias: Any) -> Graph:
-        made = one_node((1, 2, 2), (1, 2, 2), op="repeat", factor=1)
-        fields_: dict[str, Any] = {
-            "weight": array(weight, "float32"),
-            "bias": array(bias, "float32"),
-        }
-        last = LinearFloat(name="fc", input="y", **fields_)
-        return Graph(name="x", input=made.input, values=made.values, nodes=(made.nodes[0], last))
-
-    assert graph(np.stack([FINEST] * 3), np.zeros(3)).outputs == 3
-    with pytest.raises(ArtifactError, match="^Graph: " + message):
-        graph(weight, bias)
-
-
-def test_so_many_taps_that_float64_would_round() -> None:
-    # 255 * 2**24 * K reaches 2**53 at K = 2105376.5.
-    for side, fits in ((1450, True), (1451, False)):
-        weight = np.zeros((2, side, side, 1), np.float32)
-        if fits:
-            one_node((1, side, side), (2, 1, 1), **FLOAT | {"weight": weight})
-            continue
-        with pytest.raises(
-            ArtifactError, match=r"`node.weight` must have at most 2\*\*29 / 255 taps"
-        ):
-            one_node((1, side, side), (2, 1, 1), **FLOAT | {"weight": weight})
-
-
-def test_the_last_bits_of_weights() -> None:
-    weight = array([[1, 0.1], [-1.999, 1e-9], [0, 0], [2.0**-140, 0], [3e38, 0]], "float32")
-    bits = [2.0**-23, 2.0**-23, 2.0**-24, 2.0**-163, 2.0**104]
-    assert last_bits(weight).ravel().tolist() == bits
-    assert last_bits(weight.reshape(5, 1, 2, 1)).shape == (5, 1, 1, 1)
 
 
 def test_the_operands_of_a_sum_have_one_shape() -> None:
@@ -567,11 +473,6 @@ def test_counts_of_the_other_nodes() -> None:
     taps = 2 * 16 * 9
     assert conv.counts()[0] == Count(mul=taps + 2 * 16, add=taps + 2 * 2 * 16)
     assert conv.nodes[0].operations(conv.by_name)["int8"] == Count(mul=taps)
-    floating = one_node((1, 4, 4), (2, 3, 3), **FLOAT)
-    assert floating.counts()[0] == Count(mul=2 * 9 * 4, add=2 * 9 * (4 + 1))
-    bias = np.zeros(2, np.float32)
-    last = LinearFloat(name="fc", input="y", weight=np.ones((2, 18), np.float32), bias=bias)
-    assert last.count(floating.by_name) == Count(mul=36, add=36 + 2)
     add = one_node((1, 4, 4), (1, 4, 4), **ADD | {"other_multiplier": 6}, other="x", high=255)
     assert add.counts()[0] == Count(mul=16, add=32)
     for fields_ in (

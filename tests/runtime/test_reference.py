@@ -1,23 +1,19 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tests.runtime.graphs import array, floats, random_graph, tiny, tiny_parts
+from tests.runtime.graphs import array, random_graph, tiny, tiny_parts
 
 from mulfree.errors import DTypeError, ShapeError
 from mulfree.runtime import reference
 from mulfree.runtime.graph import (
     Add,
     Concat,
-    Conv2dFloat,
     Linear,
-    LinearFloat,
-    Logits,
     Lut,
     MaxPool,
     Mean,
@@ -135,82 +131,6 @@ def test_logits_may_be_infinite() -> None:
     node = Linear(name="fc", input="x", weight=weight, scale=largest, bias=largest)
     got = reference.linear(array([[[[200]]]], "uint8"), node)
     assert got.tolist() == [[np.inf, -np.inf]]
-
-
-def test_float_convolution_by_hand() -> None:
-    """Half to even, clamped, and a border that adds nothing."""
-    x = array([[[[10], [12], [9], [210]]]], "uint8")
-    node = Conv2dFloat(
-        name="n",
-        input="x",
-        output="y",
-        weight=array([0.5, 1.25], "float32").reshape(1, 1, 2, 1),
-        bias=array([1.0], "float32"),
-        low=0,
-        high=200,
-        padding=(0, 1),
-    )
-    got = reference.evaluate(node, replace(SOURCE, zero=10), {"x": x})
-    # 1; 0 + 2.5 + 1; 1 - 1.25 + 1; -0.5 + 250 + 1; 100 + 1.
-    assert got[0, 0, :, 0].tolist() == [1, 4, 1, 200, 101]
-    assert got.dtype == np.uint8
-    made = {"x": array([[[[11], [11]]], [[[11], [13]]], [[[13], [11]]]], "uint8")}
-    halves = replace(node, weight=0.5 * np.ones((1, 1, 2, 1), np.float32), padding=(0, 0))
-    halves = replace(halves, bias=array([0.5], "float32"), low=2)
-    # 1.5, 2.5, 2.5.
-    assert reference.evaluate(halves, replace(SOURCE, zero=10), made).ravel().tolist() == [2, 2, 2]
-
-
-def test_float_logits_by_hand() -> None:
-    weight = array([[0.5, -2.0], [3e38, 3e38]], "float32")
-    node = LinearFloat(name="fc", input="x", weight=weight, bias=array([0.25, 0], "float32"))
-    got = reference.logits(node, SOURCE, {"x": array([[[[9, 4]]]], "uint8")})
-    assert got.tolist() == [[1 + 6 + 0.25, np.float32(-3e38)]]
-    assert got.dtype == np.float32
-    many = reference.logits(node, SOURCE, {"x": array([[[[9, 9]]]], "uint8")})
-    assert many[0, 1] == np.inf
-
-
-@pytest.mark.parametrize("value", [0, 255])
-def test_float_sums_are_exact(value: int) -> None:
-    """25,000 taps with all bits of their weights, in any order, against Python's integers."""
-    rng = np.random.default_rng(0)
-    weight = floats(rng, (3, 25_000), 1.0)
-    x = np.full((2, 1, 1, 25_000), value, np.uint8)
-    x[1] = rng.integers(0, 256, (1, 1, 25_000))
-    bias = array([-0.3, 1e-9, 0], "float32")
-    got = reference.linear_float(x, LinearFloat(name="f", input="x", weight=weight, bias=bias), 77)
-    for row, column in np.ndindex(2, 3):
-        taps = (int(w) for w in np.ldexp(weight[column].astype(float), 100).tolist())
-        total = sum(w * (int(q) - 77) for w, q in zip(taps, x[row].ravel(), strict=True))
-        assert got[row, column] == np.float32(np.ldexp(float(total), -100) + bias[column])
-    order = rng.permutation(25_000)
-    other = LinearFloat(
-        name="f", input="x", weight=np.ascontiguousarray(weight[:, order]), bias=bias
-    )
-    np.testing.assert_array_equal(reference.linear_float(x[..., order], other, 77), got)
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_float_convolution_is_that_of_integers(groups: int) -> None:
-    """With whole weights the sums are those of `conv2d`, less the zero's."""
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (2, 6, 5, 4), dtype=np.uint8)
-    weight = rng.integers(-3, 4, (4, 3, 2, 4 // groups), dtype=np.int8)
-    geometry: dict[str, Any] = {"stride": (2, 1), "padding": (1, 0), "groups": groups}
-    node = Conv2dFloat(
-        name="n",
-        input="x",
-        output="y",
-        weight=weight.astype(np.float32),
-        bias=np.full(4, 128, np.float32),
-        low=0,
-        high=255,
-        **geometry,
-    )
-    sums = reference.conv2d(x, weight, **geometry, zero=100)
-    expected = (sums - 100 * weight.sum((1, 2, 3), dtype=np.int32) + 128).clip(0, 255)
-    np.testing.assert_array_equal(reference.conv2d_float(x, node, 100), expected)
 
 
 @pytest.mark.parametrize("value", [0, 255])
@@ -370,9 +290,6 @@ def test_channels_are_stacked_and_put_in_order() -> None:
 def test_an_unknown_node_has_no_arithmetic() -> None:
     with pytest.raises(TypeError, match="no arithmetic for Node"):
         reference.evaluate(Node(name="n", input="x", output="y"), SOURCE, {"x": BOARD})
-    last = Logits(name="n", input="x", weight=np.ones((1, 9)))
-    with pytest.raises(TypeError, match="no arithmetic for Logits"):
-        reference.logits(last, SOURCE, {"x": BOARD})
 
 
 def test_floats_round_half_to_even() -> None:

@@ -72,13 +72,6 @@ def test_what_is_tested_is_the_integer_network(run: Result) -> None:
     assert integer_loss(run, 5, shift_only=False) != pytest.approx(simulated, rel=3e-4)
 
 
-def test_ends_in_float_are_trained_for() -> None:
-    batch = torch.randn(4, 3, 28, 28), torch.arange(4)
-    whole, ends = task(bits=8), task(bits=8, edges="float")
-    losses = [float(made(batch)["loss"].detach()) for made in (whole, ends)]
-    assert losses[0] != losses[1]
-
-
 def test_shifts_are_trained_for(tmp_path: Path) -> None:
     options = {"name": "qat", "bits": 8, "shift_only": True}
     run = train(make_config(tmp_path, method=options, trainer={"epochs": 12}))
@@ -264,7 +257,6 @@ def test_another_network_to_start_from(run: Result, tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"bits": 3}, r"qat: `bits` must be one of \(8, 6, 5, 4\), got 3"),
-        ({"edges": "int4"}, r"qat: `edges` must be one of float, int8"),
         ({"observer": "median"}, r"qat: `observer` must be one of auto, minmax, percentile"),
         ({"momentum": 0.0}, r"qat: `momentum` must lie in \(0, 1\], got 0.0"),
     ],

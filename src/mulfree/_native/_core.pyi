@@ -81,8 +81,7 @@ class Program:
     """An integer network: values u8 [H, W, C] per image, nodes that run in the order given.
 
     Add values and nodes, then `compile()` once, then `run()` as often as wanted. One input and,
-    as the last node, one `linear` or `linear_float`. Every value is written by one node, before it
-    is read.
+    as the last node, one `linear`. Every value is written by one node, before it is read.
     """
 
     def __init__(self, isa: str = "") -> None: ...
@@ -125,18 +124,6 @@ class Program:
         residual: int = -1,
         residual_multiplier: int = 0,
     ) -> None: ...
-    def conv2d_float(
-        self,
-        x: int,
-        y: int,
-        weight: _Array,
-        stride: tuple[int, int],
-        padding: tuple[int, int],
-        groups: int,
-        bias: _Array,
-        low: int,
-        high: int,
-    ) -> None: ...
     def max_pool(
         self,
         x: int,
@@ -176,9 +163,6 @@ class Program:
     def concat(self, xs: list[int], y: int, order: _Array) -> None: ...
     def linear(self, x: int, weight: _Array, scale: _Array, bias: _Array) -> None:
         """Ends the program: float32(sum x * w) * scale + bias."""
-
-    def linear_float(self, x: int, weight: _Array, bias: _Array) -> None:
-        """Ends the program: float32(sum (x - zero) * w + bias), in double precision."""
 
     def compile(self) -> None:
         """Plans the memory; nothing can be added afterwards."""

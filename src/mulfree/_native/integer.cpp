@@ -94,18 +94,6 @@ void window(Program& program, i64 x, i64 y, const Array<const W, 4>& weight, Pai
                          residual});
 }
 
-void conv2d_float(Program& program, i64 x, i64 y, const Array<const float, 4>& weight, Pair stride,
-                  Pair padding, i64 groups, const Array<const float, 1>& bias, i64 low, i64 high) {
-  program.conv2d_float({x,
-                        y,
-                        weight.data(),
-                        shape(weight),
-                        stride,
-                        padding,
-                        groups,
-                        {{bias.data(), bias.data() + size(bias)}, low, high}});
-}
-
 template <int8::Rule kRule, class W>
 void define_window(nb::class_<Program>& program, const char* name) {
   program.def(name, &window<kRule, W>, "x"_a, "y"_a, "weight"_a.noconvert(), "stride"_a,
@@ -154,8 +142,6 @@ void define_integer(nb::module_& m) {
   define_window<int8::Rule::adder, u8>(program, "adder2d");
   define_window<int8::Rule::conv, i8>(program, "conv2d");
   program
-      .def("conv2d_float", &conv2d_float, "x"_a, "y"_a, "weight"_a.noconvert(), "stride"_a,
-           "padding"_a, "groups"_a, "bias"_a.noconvert(), "low"_a, "high"_a)
       .def(
           "max_pool",
           [](Program& self, i64 x, i64 y, Pair kernel, Pair stride, Pair padding,
@@ -189,13 +175,6 @@ void define_integer(nb::module_& m) {
                         bias.data(), size(bias));
           },
           "x"_a, "weight"_a.noconvert(), "scale"_a.noconvert(), "bias"_a.noconvert())
-      .def(
-          "linear_float",
-          [](Program& self, i64 x, const Array<const float, 2>& weight,
-             const Array<const float, 1>& bias) {
-            self.linear_float(x, weight.data(), shape_pair(weight), bias.data(), size(bias));
-          },
-          "x"_a, "weight"_a.noconvert(), "bias"_a.noconvert())
       .def("compile", &Program::compile)
       .def("run", &run<&Program::run>, "input"_a.noconvert(), "output"_a.noconvert(), "quantised"_a,
            "threads"_a, "memory"_a = runtime::kAnyMemory)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from mulfree.runtime import Graph
 
 _BITS = (8, 6, 5, 4)
-_EDGES = ("int8", "float")
 _OBSERVERS = ("auto", "minmax", "percentile")
 
 _EPILOG = """\
@@ -90,7 +89,6 @@ def _options(
     options = {
         "observer": arguments.observer,
         "shift_only": arguments.shift_only,
-        "edges": arguments.edges or "int8",
     }
     checkpoint = trained.checkpoint
     if checkpoint is None or not isinstance(checkpoint.config.method, qat.Config):
@@ -99,7 +97,6 @@ def _options(
     _, channels, height, width = images.shape
     options["ranges"] = qat.trained_ranges(checkpoint, trained.model, (channels, height, width))
     options["shift_only"] |= method.shift_only
-    options["edges"] = arguments.edges or method.edges
     return arguments.bits or [method.bits], options
 
 
@@ -133,12 +130,6 @@ def _parser() -> Parser:
         "--shift-only",
         action="store_true",
         help="factors that are powers of two, at a loss of accuracy",
-    )
-    parser.add_argument(
-        "--edges",
-        choices=_EDGES,
-        help="weights of the first layer and the classifier (default: int8, or those that the "
-        "network was trained with)",
     )
     parser.add_argument(
         "--images",

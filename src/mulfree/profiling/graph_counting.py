@@ -8,7 +8,7 @@ from mulfree.operators import Cost
 from mulfree.profiling.energy import energy
 from mulfree.profiling.profile import LayerProfile, Profile, Totals
 from mulfree.runtime import Graph
-from mulfree.runtime.graph import Input, Logits, Node, Operations
+from mulfree.runtime.graph import Input, Linear, Node, Operations
 from mulfree.runtime.rules import tensors
 
 _Shape = tuple[int, int, int]
@@ -21,8 +21,7 @@ def count_graph(graph: Graph) -> Profile:
     row of `ENERGY_45NM`: a tap of an adder layer 0.03 pJ for the difference of two bytes and 0.1 pJ
     for its accumulation in 32 bits, one of a convolution 0.2 and 0.1 pJ. The step behind a layer
     multiplies 32 bits by 32 and is taken at that width, the widest of the table, though it sums in
-    64; layers with floating-point weights are taken at fp32, though they compute in float64.
-    Multiplications by powers of two are shifts; like comparisons and tables they are left out.
+    64. Multiplications by powers of two are shifts; like comparisons and tables they are left out.
 
     Args:
         graph: The network.
@@ -85,7 +84,7 @@ def _layer(
         params=sum(tensor.size for tensor in stored),
         weight_bytes=sum(tensor.nbytes for tensor in stored),
         # Logits are float32, all else bytes.
-        activation_bytes=math.prod(made) * (4 if isinstance(part, Logits) else 1),
+        activation_bytes=math.prod(made) * (4 if isinstance(part, Linear) else 1),
         energy=sum(energy(cost, dtype) for dtype, cost in costs.items()),
         counted=True,
     )

@@ -51,10 +51,8 @@ class FakeQuantise(Hooks):
         return x if name in self._layout.roots else self._rounded(name, x)
 
     def weight(self, layer: Layer, module: AnyLayer) -> Tensor:
-        """The weights as integers stand for them, or as they are where they stay so."""
+        """The weights as integers stand for them."""
         w: Tensor = module.weight
-        if self._layout.in_float(layer, module):
-            return w
         bits = self._layout.weight_bits(layer)
         if isinstance(module, ADDER):
             return _shared(w, self._used[self._layout.operand(layer)], bits)

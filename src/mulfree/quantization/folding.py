@@ -1,4 +1,4 @@
-"""A layer and the normalisation behind it as weights, one factor and one summand a filter.
+"""A layer and the normalisation behind it as integer weights, one factor and one summand a filter.
 
 Legend: O filters, Kh Kw window, C channels, g groups.
 """
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mulfree.quantization.fixed_point import Reals, powers_of_two
 from mulfree.quantization.grid import Grid
 from mulfree.quantization.steps import ADDER, LINEAR, NORMS, AnyLayer, Layer, Shape
-from mulfree.runtime.graph import last_bits
 
 _TAPS = (1, 2, 3)
 
@@ -82,7 +81,11 @@ def fold(
         scale: Of the value that is made; None for logits, which are real numbers.
         shift_only: Make the factors powers of two, unless they are those of logits.
     """
-    weight, bias = _parameters(module, map_shape)
+    weight = _numpy(module.weight)
+    if isinstance(module, LINEAR):
+        weight = weight.reshape(len(weight), *map_shape)
+    weight = weight.transpose(0, 2, 3, 1)
+    bias = np.zeros(len(weight)) if module.bias is None else _numpy(module.bias)
     norm_factor = np.ones(len(weight)) if norm is None else norm.factor
     unit = 1.0 if scale is None else scale
     shifts = shift_only and scale is not None
@@ -116,55 +119,6 @@ def fold(
         offset=offset,
         largest=weight[0].size * product,
     )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FoldedFloat:
-    """Layer and normalisation: `sum (q_x - zero) * weight + offset`, in steps of what is made.
-
-    Attributes:
-        weight: `f32[O, Kh, Kw, C / g]`, multiples of `last_bits`.
-        offset: `[O]`, without the zero of the value that is made.
-        flips: `[O]`, whether the normalisation's factor is negative.
-    """
-
-    weight: NDArray[np.float32]
-    offset: Reals
-    flips: NDArray[np.bool_]
-
-
-def fold_float(
-    module: AnyLayer, norm: Norm | None, grid: Grid, *, map_shape: Shape, scale: float | None
-) -> FoldedFloat:
-    """A convolution or linear layer that keeps floating-point weights, and its normalisation.
-
-    Args:
-        module: The layer, reading integers of `grid`.
-        norm: What is behind it.
-        grid: What it reads.
-        map_shape: C, H, W of what it reads, for a linear layer's weights.
-        scale: Of the value that is made; None for logits, which are real numbers.
-    """
-    weight, bias = _parameters(module, map_shape)
-    unit = 1.0 if scale is None else scale
-    factor = np.full(len(weight), 1 / unit)
-    offset = bias / unit
-    if norm is not None:
-        factor = norm.factor / unit
-        offset = factor * (bias - norm.mean) + norm.bias / unit
-    reals = weight * (factor * grid.scale)[:, None, None, None]
-    bits = last_bits(reals.astype(np.float32))
-    rounded = np.ascontiguousarray((np.rint(reals / bits) * bits).astype(np.float32))
-    return FoldedFloat(weight=rounded, offset=offset, flips=factor < 0)
-
-
-def _parameters(module: AnyLayer, map_shape: Shape) -> tuple[Reals, Reals]:
-    """Weights `[O, Kh, Kw, C / g]` and bias `[O]`."""
-    weight = _numpy(module.weight)
-    if isinstance(module, LINEAR):
-        weight = weight.reshape(len(weight), *map_shape)
-    bias = np.zeros(len(weight)) if module.bias is None else _numpy(module.bias)
-    return weight.transpose(0, 2, 3, 1), bias
 
 
 def _on_grid(weight: Reals, grid: Grid) -> tuple[NDArray[np.uint8], Reals]:

@@ -6,13 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mulfree.errors import ConfigError, choices_message
+from mulfree.errors import ConfigError
 from mulfree.quantization.plan import Plan
-from mulfree.quantization.steps import ADDER, AnyLayer, Layer, Mean
+from mulfree.quantization.steps import Layer, Mean
 
 BITS = (8, 6, 5, 4)
-EDGES = ("int8", "float")
-"""What the weights of convolutions at the ends of the network are."""
 FULL = 8
 _NARROWEST = 1e-3
 _COPY = ".copy"
@@ -70,7 +68,6 @@ class Layout:
     Args:
         plan: The network.
         bits: One of `BITS`.
-        edges: One of `EDGES`.
 
     Attributes:
         roots: For every value the one whose scale it has: itself, or what it was copied from.
@@ -79,13 +76,11 @@ class Layout:
             be powers of two.
 
     Raises:
-        ConfigError: `bits` or `edges` is something else, or a residual is added to a first layer
-            that is to have floating-point weights.
+        ConfigError: `bits` is another number.
     """
 
     plan: Plan
     bits: int
-    edges: str = "int8"
     # Not worked out when they are asked for, which torch.compile does not follow.
     roots: Mapping[str, str] = field(init=False, repr=False)
     grids: Mapping[str, int] = field(init=False, repr=False)
@@ -96,20 +91,12 @@ class Layout:
             raise ConfigError(
                 f"quantize: `bits` must be one of {', '.join(map(str, BITS))}, got {self.bits!r}"
             )
-        if self.edges not in EDGES:
-            raise ConfigError(choices_message("quantize", "edges", self.edges, EDGES))
         for name, find in (
             ("roots", self._find_roots),
             ("grids", self._find_grids),
             ("units", self._find_units),
         ):
             object.__setattr__(self, name, find())
-        for step in self.plan.steps if self.edges == "float" else ():
-            if isinstance(step, Layer) and step.residual is not None and not self._middle(step):
-                raise ConfigError(
-                    "quantize: `edges` must be 'int8' where a residual is added to the first "
-                    f"layer, got 'float' with {step.path}"
-                )
 
     def original(self, grid: str) -> str:
         """Name of the value that a grid is of, copy or not."""
@@ -123,10 +110,6 @@ class Layout:
     def weight_bits(self, layer: Layer) -> int:
         """Bits of the weights of a layer."""
         return self.bits if self._middle(layer) else FULL
-
-    def in_float(self, layer: Layer, module: AnyLayer) -> bool:
-        """Whether the weights of a layer stay in floating point; never those of an adder layer."""
-        return self.edges == "float" and not (self._middle(layer) or isinstance(module, ADDER))
 
     def _find_roots(self) -> Mapping[str, str]:
         roots = {self.plan.input: self.plan.input}

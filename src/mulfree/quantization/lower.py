@@ -19,7 +19,7 @@ from mulfree import runtime
 from mulfree.errors import ConfigError
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.fixed_point import Reals, fixed_point
-from mulfree.quantization.folding import Folded, FoldedFloat, fold, fold_float, norm_of
+from mulfree.quantization.folding import Folded, fold, norm_of
 from mulfree.quantization.grid import Grid, Layout
 from mulfree.quantization.pictures import Pictures
 from mulfree.quantization.steps import (
@@ -92,8 +92,6 @@ class _Lowering:
             match step:
                 case Layer() if step is plan.classifier:
                     self._classifier(step)
-                case Layer() if self._in_float(step):
-                    self._layer_float(step)
                 case Layer():
                     self._layer(step)
                 case Pad() if self._can_merge(step):
@@ -243,19 +241,6 @@ class _Lowering:
         )
         self._pool(step, factor < 0)
 
-    def _layer_float(self, step: Layer) -> None:
-        """A layer that keeps floating-point weights."""
-        module = step.layer(self._model)
-        target = self._grid(step.output)
-        filters = self._folded_float(step, module, target.scale)
-        self._nodes.append(
-            nodes.Conv2dFloat(
-                **self._windows(step, module, filters.weight),
-                bias=(filters.offset + target.zero).astype(np.float32),
-            )
-        )
-        self._pool(step, filters.flips)
-
     def _windows(self, step: Layer, module: AnyLayer, weight: NDArray[Any]) -> dict[str, Any]:
         """What the nodes of all layers have; the value that such a node makes is declared."""
         target = self._grid(step.output)
@@ -337,19 +322,7 @@ class _Lowering:
 
     def _classifier(self, step: Layer) -> None:
         """The layer that makes the logits, with its normalisation, left in floating point."""
-        module = step.layer(self._model)
-        if self._in_float(step):
-            filters = self._folded_float(step, module, None)
-            self._nodes.append(
-                nodes.LinearFloat(
-                    name=self._named(step.path),
-                    input=step.input,
-                    weight=filters.weight.reshape(len(filters.weight), -1),
-                    bias=filters.offset.astype(np.float32),
-                )
-            )
-            return
-        folded = self._folded(step, module, None)
+        folded = self._folded(step, step.layer(self._model), None)
         weight = folded.weight.reshape(len(folded.weight), -1)
         self._logits(step.path, step.input, weight, folded.factor, folded.offset)
 
@@ -363,18 +336,6 @@ class _Lowering:
             bits=self._layout.weight_bits(step),
             scale=scale,
             shift_only=self._shift_only,
-        )
-
-    def _in_float(self, step: Layer) -> bool:
-        return self._layout.in_float(step, step.layer(self._model))
-
-    def _folded_float(self, step: Layer, module: AnyLayer, scale: float | None) -> FoldedFloat:
-        return fold_float(
-            module,
-            norm_of(self._model, step),
-            self._operand(step),
-            map_shape=self._values[self._merged_source(step)].shape,
-            scale=scale,
         )
 
     def _leave(self, last: Step) -> None:

@@ -25,7 +25,7 @@ from mulfree.quantization.calibration import (
     find_ranges,
     make_grids,
 )
-from mulfree.quantization.grid import BITS, EDGES, Layout
+from mulfree.quantization.grid import BITS, Layout
 from mulfree.quantization.grouping import make_plan
 from mulfree.quantization.images import Batches, read_images
 from mulfree.quantization.lower import lower
@@ -49,7 +49,6 @@ def quantize(
     observer: str = "auto",
     correct: bool | None = None,
     shift_only: bool = False,
-    edges: str = "int8",
     ranges: Ranges | None = None,
     pictures: Pictures | None = None,
     name: str | None = None,
@@ -70,8 +69,6 @@ def quantize(
             A thousand training images are enough.
         bits: 8, 6, 5 or 4: of what layers in the middle of the network read, and of their weights.
             The first layer, the classifier and what is only added have 8.
-        edges: Weights of convolutions and linear layers at the ends of the network, the first
-            layer and the classifier: "int8", or "float" for floating-point ones.
         observer: How ranges are found, one of `OBSERVERS`; see `observe`.
         correct: Correct the normalisations for the rounding, see `correct_norms`; by default where
             there are 64 images or more to learn that from, unless the logits of these show that it
@@ -93,7 +90,6 @@ def quantize(
     """
     bits = integer("bits", bits, BITS, f"one of {', '.join(map(str, BITS))}")
     check_choice("observer", observer, OBSERVERS)
-    check_choice("edges", edges, EDGES)
     check_kind("shift_only", shift_only, bool | np.bool_, "True or False")
     check_kind("correct", correct, bool | np.bool_ | None, "True, False or None")
     check_kind("ranges", ranges, Mapping | None, "a mapping or None")
@@ -119,7 +115,7 @@ def quantize(
         check_weights(plan, simple)
         few = images[0][: _COMPARED if count >= _COMPARED else 1]
         check_operations(plan, network, simple, few)
-        layout = Layout(plan=plan, bits=bits, edges=edges)
+        layout = Layout(plan=plan, bits=bits)
         known = find_ranges(layout, simple, images, observer) if ranges is None else ranges
         grids = make_grids(layout, known, shift_only=shift_only)
         if correct:

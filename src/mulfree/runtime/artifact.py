@@ -47,6 +47,8 @@ _CODES = {dtype: code for code, dtype in _DTYPES.items()}
 # Nodes that were removed, with the option of `quantize` that they were written for.
 _REMOVED = {
     "select": "filter groups (`groups`)",
+    "conv2d_float": "floating-point ends (`edges`)",
+    "linear_float": "floating-point ends (`edges`)",
 }
 
 

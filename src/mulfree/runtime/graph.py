@@ -44,7 +44,6 @@ takes for 1024 x 1024 pixels."""
 
 _SUM_LIMIT = 2**62
 _ACCUMULATOR_LIMIT = 2**31
-_FLOAT_BITS = 24  # of the significand of a float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +64,7 @@ class Count:
 
 
 Operations = Mapping[str, Count]
-"""Counts by the operands they are for: int8, int32 (the epilogues' too), fp32 (or float64)."""
+"""Counts by the operands they are for: int8, int32 (the epilogues' too), fp32."""
 
 _Name = Annotated[str, Text()]
 _Names = Annotated[tuple[str, ...], Texts()]
@@ -194,19 +193,27 @@ def _multiplies(*multipliers: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Windows(_Map):
-    """A node that compares windows with filters. Padding reads as the zero of the input.
+class _Layer(_Map):
+    """Windows compared with filters, normalisation, residual and requantisation in one.
 
-    Taps are `K = Kh * Kw * C / g`.
+    `v = acc * multiplier[o] + offset[o] + residual_multiplier * q_residual` in 64 bits, and
+    `q_out = clamp((v + (1 << (shift - 1))) >> shift, low, high)`, the shift rounding down. All that
+    is constant is in `offset`, also `zero_out << shift` and `-residual_multiplier * zero_residual`.
+    Padding reads as the zero of the input. Taps are `K = Kh * Kw * C / g`.
 
     Attributes:
-        weight: `[O, Kh, Kw, C / g]`.
+        weight: `[O, Kh, Kw, C / g]`, uint8 of an adder layer, int8 of a convolution.
         low: Least output, 0..255; behind a ReLU it is the output's zero.
         high: Greatest output, `low`..255; `2**b - 1` for b bits.
         stride: Rows, columns.
         padding: Rows above and below, columns left and right, each below the kernel's.
         groups: Parts that channels and filters are divided into; filter o reads the channels of
             part `o // (O / g)`.
+        multiplier: `i32[O]`, of any sign.
+        offset: `i64[O]`.
+        shift: 1..62.
+        residual: Name of a value of the output's shape that is added, or None.
+        residual_multiplier: Its factor, 32 bits; 0 without one.
     """
 
     weight: NDArray[Any]
@@ -215,9 +222,19 @@ class _Windows(_Map):
     stride: _Sizes = (1, 1)
     padding: _Borders = (0, 0)
     groups: _Size = 1
+    multiplier: Annotated[NDArray[np.int32], Tensor("int32", 1)]
+    offset: Annotated[NDArray[np.int64], Tensor("int64", 1)]
+    shift: _Shift
+    residual: Annotated[str | None, Text(optional=True)] = None
+    residual_multiplier: _I32 = 0
 
-    # Names of the tensors that have one element a filter.
-    per_filter: ClassVar[tuple[str, ...]]
+    # Largest magnitude that one tap adds to the accumulator.
+    largest_product: ClassVar[int]
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The input and, where there is one, the residual."""
+        return (self.input,) if self.residual is None else (self.input, self.residual)
 
     @property
     def taps(self) -> int:
@@ -240,48 +257,10 @@ class _Windows(_Map):
             "weight",
             f"have {channels // self.groups} channels (last axis) in each of {self.groups} groups",
         )
-        for name in self.per_filter:
+        for name in ("multiplier", "offset"):
             self._require(getattr(self, name).shape == (filters,), name, f"have {filters} elements")
         _check_clamp(self, self.low, self.high)
-        rows, columns = _positions(self, values, kernel, self.stride, self.padding)
-        return filters, rows, columns
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Layer(_Windows):
-    """Windows compared with filters, normalisation, residual and requantisation in one.
-
-    `v = acc * multiplier[o] + offset[o] + residual_multiplier * q_residual` in 64 bits, and
-    `q_out = clamp((v + (1 << (shift - 1))) >> shift, low, high)`, the shift rounding down. All that
-    is constant is in `offset`, also `zero_out << shift` and `-residual_multiplier * zero_residual`.
-
-    Attributes:
-        multiplier: `i32[O]`, of any sign.
-        offset: `i64[O]`.
-        shift: 1..62.
-        residual: Name of a value of the output's shape that is added, or None.
-        residual_multiplier: Its factor, 32 bits; 0 without one.
-    """
-
-    multiplier: Annotated[NDArray[np.int32], Tensor("int32", 1)]
-    offset: Annotated[NDArray[np.int64], Tensor("int64", 1)]
-    shift: _Shift
-    residual: Annotated[str | None, Text(optional=True)] = None
-    residual_multiplier: _I32 = 0
-
-    per_filter = ("multiplier", "offset")
-
-    # Largest magnitude that one tap adds to the accumulator.
-    largest_product: ClassVar[int]
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The input and, where there is one, the residual."""
-        return (self.input,) if self.residual is None else (self.input, self.residual)
-
-    def output_shape(self, values: _Values) -> tuple[int, int, int]:
-        """`[O, (H + 2 p - K) / stride + 1, ...]`."""
-        made = super().output_shape(values)
+        made = (filters, *_positions(self, values, kernel, self.stride, self.padding))
         largest = self.taps * self.largest_product
         self._require(
             largest < _ACCUMULATOR_LIMIT,
@@ -349,35 +328,6 @@ class Conv2d(_Layer):
         """A multiplication and an addition a tap, and the epilogue."""
         pairs = values[self.output].elements * self.taps
         return {"int8": Count(mul=pairs), "int32": Count(add=pairs) + self._epilogue(values)}
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Conv2dFloat(_Windows):
-    """Convolution with floating-point weights, which normalisation and both scales are folded into.
-
-    `q_out = clamp(round(sum (q_x - zero) * w + bias), low, high)` in float64, half to even. The sum
-    is exact, see `last_bits`; `bias` holds the output's zero, too.
-
-    Attributes:
-        bias: `f32[O]`.
-    """
-
-    op = "conv2d_float"
-    per_filter = ("bias",)
-
-    weight: Annotated[NDArray[np.float32], Tensor("float32", 4)]
-    bias: Annotated[NDArray[np.float32], Tensor("float32", 1)]
-
-    def output_shape(self, values: _Values) -> tuple[int, int, int]:
-        """`[O, (H + 2 p - K) / stride + 1, ...]`."""
-        made = super().output_shape(values)
-        _check_exact(self, self.weight)
-        return made
-
-    def operations(self, values: _Values) -> Operations:
-        """A multiplication and an addition a tap, and an addition per output."""
-        outputs = values[self.output].elements
-        return {"fp32": Count(mul=outputs * self.taps, add=outputs * (self.taps + 1))}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -625,18 +575,24 @@ class Concat(_Same):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Logits(Node):
-    """The classifier that ends every graph: logits in float32 of a map in the order H, W, C.
+class Linear(Node):
+    """The classifier that ends every graph: logits in float32.
+
+    `logits[o] = float32(acc[o]) * scale[o] + bias[o]`, rounded after each of the two, where
+    `acc = sum q_x * q_w` over the map in the order H, W, C; `-zero * sum q_w` is part of the bias.
 
     Attributes:
-        weight: `[O, H * W * C]`.
+        weight: `i8[O, H * W * C]`.
+        scale: `f32[O]`.
+        bias: `f32[O]`.
     """
 
-    weight: NDArray[Any]
-    output: None = field(default=None, init=False)
+    op = "linear"
 
-    # Names of the tensors that have one element a filter.
-    per_filter: ClassVar[tuple[str, ...]]
+    weight: Annotated[NDArray[np.int8], Tensor("int8", 2)]
+    scale: Annotated[NDArray[np.float32], Tensor("float32", 1)]
+    bias: Annotated[NDArray[np.float32], Tensor("float32", 1)]
+    output: None = field(default=None, init=False)
 
     def output_shape(self, values: _Values) -> tuple[int, int, int]:
         """`[O, 1, 1]`."""
@@ -647,40 +603,12 @@ class Logits(Node):
             f"have shape [1..{MAX_SIDE}, {taps}]",
         )
         filters = len(self.weight)
-        for name in self.per_filter:
+        for name in ("scale", "bias"):
             self._require(getattr(self, name).shape == (filters,), name, f"have {filters} elements")
-        return filters, 1, 1
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Linear(Logits):
-    """Classifier of integers.
-
-    `logits[o] = float32(acc[o]) * scale[o] + bias[o]`, rounded after each of the two, where
-    `acc = sum q_x * q_w`; `-zero * sum q_w` is part of the bias.
-
-    Attributes:
-        weight: `i8[O, H * W * C]`.
-        scale: `f32[O]`.
-        bias: `f32[O]`.
-    """
-
-    op = "linear"
-    per_filter = ("scale", "bias")
-
-    weight: Annotated[NDArray[np.int8], Tensor("int8", 2)]
-    scale: Annotated[NDArray[np.float32], Tensor("float32", 1)]
-    bias: Annotated[NDArray[np.float32], Tensor("float32", 1)]
-
-    def output_shape(self, values: _Values) -> tuple[int, int, int]:
-        """`[O, 1, 1]`."""
-        made = super().output_shape(values)
         self._require(
-            self.weight.shape[1] * 255 * 128 < _ACCUMULATOR_LIMIT,
-            "weight",
-            "have fewer than 2**31 / 32640 taps",
+            taps * 255 * 128 < _ACCUMULATOR_LIMIT, "weight", "have fewer than 2**31 / 32640 taps"
         )
-        return made
+        return filters, 1, 1
 
     def operations(self, values: _Values) -> Operations:
         """A multiplication and an addition a tap and, in float32, an output."""
@@ -690,65 +618,6 @@ class Linear(Logits):
             "int32": Count(add=pairs),
             "fp32": Count(mul=outputs, add=outputs),
         }
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class LinearFloat(Logits):
-    """Classifier with floating-point weights, which the scale of what it reads is folded into.
-
-    `logits[o] = float32(sum (q_x - zero) * w + bias)` in float64. The sum is exact, see
-    `last_bits`.
-
-    Attributes:
-        weight: `f32[O, H * W * C]`.
-        bias: `f32[O]`.
-    """
-
-    op = "linear_float"
-    per_filter = ("bias",)
-
-    weight: Annotated[NDArray[np.float32], Tensor("float32", 2)]
-    bias: Annotated[NDArray[np.float32], Tensor("float32", 1)]
-
-    def output_shape(self, values: _Values) -> tuple[int, int, int]:
-        """`[O, 1, 1]`."""
-        made = super().output_shape(values)
-        _check_exact(self, self.weight)
-        return made
-
-    def operations(self, values: _Values) -> Operations:
-        """A multiplication and an addition a tap, and an addition per output."""
-        pairs = self.weight.size
-        return {"fp32": Count(mul=pairs, add=pairs + len(self.weight))}
-
-
-def last_bits(weight: NDArray[np.float32]) -> NDArray[np.float64]:
-    """For each filter what the last of the 24 bits of its largest weight stands for.
-
-    Where all weights of a filter are multiples of that, products with the 9 bits of `q_x - zero`
-    and their sums are exact in float64, and the same in any order.
-
-    Args:
-        weight: `[O, ...]`, finite.
-
-    Returns:
-        `[O, 1, ...]`, powers of two.
-    """
-    axes = tuple(range(1, weight.ndim))
-    _, exponents = np.frexp(np.abs(weight).max(axes, keepdims=True).astype(np.float64))
-    bits: NDArray[np.float64] = np.ldexp(1.0, exponents - _FLOAT_BITS)
-    return bits
-
-
-def _check_exact(node: Node, weight: NDArray[np.float32]) -> None:
-    """Refuses weights with which float64 would have to round."""
-    if 255 * math.prod(weight.shape[1:]) > 2 ** (53 - _FLOAT_BITS):
-        raise refusal(f"{node.name}.weight", "have at most 2**29 / 255 taps", weight)
-    steps = weight / last_bits(weight)
-    if not (steps == np.rint(steps)).all():
-        raise refusal(
-            f"{node.name}.weight", "be multiples of the last bit of their filter's largest", weight
-        )
 
 
 def _check_clamp(node: Node, low: int, high: int) -> None:
@@ -783,10 +652,7 @@ def _positions(
 
 NODES: Mapping[str, type[Node]] = {
     kind.op: kind
-    for kind in (
-        *(Adder2d, Conv2d, Conv2dFloat, MaxPool, Mean, Add, Lut, Pad, Repeat, Concat),
-        *(Linear, LinearFloat),
-    )
+    for kind in (Adder2d, Conv2d, MaxPool, Mean, Add, Lut, Pad, Repeat, Concat, Linear)
 }
 """The kinds of node by the names they have in files."""
 
@@ -795,7 +661,7 @@ NODES: Mapping[str, type[Node]] = {
 class Graph:
     """A quantised network, from pixels to logits.
 
-    Nodes run in the order given; the last is the only `Logits`.
+    Nodes run in the order given; the last is the only `Linear`.
 
     Attributes:
         name: What to call the network.
@@ -847,7 +713,7 @@ class Graph:
     def outputs(self) -> int:
         """Number of logits."""
         last = self.nodes[-1]
-        assert isinstance(last, Logits)
+        assert isinstance(last, Linear)
         return len(last.weight)
 
     def counts(self) -> tuple[Count, ...]:
@@ -877,7 +743,7 @@ class Graph:
             if node.output in made:
                 raise refusal(f"{node.name}.output", "be made only once", node.output)
             made.add(node.output)
-        ends = [index for index, node in enumerate(self.nodes) if isinstance(node, Logits)]
+        ends = [index for index, node in enumerate(self.nodes) if isinstance(node, Linear)]
         if ends != [len(self.nodes) - 1]:
             raise refusal("nodes", "have one classifier, at the end", f"{len(ends)} of them")
         for name in sorted(made ^ set(self.by_name)):
@@ -919,7 +785,7 @@ class Graph:
         """Each value with the widest borders that its readers ask for fits into memory."""
         borders = {value.name: (0, 0) for value in self.values}
         for node in self.nodes:
-            if isinstance(node, (_Windows, MaxPool)):
+            if isinstance(node, (_Layer, MaxPool)):
                 rows, columns = borders[node.input]
                 borders[node.input] = max(rows, node.padding[0]), max(columns, node.padding[1])
         for value in self.values:

@@ -18,11 +18,8 @@ from mulfree.runtime.graph import (
     Adder2d,
     Concat,
     Conv2d,
-    Conv2dFloat,
     Graph,
     Linear,
-    LinearFloat,
-    Logits,
     Lut,
     MaxPool,
     Mean,
@@ -51,8 +48,8 @@ def run(graph: Graph, array: NDArray[Any]) -> NDArray[np.float32]:
         DTypeError: It is neither uint8 nor float32.
     """
     last = graph.nodes[-1]
-    assert isinstance(last, Logits)
-    return logits(last, graph.by_name[last.input], trace(graph, array))
+    assert isinstance(last, Linear)
+    return linear(trace(graph, array)[last.input], last)
 
 
 def trace(graph: Graph, array: NDArray[Any]) -> dict[str, U8]:
@@ -154,8 +151,6 @@ def evaluate(node: Node, source: Value, made: dict[str, U8]) -> U8:
             if node.residual is not None:
                 v += node.residual_multiplier * made[node.residual].astype(np.int64)
             return requantise(v, node.shift, node.low, node.high)
-        case Conv2dFloat():
-            return conv2d_float(x, node, source.zero)
         case MaxPool():
             return max_pool(x, node)
         case Mean():
@@ -174,17 +169,6 @@ def evaluate(node: Node, source: Value, made: dict[str, U8]) -> U8:
             return x.repeat(node.factor, axis=1).repeat(node.factor, axis=2)
         case Concat():
             return np.concatenate([made[name] for name in node.inputs], axis=3)[..., node.order]
-    raise TypeError(f"no arithmetic for {type(node).__name__}")
-
-
-def logits(node: Logits, source: Value, made: dict[str, U8]) -> NDArray[np.float32]:
-    """What the last node makes of the values `made`, `[N, O]`; as `evaluate`."""
-    x = made[node.input]
-    match node:
-        case Linear():
-            return linear(x, node)
-        case LinearFloat():
-            return linear_float(x, node, source.zero)
     raise TypeError(f"no arithmetic for {type(node).__name__}")
 
 
@@ -212,7 +196,7 @@ def adder2d(
     """
     sums = [
         -np.abs(seen.astype(np.int32) - taps).sum(axis=(3, 4, 5), dtype=np.int32)
-        for seen, taps in _per_filter(x, weight.astype(np.int32), stride, padding, groups, zero)
+        for seen, taps in _per_filter(x, weight, stride, padding, groups, zero)
     ]
     return np.stack(sums, axis=-1)
 
@@ -223,21 +207,9 @@ def conv2d(
     """Accumulator of a convolution, `acc = sum q_x * q_w` over the taps; as `adder2d`."""
     sums = [
         (seen.astype(np.int32) * taps).sum(axis=(3, 4, 5), dtype=np.int32)
-        for seen, taps in _per_filter(x, weight.astype(np.int32), stride, padding, groups, zero)
+        for seen, taps in _per_filter(x, weight, stride, padding, groups, zero)
     ]
     return np.stack(sums, axis=-1)
-
-
-def conv2d_float(x: U8, node: Conv2dFloat, zero: int) -> U8:
-    """`clamp(round(sum (q_x - zero) * w + bias), low, high)` in float64, half to even."""
-    weight = node.weight.astype(np.float64)
-    sums = [
-        ((seen.astype(np.float64) - zero) * taps).sum(axis=(3, 4, 5))
-        for seen, taps in _per_filter(x, weight, node.stride, node.padding, node.groups, zero)
-    ]
-    v = np.rint(np.stack(sums, axis=-1) + node.bias)
-    made: U8 = np.clip(v, node.low, node.high).astype(np.uint8)
-    return made
 
 
 def max_pool(x: U8, node: MaxPool) -> U8:
@@ -286,16 +258,8 @@ def linear(x: U8, node: Linear) -> NDArray[np.float32]:
     flat = x.reshape(len(x), node.weight.shape[1]).astype(np.float64)
     sums = flat @ node.weight.T.astype(np.float64)
     with np.errstate(over="ignore"):
-        made: NDArray[np.float32] = sums.astype(np.float32) * node.scale + node.bias
-    return made
-
-
-def linear_float(x: U8, node: LinearFloat, zero: int) -> NDArray[np.float32]:
-    """Logits `[N, O]`: the exact sum and the bias in float64, rounded to float32 at the end."""
-    flat = x.reshape(len(x), node.weight.shape[1]).astype(np.float64) - zero
-    with np.errstate(over="ignore"):
-        made = (flat @ node.weight.T.astype(np.float64) + node.bias).astype(np.float32)
-    return made
+        logits: NDArray[np.float32] = sums.astype(np.float32) * node.scale + node.bias
+    return logits
 
 
 def _windows(x: U8, kernel: Pair, stride: Pair) -> U8:
@@ -306,11 +270,11 @@ def _windows(x: U8, kernel: Pair, stride: Pair) -> U8:
 
 def _per_filter(
     x: U8, weight: NDArray[Any], stride: Pair, padding: Pair, groups: int, zero: int
-) -> list[tuple[U8, NDArray[Any]]]:
+) -> list[tuple[U8, NDArray[np.int32]]]:
     """For each filter the windows that it reads `[N, h, w, Kh, Kw, C / g]`, and its taps."""
     rows, columns = padding
     border = ((0, 0), (rows, rows), (columns, columns), (0, 0))
     seen = _windows(np.pad(x, border, constant_values=zero), weight.shape[1:3], stride)
     parts = np.split(seen, groups, axis=-1)
     filters = len(weight) // groups
-    return [(parts[o // filters], taps) for o, taps in enumerate(weight)]
+    return [(parts[o // filters], taps.astype(np.int32)) for o, taps in enumerate(weight)]

@@ -31,12 +31,9 @@ from mulfree.runtime.graph import (
     Adder2d,
     Concat,
     Conv2d,
-    Conv2dFloat,
     Count,
     Graph,
     Linear,
-    LinearFloat,
-    Logits,
     Lut,
     MaxPool,
     Mean,
@@ -384,13 +381,9 @@ def _compiled(graph: Graph) -> Program:
 
 def _append(program: Program, node: Node, ids: dict[str, int]) -> None:
     x = ids[node.input]
-    match node:
-        case Linear():
-            program.linear(x, node.weight, node.scale, node.bias)
-            return
-        case LinearFloat():
-            program.linear_float(x, node.weight, node.bias)
-            return
+    if isinstance(node, Linear):
+        program.linear(x, node.weight, node.scale, node.bias)
+        return
     assert node.output is not None
     y = ids[node.output]
     match node:
@@ -412,18 +405,6 @@ def _append(program: Program, node: Node, ids: dict[str, int]) -> None:
                 node.high,
                 -1 if node.residual is None else ids[node.residual],
                 node.residual_multiplier,
-            )
-        case Conv2dFloat():
-            program.conv2d_float(
-                x,
-                y,
-                node.weight,
-                node.stride,
-                node.padding,
-                node.groups,
-                node.bias,
-                node.low,
-                node.high,
             )
         case MaxPool():
             program.max_pool(x, y, node.kernel, node.stride, node.padding, node.minimum)
@@ -470,8 +451,8 @@ def _reference_seconds(graph: Graph, array: NDArray[Any]) -> list[float]:
     seconds = [time.perf_counter() - begin]
     for node in graph.nodes:
         begin = time.perf_counter()
-        if isinstance(node, Logits):
-            reference.logits(node, graph.by_name[node.input], made)
+        if isinstance(node, Linear):
+            reference.linear(made[node.input], node)
         else:
             assert node.output is not None
             made[node.output] = reference.evaluate(node, graph.by_name[node.input], made)

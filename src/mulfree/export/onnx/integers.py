@@ -9,9 +9,7 @@ products of bytes, ONNX Runtime sums pairs of u8 x s8 in 16 bits, which saturate
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import onnx
@@ -27,10 +25,8 @@ from mulfree.runtime.graph import (
     Adder2d,
     Concat,
     Conv2d,
-    Conv2dFloat,
     Graph,
     Linear,
-    LinearFloat,
     Lut,
     MaxPool,
     Mean,
@@ -117,8 +113,6 @@ def _emit(add: Nodes, node: Node, values: Mapping[str, Value], made: Mapping[str
                 factor = np.array(node.residual_multiplier, np.int64)
                 v = add("Add", v, _scaled(add, made[node.residual], factor))
             return _requantised(add, v, offsets, node.shift, node.low, node.high)
-        case Conv2dFloat():
-            return _conv2d_float(add, x, source, node)
         case MaxPool():
             return _max_pool(add, x, node)
         case Mean():
@@ -149,8 +143,6 @@ def _emit(add: Nodes, node: Node, values: Mapping[str, Value], made: Mapping[str
             return add("Gather", x, add.constant(node.order), axis=1)
         case Linear():
             return _linear(add, x, source, node)
-        case LinearFloat():
-            return _linear_float(add, x, source, node)
     raise TypeError(f"no ONNX nodes for {type(node).__name__}")
 
 
@@ -174,17 +166,8 @@ def _requantised(
 
 
 def _adder2d(add: Nodes, x: str, source: Value, node: Adder2d) -> str:
-    window = _window(source, node)
-    seen = nodes.columns(add, x, window, np.uint8(source.zero))
-    weight = node.weight.reshape(node.groups, window.filters // node.groups, window.taps, 1)
-    taps_first = weight.transpose(2, 0, 1, 3).astype(np.int32)
-    kinds = {"read": TensorProto.UINT8, "computed": TensorProto.INT32}
-    return nodes.adder2d(add, seen, add.constant(taps_first), window, **kinds)
-
-
-def _window(source: Value, node: Adder2d | Conv2dFloat) -> Window:
     filters, *kernel, _ = node.weight.shape
-    return Window(
+    window = Window(
         channels=source.shape[0],
         size=source.shape[1:],
         filters=filters,
@@ -193,26 +176,11 @@ def _window(source: Value, node: Adder2d | Conv2dFloat) -> Window:
         padding=node.padding,
         groups=node.groups,
     )
-
-
-def _conv2d_float(add: Nodes, x: str, source: Value, node: Conv2dFloat) -> str:
-    """A product of matrices in float64: ONNX Runtime has no convolution of that type."""
-    window = _window(source, node)
-    filters, taps, positions = window.filters, window.taps, math.prod(window.output)
     seen = nodes.columns(add, x, window, np.uint8(source.zero))
-    matrix = add("Reshape", seen, add.integers(0, node.groups, taps, positions))
-    weight = node.weight.reshape(node.groups, filters // node.groups, taps)
-    sums = add("MatMul", add.constant(weight.astype(np.float64)), _centred(add, matrix, source))
-    v = add("Reshape", sums, add.integers(0, filters, *window.output))
-    biased = add("Add", v, add.constant(node.bias.astype(np.float64)[:, None, None]))
-    bounds = (add.constant(np.array(bound, np.float64)) for bound in (node.low, node.high))
-    return add("Cast", add("Clip", add("Round", biased), *bounds), to=TensorProto.UINT8)
-
-
-def _centred(add: Nodes, x: str, source: Value) -> str:
-    """`q - zero` in float64."""
-    zero = add.constant(np.array(source.zero, np.float64))
-    return add("Sub", add("Cast", x, to=TensorProto.DOUBLE), zero)
+    weight = node.weight.reshape(node.groups, filters // node.groups, window.taps, 1)
+    taps_first = weight.transpose(2, 0, 1, 3).astype(np.int32)
+    kinds = {"read": TensorProto.UINT8, "computed": TensorProto.INT32}
+    return nodes.adder2d(add, seen, add.constant(taps_first), window, **kinds)
 
 
 def _conv2d(add: Nodes, x: str, source: Value, node: Conv2d) -> str:
@@ -274,7 +242,9 @@ def _window_sums(add: Nodes, x: str, source: Value, node: Mean) -> str:
 
 
 def _linear(add: Nodes, x: str, source: Value, node: Linear) -> str:
-    matrix = _raised(_channels_first(source, node.weight))
+    channels, height, width = source.shape
+    weight = node.weight.reshape(-1, height, width, channels).transpose(3, 1, 2, 0)
+    matrix = _raised(weight.reshape(-1, len(node.weight)))
     sums = add(
         "MatMulInteger",
         add("Flatten", x),
@@ -284,17 +254,3 @@ def _linear(add: Nodes, x: str, source: Value, node: Linear) -> str:
     )
     scaled = add("Mul", add("Cast", sums, to=TensorProto.FLOAT), add.constant(node.scale))
     return add("Add", scaled, add.constant(node.bias))
-
-
-def _linear_float(add: Nodes, x: str, source: Value, node: LinearFloat) -> str:
-    weight = _channels_first(source, node.weight).astype(np.float64)
-    sums = add("MatMul", _centred(add, add("Flatten", x), source), add.constant(weight))
-    biased = add("Add", sums, add.constant(node.bias.astype(np.float64)))
-    return add("Cast", biased, to=TensorProto.FLOAT)
-
-
-def _channels_first(source: Value, weight: NDArray[Any]) -> NDArray[Any]:
-    """Weights `[O, H * W * C]` as `[C * H * W, O]`."""
-    channels, height, width = source.shape
-    apart = weight.reshape(-1, height, width, channels).transpose(3, 1, 2, 0)
-    return apart.reshape(-1, len(weight))

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <limits>
 #include <unordered_map>
 
@@ -46,30 +45,6 @@ Scalars scalars(const char* function, i64 multiplier, i64 multiplier_b, i64 offs
   int8::check_requantisation(function, r, largest);
   return {r.multiplier[0],         r.residual_multiplier, offset + (i64{1} << (shift - 1)),
           static_cast<int>(shift), static_cast<int>(low), static_cast<int>(high)};
-}
-
-// The geometry of a layer that reads all of x, with weights [O, h * w * c].
-int8::Geometry linear_geometry(const char* function, int8::Rule rule, const Value& x, Pair shape) {
-  const i64 inputs = x.c * x.h * x.w;
-  if (shape.first < 1 || shape.second != inputs) {
-    fail(function, "weight", "have shape [O, " + std::to_string(inputs) + "]", text(shape));
-  }
-  return int8::make_geometry(function, rule, {x.h, x.w, x.c}, {shape.first, x.h, x.w, x.c}, {1, 1},
-                             {0, 0}, 1);
-}
-
-// A byte cannot be made of what is no number.
-void check_floats(const char* function, const int8::Geometry& geo, const float* weight,
-                  const std::vector<double>& bias) {
-  if (bias.size() != static_cast<std::size_t>(geo.o)) {
-    fail(function, "bias", "have " + std::to_string(geo.o) + " values",
-         std::to_string(bias.size()));
-  }
-  const auto finite = [](double v) { return std::isfinite(v); };
-  if (!std::all_of(weight, weight + geo.o * geo.summands(), finite) ||
-      !std::all_of(bias.begin(), bias.end(), finite)) {
-    fail(function, "weight, bias", "be finite", "other values");
-  }
 }
 
 // How many of the steps n, 2 n, 4 n, ... n * size has.
@@ -242,26 +217,6 @@ void Program::window(int8::Rule rule, const WindowArguments& a) {
   append(make_window(
              function, &x, &y, residual,
              std::make_unique<int8::WindowLayer>(*kernels_, rule, geo, a.weight, a.requantisation)),
-         a.y);
-  note_window(x, geo);
-}
-
-void Program::conv2d_float(FloatArguments a) {
-  const char* const function = "conv2d_float";
-  check_open(function);
-  Value& x = written(function, "x", a.x);
-  Value& y = unwritten(function, "y", a.y);
-  const int8::Geometry geo = int8::make_geometry(function, int8::Rule::floating, {x.h, x.w, x.c},
-                                                 a.shape, a.stride, a.padding, a.groups);
-  check_shape(function, y, geo.o, geo.ho, geo.wo);
-  check_floats(function, geo, a.weight, a.requantisation.bias);
-  const i64 low = a.requantisation.low, high = a.requantisation.high;
-  if (low < 0 || low > high || high > 255) {
-    fail(function, "low, high", "be an interval in [0, 255]", text(Pair{low, high}));
-  }
-  append(make_window(function, &x, &y, nullptr,
-                     std::make_unique<int8::WindowLayer>(*kernels_, geo, a.weight, x.zero,
-                                                         std::move(a.requantisation))),
          a.y);
   note_window(x, geo);
 }
@@ -451,30 +406,22 @@ void Program::linear(i64 x_id, const i8* weight, Pair shape, const float* scale,
                      const float* bias, i64 biases) {
   check_open("linear");
   const Value& x = written("linear", "x", x_id);
-  const auto geo = linear_geometry("linear", int8::Rule::conv, x, shape);
+  const i64 inputs = x.c * x.h * x.w;
+  if (shape.first < 1 || shape.second != inputs) {
+    fail("linear", "weight", "have shape [O, " + std::to_string(inputs) + "]", text(shape));
+  }
   if (scales != shape.first || biases != shape.first) {
     fail("linear", "scale, bias", "have " + std::to_string(shape.first) + " values each",
          text(Pair{scales, biases}));
   }
+  const auto geo = int8::make_geometry("linear", int8::Rule::conv, {x.h, x.w, x.c},
+                                       {shape.first, x.h, x.w, x.c}, {1, 1}, {0, 0}, 1);
   const auto filters = static_cast<std::size_t>(shape.first);
   auto layer = std::make_unique<int8::WindowLayer>(
       *kernels_, int8::Rule::conv, geo, weight,
       int8::Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
   append_last(make_linear(&x, scratch(static_cast<i64>(sizeof(i32)) * shape.first, 1, 1),
                           std::move(layer), {scale, scale + scales}, {bias, bias + biases}),
-              geo);
-}
-
-void Program::linear_float(i64 x_id, const float* weight, Pair shape, const float* bias,
-                           i64 biases) {
-  check_open("linear_float");
-  const Value& x = written("linear_float", "x", x_id);
-  const auto geo = linear_geometry("linear_float", int8::Rule::floating, x, shape);
-  int8::FloatRequantisation requantisation{{bias, bias + biases}, 0, 255};
-  check_floats("linear_float", geo, weight, requantisation.bias);
-  append_last(make_linear_float(&x, scratch(1, 1, 1),
-                                std::make_unique<int8::WindowLayer>(*kernels_, geo, weight, x.zero,
-                                                                    std::move(requantisation))),
               geo);
 }
 

@@ -25,16 +25,6 @@ struct WindowArguments {
   i64 residual;  // or -1
 };
 
-// Arguments of a convolution with floating-point weights.
-struct FloatArguments {
-  i64 x, y;
-  const float* weight;
-  std::array<i64, 4> shape;
-  Pair stride, padding;
-  i64 groups;
-  int8::FloatRequantisation requantisation;
-};
-
 // Whether a run is to stop; asked now and then by a long one, on the thread that called it.
 using Interrupted = std::function<bool()>;
 
@@ -52,7 +42,6 @@ class Program {
   void input_quantised(i64 y);
   void input_pixels(i64 y, const u8* table, Pair shape);
   void window(int8::Rule rule, const WindowArguments& arguments);
-  void conv2d_float(FloatArguments arguments);
   void max_pool(i64 x, i64 y, Pair kernel, Pair stride, Pair padding, const u8* minimum, i64 size);
   void mean(i64 x, i64 y, Pair kernel, Pair stride, i64 multiplier, i64 offset, i64 shift, i64 low,
             i64 high);
@@ -64,7 +53,6 @@ class Program {
   void concat(const std::vector<i64>& xs, i64 y, const i32* order, i64 size);
   void linear(i64 x, const i8* weight, Pair shape, const float* scale, i64 scales,
               const float* bias, i64 biases);
-  void linear_float(i64 x, const float* weight, Pair shape, const float* bias, i64 biases);
   void compile();
 
   // output [n, outputs] of input [n, c, h, w], with at most `memory` bytes of arenas.

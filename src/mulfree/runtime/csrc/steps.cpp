@@ -436,64 +436,36 @@ class Concat final : public Step {
   std::vector<i32> places_;
 };
 
-// A layer that ends the network. A task has one pixel and so its own filters.
-class Classifier : public Step {
+// The layer that ends the network. A task has one pixel and so its own filters.
+class Linear final : public Step {
  public:
-  Classifier(const char* rule, const Value* x, const Value* y,
-             std::unique_ptr<int8::WindowLayer> layer)
-      : Step({x}, y), rule_(rule), layer_(std::move(layer)) {}
-  std::string describe() const override { return std::string(rule_) + ": " + layer_->name(); }
+  Linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
+         std::vector<float> scale, std::vector<float> bias)
+      : Step({x}, sums),
+        layer_(std::move(layer)),
+        scale_(std::move(scale)),
+        bias_(std::move(bias)) {}
+  std::string describe() const override { return std::string("linear: ") + layer_->name(); }
   void prepare() override { layer_->set_row(reads()[0]->row()); }
   int8::WindowLayer* layer() const override { return layer_.get(); }
   i64 tasks(int) const override { return layer_->tasks(1); }
 
  protected:
-  int8::Image image(const Frame& frame) const {
+  void work(const Frame& frame, i64 task, i64 tasks) const override {
     int8::Image image{};
     image.x = first_window(*reads()[0], {0, 0}, frame.arena);
-    return image;
-  }
-
- private:
-  const char* rule_;
-  std::unique_ptr<int8::WindowLayer> layer_;
-};
-
-class Linear final : public Classifier {
- public:
-  Linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
-         std::vector<float> scale, std::vector<float> bias)
-      : Classifier("linear", x, sums, std::move(layer)),
-        scale_(std::move(scale)),
-        bias_(std::move(bias)) {}
-
- protected:
-  void work(const Frame& frame, i64 task, i64 tasks) const override {
-    int8::Image to = image(frame);
-    to.sums = reinterpret_cast<i32*>(writes()->origin(frame.arena));
-    layer()->run(to, task, tasks);
-    const auto [begin, end] = layer()->filters(task);
+    image.sums = reinterpret_cast<i32*>(writes()->origin(frame.arena));
+    layer_->run(image, task, tasks);
+    const auto [begin, end] = layer_->filters(task);
     for (i64 o = begin; o < end; ++o) {
       const auto at = static_cast<std::size_t>(o);
-      frame.output[o] = static_cast<float>(to.sums[o]) * scale_[at] + bias_[at];
+      frame.output[o] = static_cast<float>(image.sums[o]) * scale_[at] + bias_[at];
     }
   }
 
  private:
+  std::unique_ptr<int8::WindowLayer> layer_;
   std::vector<float> scale_, bias_;
-};
-
-class LinearFloat final : public Classifier {
- public:
-  LinearFloat(const Value* x, const Value* nothing, std::unique_ptr<int8::WindowLayer> layer)
-      : Classifier("linear_float", x, nothing, std::move(layer)) {}
-
- protected:
-  void work(const Frame& frame, i64 task, i64 tasks) const override {
-    int8::Image to = image(frame);
-    to.logits = frame.output;
-    layer()->run(to, task, tasks);
-  }
 };
 
 }  // namespace
@@ -566,11 +538,6 @@ StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vecto
 StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
                         std::vector<float> scale, std::vector<float> bias) {
   return std::make_unique<Linear>(x, sums, std::move(layer), std::move(scale), std::move(bias));
-}
-
-StepPointer make_linear_float(const Value* x, const Value* nothing,
-                              std::unique_ptr<int8::WindowLayer> layer) {
-  return std::make_unique<LinearFloat>(x, nothing, std::move(layer));
 }
 
 }  // namespace mulfree::runtime

@@ -99,8 +99,5 @@ StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vecto
 // `sums` holds the i32 sums of the outputs, as bytes.
 StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
                         std::vector<float> scale, std::vector<float> bias);
-// `nothing` is written, as every step writes something: the logits go to the frame's output.
-StepPointer make_linear_float(const Value* x, const Value* nothing,
-                              std::unique_ptr<int8::WindowLayer> layer);
 
 }  // namespace mulfree::runtime

@@ -14,7 +14,7 @@ from mulfree.data.config import expand_paths
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.quantization.calibration import Ranges
 from mulfree.quantization.fake import FakeQuantise, Lattice
-from mulfree.quantization.grid import BITS, EDGES, Layout
+from mulfree.quantization.grid import BITS, Layout
 from mulfree.quantization.grouping import make_plan
 from mulfree.quantization.observers import OBSERVERS, cuts, observe
 from mulfree.quantization.plan import execute
@@ -39,7 +39,6 @@ class Config(MethodConfig):
         name: Name of the method.
         bits: Bits of what layers in the middle of the network read, and of their weights: 8, 6, 5
             or 4. The first layer and the classifier have 8.
-        edges: Weights of the first layer and the classifier: int8, or float.
         shift_only: Round the factors behind layers to powers of two, too.
         start: Network to start from: a checkpoint, weights, or a run's directory. By default a
             fresh one.
@@ -51,7 +50,6 @@ class Config(MethodConfig):
     name: Literal["qat"] = "qat"
     bits: int = 4
     shift_only: bool = False
-    edges: Literal["int8", "float"] = "int8"
     start: str | None = None
     observer: Literal["auto", "minmax", "percentile"] = "auto"
     momentum: float = 0.1
@@ -59,7 +57,6 @@ class Config(MethodConfig):
     def __post_init__(self) -> None:
         expand_paths("qat", self, "start")
         require("qat", "bits", self.bits, self.bits in BITS, f"be one of {BITS}")
-        require_choice("qat", "edges", self.edges, EDGES)
         require_choice("qat", "observer", self.observer, OBSERVERS)
         require("qat", "momentum", self.momentum, 0 < self.momentum <= 1, "lie in (0, 1]")
 
@@ -142,9 +139,7 @@ class Task(TrainingTask):
             # and other normalisations.
             with torch.device("meta"):
                 plain = models.create_model(self._recipe.name, **self._recipe.arguments)
-            self._layouts[shape] = Layout(
-                plan=make_plan(plain, shape), bits=self.config.bits, edges=self.config.edges
-            )
+            self._layouts[shape] = Layout(plan=make_plan(plain, shape), bits=self.config.bits)
         return self._layouts[shape]
 
 

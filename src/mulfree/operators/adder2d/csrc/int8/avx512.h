@@ -43,24 +43,6 @@ struct SadTap : NoExtras {
   }
 };
 
-struct FloatTap512 : FloatTap {
-  static constexpr const char* kName = "float64 avx512";
-  static constexpr i64 kLanes = 8, kStepBytes = 32;
-  // 24 sums + 4 weights + 1 pixel of 32 registers.
-  static constexpr int kBlocks = 4, kSums = 24;
-  using Sum = __m512d;
-  using X = __m512d;
-  using W = __m512d;
-  static Sum zero() { return _mm512_setzero_pd(); }
-  static X broadcast(const u8* x) { return _mm512_set1_pd(kBytes.of[*x]); }
-  static X broadcast_first(const u8* x, i64) { return broadcast(x); }
-  static W load(const u8* weights) {
-    return _mm512_cvtps_pd(_mm256_load_ps(reinterpret_cast<const float*>(weights)));
-  }
-  static Sum tap(Sum sum, X x, W w) { return _mm512_fmadd_pd(x, w, sum); }
-  static void store(double* sums, Sum sum, Extra, const i32*) { _mm512_store_pd(sums, sum); }
-};
-
 // The odd 32-bit lanes in place of the even ones, which products read.
 inline __m512i odd(__m512i a) { return _mm512_srli_epi64(a, 32); }
 

@@ -1,8 +1,6 @@
 // Interface of the integer window kernels: u8 activations, 32-bit sums, fixed-point epilogue.
 //   adder: acc = -sum |x - w|, w u8;   conv: acc = sum x * w, w s8;   over the K bytes of a window
 //   y = clamp((acc * multiplier + offset + residual_multiplier * residual) >> shift, low, high)
-// and with floating-point weights, in double precision, where acc is exact in any order:
-//   floating: acc = sum (x - zero) * w;   y = clamp(round(acc + bias), low, high)
 // Plain data only: this header is read by translation units of every instruction set, so it
 // must not define functions that the linker could take from the wrong one.
 #pragma once
@@ -45,13 +43,6 @@ struct Epilogue {
   int low, high;
 };
 
-// The step behind exact sums of x * w in double precision.
-struct FloatEpilogue {
-  const double* zero_sums;  // [filters]: zero * sum w, exact too
-  const double* bias;       // [filters]
-  double low, high;
-};
-
 // The window of one output pixel is `runs` pieces of `run_bytes` contiguous bytes.
 struct Layer {
   i64 runs, run_bytes;
@@ -60,7 +51,6 @@ struct Layer {
   i64 wo;
   i64 filters;
   Epilogue epilogue;
-  FloatEpilogue floating;
 };
 
 // One image: where the window of output pixel (0, 0) starts and where that pixel goes.
@@ -71,14 +61,13 @@ struct Image {
   i64 y_row, y_pixel;
   const u8* residual;  // or null
   i64 residual_row, residual_pixel;
-  float* logits;  // [pixels, filters]: acc + bias of floating-point weights, where y is null
 };
 
 // How a kernel wants its weights.
 struct Format {
   i64 lanes, group, step_bytes;
   i64 blocks;  // at most so many in a bundle
-  // Puts the weight of byte j of a step's group for one lane; a float as its bits.
+  // Puts the weight of byte j of a step's group for one lane.
   void (*place)(u8* step, i64 lane, i64 j, int weight);
 };
 
@@ -93,7 +82,7 @@ struct Kernel {
 // One set of kernels. Narrow layers have at most `narrow` filters that share their input.
 // Depthwise: filter t reads channel t alone, so lanes are channels too and K is taps.
 struct Kernels {
-  Kernel adder, adder_narrow, conv, adder_depthwise, conv_depthwise, floating;
+  Kernel adder, adder_narrow, conv, adder_depthwise, conv_depthwise;
   i64 narrow;
 };
 

@@ -78,24 +78,6 @@ struct Avx2 {
     }
   };
 
-  struct Float : FloatTap {
-    static constexpr const char* kName = "float64 avx2";
-    static constexpr i64 kLanes = 4, kStepBytes = 16;
-    // 12 sums + 2 weights + 1 pixel of 16 registers.
-    static constexpr int kBlocks = 2, kSums = 12;
-    using Sum = __m256d;
-    using X = __m256d;
-    using W = __m256d;
-    static Sum zero() { return _mm256_setzero_pd(); }
-    static X broadcast(const u8* x) { return _mm256_set1_pd(kBytes.of[*x]); }
-    static X broadcast_first(const u8* x, i64) { return broadcast(x); }
-    static W load(const u8* weights) {
-      return _mm256_cvtps_pd(_mm_load_ps(reinterpret_cast<const float*>(weights)));
-    }
-    static Sum tap(Sum sum, X x, W w) { return _mm256_fmadd_pd(x, w, sum); }
-    static void store(double* sums, Sum sum, Extra, const i32*) { _mm256_store_pd(sums, sum); }
-  };
-
   // Four filters at a time. |v| < 2^62, so v + 2^62 is positive and shifts as an unsigned number.
   template <bool kResidual>
   static i64 requantise(const Epilogue& e, i64 filter, i64 filters, const Results& results) {

@@ -60,24 +60,6 @@ struct Neon {
     }
   };
 
-  struct Float : FloatTap {
-    static constexpr const char* kName = "float64 neon";
-    static constexpr i64 kLanes = 2, kStepBytes = 8;
-    // 24 sums + 4 weights + 1 pixel of 32 registers.
-    static constexpr int kBlocks = 4, kSums = 24;
-    using Sum = float64x2_t;
-    using X = float64x2_t;
-    using W = float64x2_t;
-    static Sum zero() { return vdupq_n_f64(0); }
-    static X broadcast(const u8* x) { return vdupq_n_f64(kBytes.of[*x]); }
-    static X broadcast_first(const u8* x, i64) { return broadcast(x); }
-    static W load(const u8* weights) {
-      return vcvt_f64_f32(vld1_f32(reinterpret_cast<const float*>(weights)));
-    }
-    static Sum tap(Sum sum, X x, W w) { return vfmaq_f64(sum, x, w); }
-    static void store(double* sums, Sum sum, Extra, const i32*) { vst1q_f64(sums, sum); }
-  };
-
   // Four filters at a time.
   template <bool kResidual>
   static i64 requantise(const Epilogue& e, i64 filter, i64 filters, const Results& results) {

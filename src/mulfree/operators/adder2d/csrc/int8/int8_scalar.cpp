@@ -43,30 +43,6 @@ struct Scalar {
       return sum;
     }
   };
-  struct Float : FloatTap {
-    static constexpr const char* kName = "float64 scalar";
-    static constexpr i64 kLanes = 8, kStepBytes = 32;
-    static constexpr int kBlocks = 1, kSums = 2;
-    struct Sum {
-      double v[kLanes];
-    };
-    using X = double;
-    using W = const u8*;
-    static Sum zero() { return {}; }
-    static X broadcast(const u8* x) { return *x; }
-    static X broadcast_first(const u8* x, i64) { return broadcast(x); }
-    static W load(const u8* weights) { return weights; }
-    static Sum tap(Sum sum, X x, W w) {
-      float weights[kLanes];
-      __builtin_memcpy(weights, w, sizeof weights);
-      for (i64 i = 0; i < kLanes; ++i) sum.v[i] += x * weights[i];
-      return sum;
-    }
-    static void store(double* sums, const Sum& sum, Extra, const i32*) {
-      for (i64 i = 0; i < kLanes; ++i) sums[i] = sum.v[i];
-    }
-  };
-
   // Number of filters done; the caller does the rest.
   template <bool kResidual>
   static i64 requantise(const Epilogue&, i64, i64, const Results&) {

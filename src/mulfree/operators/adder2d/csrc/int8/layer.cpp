@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 
 #include "../support.h"
@@ -47,24 +46,6 @@ i64 window_count(i64 extent, i64 kernel, i64 stride, i64 padding) {
   const i64 room = extent + 2 * padding - kernel;
   return room < 0 ? 0 : room / stride + 1;
 }
-
-namespace {
-
-// Values of a filter with which sums are exact: in 32 bits, or in the 53 of a double, of which a
-// weight takes 24.
-i64 most_summands(Rule rule) {
-  constexpr i64 kIntegers = std::numeric_limits<i32>::max(), kFloats = i64{1} << (53 - 24);
-  switch (rule) {
-    case Rule::adder:
-      return kIntegers / 255;
-    case Rule::conv:
-      return kIntegers / (255 * 128);
-    default:
-      return kFloats / 255;
-  }
-}
-
-}  // namespace
 
 Geometry make_geometry(const std::string& function, Rule rule, const std::array<i64, 3>& hwc,
                        const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups) {
@@ -111,9 +92,11 @@ Geometry make_geometry(const std::string& function, Rule rule, const std::array<
     fail(function, "padding", "leave the padded image " + image_text + " below 2**31 bytes",
          text(padding));
   }
-  const i64 values = most_summands(rule);
-  if (geo.summands() > values) {
-    fail(function, "weight", "have at most " + std::to_string(values) + " values per filter",
+  const i64 term = rule == Rule::adder ? 255 : 255 * 128;
+  if (geo.summands() > std::numeric_limits<i32>::max() / term) {
+    fail(function, "weight",
+         "have at most " + std::to_string(std::numeric_limits<i32>::max() / term) +
+             " values per filter",
          weight_text);
   }
   return geo;
@@ -140,9 +123,21 @@ void check_requantisation(const std::string& function, const Requantisation& r, 
 
 WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry,
                          const void* weight, const Requantisation& requantisation)
-    : WindowLayer(kernels, rule, geometry) {
-  multiplier_ = requantisation.multiplier;
-  offset_ = requantisation.offset;
+    : geometry_(geometry),
+      multiplier_(requantisation.multiplier),
+      offset_(requantisation.offset),
+      layer_{} {
+  const bool adder = rule == Rule::adder;
+  const bool depthwise = geometry.groups == geometry.c && geometry.o == geometry.c &&
+                         geometry.kh * geometry.kw <= kDepthwiseTaps;
+  const i64 sharing = depthwise ? geometry.o : geometry.o / geometry.groups;
+  if (depthwise) {
+    kernel_ = adder ? &kernels.adder_depthwise : &kernels.conv_depthwise;
+  } else if (adder) {
+    kernel_ = sharing <= kernels.narrow ? &kernels.adder_narrow : &kernels.adder;
+  } else {
+    kernel_ = &kernels.conv;
+  }
   for (i64& offset : offset_) offset += i64{1} << (requantisation.shift - 1);
   layer_.epilogue = {multiplier_.data(),
                      offset_.data(),
@@ -150,35 +145,6 @@ WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geom
                      static_cast<int>(requantisation.shift),
                      static_cast<int>(requantisation.low),
                      static_cast<int>(requantisation.high)};
-  pack(rule, weight);
-}
-
-WindowLayer::WindowLayer(const Kernels& kernels, const Geometry& geometry, const float* weight,
-                         int zero, FloatRequantisation requantisation)
-    : WindowLayer(kernels, Rule::floating, geometry) {
-  float_bias_ = std::move(requantisation.bias);
-  for (i64 filter = 0, k = geometry.summands(); filter < geometry.o; ++filter) {
-    zero_sums_.push_back(zero *
-                         std::accumulate(weight + filter * k, weight + (filter + 1) * k, 0.0));
-  }
-  layer_.floating = {zero_sums_.data(), float_bias_.data(), static_cast<double>(requantisation.low),
-                     static_cast<double>(requantisation.high)};
-  pack(Rule::floating, weight);
-}
-
-WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry)
-    : geometry_(geometry), layer_{} {
-  const bool adder = rule == Rule::adder;
-  const bool depthwise = rule != Rule::floating && geometry.groups == geometry.c &&
-                         geometry.o == geometry.c && geometry.kh * geometry.kw <= kDepthwiseTaps;
-  const i64 sharing = depthwise ? geometry.o : geometry.o / geometry.groups;
-  if (depthwise) {
-    kernel_ = adder ? &kernels.adder_depthwise : &kernels.conv_depthwise;
-  } else if (adder) {
-    kernel_ = sharing <= kernels.narrow ? &kernels.adder_narrow : &kernels.adder;
-  } else {
-    kernel_ = rule == Rule::conv ? &kernels.conv : &kernels.floating;
-  }
   layer_.wo = geometry.wo;
   layer_.filters = geometry.o;
   // Without groups a kernel row is contiguous in the image; else only the channels of a group are.
@@ -198,29 +164,12 @@ WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geom
                           nullptr, nullptr});
     }
   }
+  pack(rule, weight);
 }
 
 i64 WindowLayer::steps() const {
   return layer_.runs * adder2d::ceil_div(layer_.run_bytes, kernel_->format.group);
 }
-
-namespace {
-
-// A float as its bits.
-int weight_at(Rule rule, const void* weight, i64 at) {
-  switch (rule) {
-    case Rule::adder:
-      return static_cast<const u8*>(weight)[at];
-    case Rule::conv:
-      return static_cast<const i8*>(weight)[at];
-    default:
-      i32 bits;
-      std::memcpy(&bits, static_cast<const float*>(weight) + at, sizeof bits);
-      return bits;
-  }
-}
-
-}  // namespace
 
 void WindowLayer::pack(Rule rule, const void* weight) {
   const Format& format = kernel_->format;
@@ -240,9 +189,10 @@ void WindowLayer::pack(Rule rule, const void* weight) {
           u8* to = step + t / format.lanes * format.step_bytes;
           for (i64 j = 0; j < std::min(format.group, layer_.run_bytes - i); ++j) {
             const i64 at = (bundle.filter + t) * k + run * layer_.run_bytes + i + j;
-            const int w = weight_at(rule, weight, at);
+            const int w = rule == Rule::adder ? int{static_cast<const u8*>(weight)[at]}
+                                              : int{static_cast<const i8*>(weight)[at]};
             format.place(to, t % format.lanes, j, w);
-            if (rule != Rule::floating) bias[t] += rule == Rule::adder ? -w : w;
+            bias[t] += rule == Rule::adder ? -w : w;
           }
         }
         step += bundle.blocks * format.step_bytes;

@@ -44,7 +44,7 @@ std::string text(const std::vector<i64>& shape);
 // The product of non-negative numbers, or kMostBytes where it is not below that.
 i64 bounded_product(std::initializer_list<i64> factors);
 
-enum class Rule { adder, conv, floating };
+enum class Rule { adder, conv };
 
 // An image [h, w, c], o filters [kh, kw, c / groups], their output [ho, wo, o].
 struct Geometry {
@@ -60,7 +60,7 @@ struct Geometry {
 // How many windows fit along one axis, 0 where none.
 i64 window_count(i64 extent, i64 kernel, i64 stride, i64 padding);
 
-// Checks the arguments of `function`, and that 32 bits hold every sum, or 53 bits of floats.
+// Checks the arguments of `function`, and that 32 bits hold every sum.
 Geometry make_geometry(const std::string& function, Rule rule, const std::array<i64, 3>& hwc,
                        const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups);
 
@@ -75,21 +75,12 @@ struct Requantisation {
 // Checks the ranges, and that 64 bits hold every intermediate, for sums of up to `largest`.
 void check_requantisation(const std::string& function, const Requantisation& r, i64 largest);
 
-// The same with floating-point weights.
-struct FloatRequantisation {
-  std::vector<double> bias;
-  i64 low, high;
-};
-
 // One layer: weights packed for one set of kernels.
 class WindowLayer {
  public:
   // `weight` is u8 (adder) or s8 (conv) [o, kh, kw, c / groups].
   WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry, const void* weight,
               const Requantisation& requantisation);
-  // `weight` is float [o, kh, kw, c / groups]; `zero` is what stands for 0 in the image.
-  WindowLayer(const Kernels& kernels, const Geometry& geometry, const float* weight, int zero,
-              FloatRequantisation requantisation);
 
   // Bytes from one row of the image to the next; before the first `run`.
   void set_row(i64 bytes);
@@ -106,7 +97,6 @@ class WindowLayer {
   void run(const Image& image, i64 task, i64 tasks) const;
 
  private:
-  WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry);
   void pack(Rule rule, const void* weight);
   i64 steps() const;
   // The weights of a bundle; behind the last one comes the first of the next layer.
@@ -117,7 +107,6 @@ class WindowLayer {
   const WindowLayer* next_ = nullptr;
   std::vector<i32> multiplier_;
   std::vector<i64> offset_;
-  std::vector<double> zero_sums_, float_bias_;
   std::vector<i64> run_offsets_;
   std::vector<Bundle> bundles_;
   Memory weights_;

@@ -41,16 +41,10 @@ struct NoExtras {
 template <class Tap, int kBlocks>
 constexpr i64 kAheadBytes = kBlocks * Tap::kStepBytes < 64 ? kBlocks * Tap::kStepBytes : 64;
 
-// What a Tap stores sums as: i32, or double of floating-point weights.
-template <class Number, class... Rest>
-Number stored_by(void (*)(Number*, Rest...));
-template <class Tap>
-using Number = decltype(stored_by(&Tap::store));
-
 // Sums of kPixels x kBlocks vectors, to sums[pixel][kBlocks * kLanes].
 template <class Tap, int kBlocks, int kPixels>
 [[gnu::noinline]] void tile(const Layer& layer, const Bundle& bundle, const u8* const* windows,
-                            const u8* ahead, Number<Tap>* sums) {
+                            const u8* ahead, i32* sums) {
   typename Tap::Sum acc[kPixels][kBlocks];
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) {
@@ -157,37 +151,9 @@ void write(const Layer& layer, const Image& image, const Bundle& bundle, const P
   }
 }
 
-// Sums of floating-point weights: acc = sum x * w - zero_sums.
-template <class Isa>
-void write(const Layer& layer, const Image& image, const Bundle& bundle, const Place* places,
-           i64 pixels, const double* sums, i64 pitch) {
-  // Added to a small double it leaves no bits behind the point, rounded half to even.
-  constexpr double kRounds = 0x1.8p52;
-  const FloatEpilogue e = layer.floating;
-  const double* const zero_sums = e.zero_sums + bundle.filter;
-  const double* const bias = e.bias + bundle.filter;
-  for (i64 p = 0; p < pixels; ++p, sums += pitch) {
-    const auto [row, column] = places[p];
-    if (image.y == nullptr) {
-      float* const to = image.logits + (row * layer.wo + column) * layer.filters + bundle.filter;
-      for (i64 t = 0; t < bundle.filters; ++t) {
-        to[t] = static_cast<float>((sums[t] - zero_sums[t]) + bias[t]);
-      }
-      continue;
-    }
-    u8* const to = image.y + row * image.y_row + column * image.y_pixel + bundle.filter;
-    for (i64 t = 0, filters = bundle.filters; t < filters; ++t) {
-      double v = (sums[t] - zero_sums[t]) + bias[t];
-      v = v < e.low ? e.low : v;
-      v = v > e.high ? e.high : v;
-      to[t] = static_cast<u8>((v + kRounds) - kRounds);
-    }
-  }
-}
-
 template <class Tap, int kBlocks, int kPixels>
 void tile_of(i64 pixels, const Layer& layer, const Bundle& bundle, const u8* const* windows,
-             const u8* ahead, Number<Tap>* sums) {
+             const u8* ahead, i32* sums) {
   if constexpr (kPixels > 1) {
     if (pixels < kPixels) {
       return tile_of<Tap, kBlocks, kPixels - 1>(pixels, layer, bundle, windows, ahead, sums);
@@ -205,7 +171,7 @@ void compute(const Layer& layer, const Image& image, const Bundle& bundle, const
     }
   }
   constexpr i64 kPixels = Tap::kSums / kBlocks < kMostPixels ? Tap::kSums / kBlocks : kMostPixels;
-  alignas(64) Number<Tap> sums[kPixels * kBlocks * Tap::kLanes];
+  alignas(64) i32 sums[kPixels * kBlocks * Tap::kLanes];
   Place place{begin / layer.wo, begin % layer.wo};
   const i64 reach = layer.runs * ceil_div(layer.run_bytes, Tap::kGroup) * kAheadBytes<Tap, kBlocks>;
   i64 fetched = 0;
@@ -275,29 +241,6 @@ inline void place_byte(u8* step, i64 lane, i64, int weight) {
   step[lane] = static_cast<u8>(weight);
 }
 
-// What the taps of floating-point weights share: of a byte of a pixel and floats in memory they
-// make doubles. Their products and sums are exact, and fused ones are the same.
-struct FloatTap : NoExtras {
-  static constexpr i64 kGroup = 1;
-  static constexpr bool kMasksTail = false;
-  static void place(u8* step, i64 lane, i64, int bits) {
-    __builtin_memcpy(step + 4 * lane, &bits, sizeof bits);
-  }
-};
-
-struct Doubles {
-  double of[256];
-};
-
-constexpr Doubles every_byte() {
-  Doubles doubles{};
-  for (int byte = 0; byte < 256; ++byte) doubles.of[byte] = byte;
-  return doubles;
-}
-
-// To look a number up takes no port that multiplies.
-constexpr Doubles kBytes = every_byte();
-
 template <class Isa, class Tap>
 constexpr Kernel depthwise_kernel(const char* name) {
   return {name, {Tap::kLanes, 1, Tap::kLanes, 1, place_byte}, compute_depthwise<Isa, Tap>};
@@ -310,7 +253,6 @@ constexpr Kernels make_kernels() {
           window_kernel<Isa, typename Isa::Conv>(Isa::Conv::kName),
           depthwise_kernel<Isa, DepthwiseAdder>("depthwise"),
           depthwise_kernel<Isa, DepthwiseConv>("depthwise"),
-          window_kernel<Isa, typename Isa::Float>(Isa::Float::kName),
           Isa::kNarrow};
 }
 
