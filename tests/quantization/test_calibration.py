@@ -11,9 +11,9 @@ from torch import nn
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d
 from mulfree.quantization.calibration import correct_norms, find_ranges, make_grids
-from mulfree.quantization.grid import Grid, Layout
-from mulfree.quantization.grouping import make_plan
-from mulfree.quantization.steps import Layer
+from mulfree.quantization.fused_ops import Layer
+from mulfree.quantization.fusion import make_plan
+from mulfree.quantization.qparams import Grid, Layout
 
 
 def layout_of(net: nn.Module, shape: tuple[int, int, int], bits: int = 4) -> Layout:

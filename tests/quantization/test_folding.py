@@ -9,8 +9,8 @@ from torch import nn
 
 from mulfree.nn import Adder2d
 from mulfree.quantization.folding import Folded, Norm, fold
-from mulfree.quantization.grid import Grid
-from mulfree.quantization.steps import AnyLayer
+from mulfree.quantization.fused_ops import AnyLayer
+from mulfree.quantization.qparams import Grid
 
 GRIDS = [Grid(scale=0.25, zero=0, bits=8), Grid(scale=0.5, zero=5, bits=4)]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from tests.quantization.networks import named, warm
-from tests.quantization.test_grouping import Net, head
+from tests.quantization.test_fusion import Net, head
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,12 +19,12 @@ from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.quantization import Pictures
 from mulfree.quantization.calibration import find_ranges, make_grids
-from mulfree.quantization.fake import FakeQuantise, lattice_of
-from mulfree.quantization.grid import Grid, Layout
-from mulfree.quantization.grouping import make_plan
+from mulfree.quantization.fake_quantize import FakeQuantise, lattice_of
+from mulfree.quantization.fused_graph import execute
+from mulfree.quantization.fused_ops import Concat as ConcatStep
+from mulfree.quantization.fusion import make_plan
 from mulfree.quantization.lower import lower
-from mulfree.quantization.plan import execute
-from mulfree.quantization.steps import Concat as ConcatStep
+from mulfree.quantization.qparams import Grid, Layout
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import (
     Add,

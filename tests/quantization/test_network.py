@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.quantization.test_grouping import Net, head
+from tests.quantization.test_fusion import Net, head
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from mulfree.errors import ConfigError
-from mulfree.quantization.grouping import make_plan
+from mulfree.quantization.fusion import make_plan
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 
 SHAPE = (2, 8, 8)

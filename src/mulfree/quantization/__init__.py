@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mulfree.quantization.calibration import Ranges as Ranges
-from mulfree.quantization.grid import BITS as BITS
 from mulfree.quantization.observers import OBSERVERS as OBSERVERS
-from mulfree.quantization.pictures import Pictures as Pictures
+from mulfree.quantization.preprocessing import Pictures as Pictures
+from mulfree.quantization.qparams import BITS as BITS
 from mulfree.quantization.quantize import quantize as quantize

@@ -10,7 +10,7 @@ import numpy as np
 
 from mulfree import runtime
 from mulfree.errors import ConfigError, choices_message, quoted
-from mulfree.quantization.pictures import Pictures
+from mulfree.quantization.preprocessing import Pictures
 from mulfree.runtime.graph import Input
 from mulfree.runtime.rules import rules
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from mulfree.errors import ConfigError, quoted
-from mulfree.quantization.fake import FakeQuantise, lattice_of
-from mulfree.quantization.grid import Grid, Layout
+from mulfree.quantization.fake_quantize import FakeQuantise, lattice_of
+from mulfree.quantization.fused_graph import Hooks, execute
+from mulfree.quantization.fused_ops import NORMS, Layer
 from mulfree.quantization.observers import Range, observe
-from mulfree.quantization.plan import Hooks, execute
-from mulfree.quantization.steps import NORMS, Layer
+from mulfree.quantization.qparams import Grid, Layout
 
 _LARGEST = 1e30
 # Times the squared distance of the logits that a correction may make it.

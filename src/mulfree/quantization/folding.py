@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mulfree.quantization.fixed_point import Reals, powers_of_two
-from mulfree.quantization.grid import Grid
-from mulfree.quantization.steps import ADDER, LINEAR, NORMS, AnyLayer, Layer, Shape
+from mulfree.quantization.fused_ops import ADDER, LINEAR, NORMS, AnyLayer, Layer, Shape
+from mulfree.quantization.qparams import Grid
 
 _TAPS = (1, 2, 3)
 

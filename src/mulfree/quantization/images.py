@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mulfree.errors import ConfigError, DTypeError, MulfreeError, ShapeError, quoted
-from mulfree.quantization.pictures import Pictures
+from mulfree.quantization.preprocessing import Pictures
 from mulfree.quantization.trace import reason
 
 Batch: TypeAlias = Tensor | NDArray[Any]

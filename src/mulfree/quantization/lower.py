@@ -20,9 +20,7 @@ from mulfree.errors import ConfigError
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.fixed_point import Reals, fixed_point
 from mulfree.quantization.folding import Folded, fold, norm_of
-from mulfree.quantization.grid import Grid, Layout
-from mulfree.quantization.pictures import Pictures
-from mulfree.quantization.steps import (
+from mulfree.quantization.fused_ops import (
     ADDER,
     LINEAR,
     Add,
@@ -36,6 +34,8 @@ from mulfree.quantization.steps import (
     Shape,
     Step,
 )
+from mulfree.quantization.preprocessing import Pictures
+from mulfree.quantization.qparams import Grid, Layout
 from mulfree.runtime import graph as nodes
 
 

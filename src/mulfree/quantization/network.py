@@ -16,8 +16,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from mulfree.errors import ConfigError, quoted
 from mulfree.models.wrappers import unwrapped
-from mulfree.quantization.plan import Hooks, Plan, execute
-from mulfree.quantization.steps import Layer, Norm
+from mulfree.quantization.fused_graph import Hooks, Plan, execute
+from mulfree.quantization.fused_ops import Layer, Norm
 from mulfree.quantization.trace import reason
 
 # Hooks that work out a weight before every forward.

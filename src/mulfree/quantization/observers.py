@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from mulfree.quantization.grid import FULL
+from mulfree.quantization.qparams import FULL
 
 Range: TypeAlias = tuple[Tensor, Tensor]
 

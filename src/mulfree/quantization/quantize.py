@@ -25,13 +25,13 @@ from mulfree.quantization.calibration import (
     find_ranges,
     make_grids,
 )
-from mulfree.quantization.grid import BITS, Layout
-from mulfree.quantization.grouping import make_plan
+from mulfree.quantization.fusion import make_plan
 from mulfree.quantization.images import Batches, read_images
 from mulfree.quantization.lower import lower
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 from mulfree.quantization.observers import OBSERVERS
-from mulfree.quantization.pictures import Pictures
+from mulfree.quantization.preprocessing import Pictures
+from mulfree.quantization.qparams import BITS, Layout
 
 # Images that make statistics worth having, and images at a time.
 _ENOUGH = 64

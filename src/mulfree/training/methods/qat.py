@@ -13,12 +13,12 @@ from mulfree import models
 from mulfree.data.config import expand_paths
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.quantization.calibration import Ranges
-from mulfree.quantization.fake import FakeQuantise, Lattice
-from mulfree.quantization.grid import BITS, Layout
-from mulfree.quantization.grouping import make_plan
+from mulfree.quantization.fake_quantize import FakeQuantise, Lattice
+from mulfree.quantization.fused_graph import execute
+from mulfree.quantization.fused_ops import Shape
+from mulfree.quantization.fusion import make_plan
 from mulfree.quantization.observers import OBSERVERS, cuts, observe
-from mulfree.quantization.plan import execute
-from mulfree.quantization.steps import Shape
+from mulfree.quantization.qparams import BITS, Layout
 from mulfree.training.checkpoint import Checkpoint, load_model
 from mulfree.training.checks import require, require_choice
 from mulfree.training.collective import average

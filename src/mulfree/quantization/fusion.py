@@ -12,9 +12,8 @@ from torch import fx, nn
 
 from mulfree.errors import ConfigError
 from mulfree.operators.window import pair
-from mulfree.quantization.plan import Plan
-from mulfree.quantization.spellings import NUMPY, SUMS, multiple, source_of, spelled
-from mulfree.quantization.steps import (
+from mulfree.quantization.fused_graph import Plan
+from mulfree.quantization.fused_ops import (
     ADDER,
     LAYERS,
     LINEAR,
@@ -33,6 +32,7 @@ from mulfree.quantization.steps import (
     Step,
     Window,
 )
+from mulfree.quantization.spellings import NUMPY, SUMS, multiple, source_of, spelled
 from mulfree.quantization.trace import place, trace
 
 # Nothing happens in them to the numbers of a network in evaluation, nor to their order.

@@ -6,10 +6,10 @@ from torch import nn
 
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d
-from mulfree.quantization.grid import Grid, Layout
-from mulfree.quantization.grouping import make_plan
-from mulfree.quantization.plan import Plan
-from mulfree.quantization.steps import Layer
+from mulfree.quantization.fused_graph import Plan
+from mulfree.quantization.fused_ops import Layer
+from mulfree.quantization.fusion import make_plan
+from mulfree.quantization.qparams import Grid, Layout
 
 
 def test_behind_a_relu_all_integers_are_used() -> None:

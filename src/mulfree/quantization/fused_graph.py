@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mulfree.quantization.steps import (
+from mulfree.quantization.fused_ops import (
     Add,
     AnyLayer,
     Concat,

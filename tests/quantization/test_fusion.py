@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
-from mulfree.quantization.grouping import make_plan
-from mulfree.quantization.plan import Hooks, Plan, execute
-from mulfree.quantization.steps import Add, Concat, Layer, MaxPool, Mean, Pad, Repeat, Window
+from mulfree.quantization.fused_graph import Hooks, Plan, execute
+from mulfree.quantization.fused_ops import Add, Concat, Layer, MaxPool, Mean, Pad, Repeat, Window
+from mulfree.quantization.fusion import make_plan
 
 
 class Net(nn.Module):

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mulfree.errors import ConfigError
-from mulfree.quantization.plan import Plan
-from mulfree.quantization.steps import Layer, Mean
+from mulfree.quantization.fused_graph import Plan
+from mulfree.quantization.fused_ops import Layer, Mean
 
 BITS = (8, 6, 5, 4)
 FULL = 8

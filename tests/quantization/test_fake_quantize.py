@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 
 from mulfree.nn import Adder2d
-from mulfree.quantization.fake import FakeQuantise, Lattice
-from mulfree.quantization.grid import Layout
-from mulfree.quantization.grouping import make_plan
-from mulfree.quantization.steps import Layer
+from mulfree.quantization.fake_quantize import FakeQuantise, Lattice
+from mulfree.quantization.fused_ops import Layer
+from mulfree.quantization.fusion import make_plan
+from mulfree.quantization.qparams import Layout
 
 
 def hooks(bits: int = 4, *, shift_only: bool = False) -> tuple[FakeQuantise, Layer, Layer]:

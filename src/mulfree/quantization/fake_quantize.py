@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mulfree.quantization.grid import Grid, Layout
-from mulfree.quantization.plan import Hooks
-from mulfree.quantization.steps import ADDER, AnyLayer, Layer, Norm
+from mulfree.quantization.fused_graph import Hooks
+from mulfree.quantization.fused_ops import ADDER, AnyLayer, Layer, Norm
+from mulfree.quantization.qparams import Grid, Layout
 
 Lattice = tuple[Tensor, Tensor]
 """Scale, float32, and zero, int32, of a grid."""
