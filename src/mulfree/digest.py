@@ -1,7 +1,7 @@
-"""The digest that files in the layout of safetensors carry in their own metadata.
+"""Digest of the content of a safetensors file, stored in its metadata.
 
-A flipped bit in a tensor gives another valid tensor: only a digest tells. It covers what a file
-holds and not how it is laid out, so that a file rewritten by another tool keeps its digest.
+A flipped bit in a tensor gives another valid tensor: only a digest detects it. It covers the
+content and not the layout, so a file rewritten by another tool keeps its digest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DIGEST = "sha256"
 
 
 class Entry(NamedTuple):
-    """A tensor as a file holds it.
+    """A tensor of a file.
 
     Attributes:
         name: Its key.
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
 
 
 def digest_of(metadata: Mapping[str, str], entries: Iterable[Entry]) -> str:
-    """SHA-256 of metadata, all but the digest itself, and tensors by name; hexadecimal."""
+    """Hexadecimal SHA-256 of the metadata without the digest and of the tensors by name."""
     digest = hashlib.sha256()
     own = sorted((key, value) for key, value in metadata.items() if key != DIGEST)
     digest.update(json.dumps(own).encode())

@@ -1,4 +1,4 @@
-"""What a measurement depends on: versions, processor, GPU, kernels, threads, load, commit."""
+"""Environment of a measurement: versions, processor, GPU, kernels, threads, load, commit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import mulfree
 from mulfree._native import core
 from mulfree.errors import BackendUnavailableError
 
-# Forces one instruction set; the native kernels look at each call.
+# Forces one instruction set; the native kernels read it at each call.
 ISA_VARIABLE = "MULFREE_ISA"
 
 PACKAGES = (
@@ -34,7 +34,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Everything a published measurement has to state, as JSON values."""
+    """The facts to publish with a measurement, as JSON values."""
     return {
         "versions": versions(),
         "platform": platform.platform(),
@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python, mulfree and the packages it stands on; None for one not installed."""
+    """Versions of Python, mulfree and its dependencies; None if not installed."""
     found: dict[str, str | None] = {
         "python": platform.python_version(),
         "mulfree": mulfree.__version__,
@@ -76,30 +76,30 @@ def cpu_model() -> str:
 
 
 def gpu() -> dict[str, Any] | None:
-    """The current CUDA device and what drives it; None without one.
+    """The current CUDA device and its driver; None without one.
 
-    Clocks are the highest the device can run at; None where nothing says.
+    Clocks are the device's maxima; None if unknown.
     """
     if not torch.cuda.is_available():
         return None
     device = torch.cuda.get_device_properties()
-    told = _nvidia_smi(f"GPU-{device.uuid}")
+    smi = _nvidia_smi(f"GPU-{device.uuid}")
     return {
         "name": device.name,
         "devices": torch.cuda.device_count(),
         "capability": f"{device.major}.{device.minor}",
         "multiprocessors": device.multi_processor_count,
         "memory_bytes": device.total_memory,
-        "driver": told.get("driver_version"),
+        "driver": smi.get("driver_version"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "sm_clock_mhz": _megahertz(told.get("clocks.max.sm"), device, "clock_rate"),
-        "memory_clock_mhz": _megahertz(told.get("clocks.max.memory"), device, "memory_clock_rate"),
+        "sm_clock_mhz": _megahertz(smi.get("clocks.max.sm"), device, "clock_rate"),
+        "memory_clock_mhz": _megahertz(smi.get("clocks.max.memory"), device, "memory_clock_rate"),
     }
 
 
 def _nvidia_smi(device: str) -> dict[str, str]:
-    """What the driver's own tool says about a device; nothing where it is not installed."""
+    """Fields that `nvidia-smi` reports for a device; empty if it is not installed."""
     fields = ("driver_version", "clocks.max.sm", "clocks.max.memory")
     line = _output(
         "nvidia-smi",
@@ -111,16 +111,16 @@ def _nvidia_smi(device: str) -> dict[str, str]:
     return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
 
 
-def _megahertz(told: str | None, device: object, attribute: str) -> int | None:
-    """A clock as the driver's tool tells it, or else as torch does, in kHz and not always."""
-    if told is not None and told.isdecimal():
-        return int(told)
+def _megahertz(reported: str | None, device: object, attribute: str) -> int | None:
+    """Clock reported by `nvidia-smi`, or else by torch, in kHz if at all."""
+    if reported is not None and reported.isdecimal():
+        return int(reported)
     kilohertz = getattr(device, attribute, None)
     return kilohertz // 1000 if kilohertz else None
 
 
 def native() -> dict[str, Any]:
-    """Whether the native kernels are there, for which instruction sets, and which one runs."""
+    """State of the native kernels: built or not, instruction sets, the one in use."""
     try:
         isas = list(core().supported_isas())
     except (BackendUnavailableError, ValueError) as error:
@@ -132,7 +132,7 @@ def native() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables as in `values`, and as they were afterwards."""
+    """Set environment variables for the duration of the context."""
     saved = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
@@ -146,10 +146,9 @@ def variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def commit() -> str | None:
-    """Commit of the working copy that mulfree runs from, "+" added if changed; None outside of one.
+    """Commit of the working copy that holds mulfree, with "+" if changed; None outside of one.
 
-    A package installed into a folder of somebody's repository is not part of that repository: the
-    file must be tracked.
+    Git must track the file: an installed package may lie in a folder of another repository.
     """
     package = Path(mulfree.__file__)
     git = ("git", "-C", str(package.parent))
@@ -163,7 +162,7 @@ def commit() -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints, or None if it fails or does not exist."""
+    """Output of a command; None if it fails or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):

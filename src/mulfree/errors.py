@@ -1,8 +1,8 @@
 """Every error a user of mulfree can cause, as one family of types.
 
-Each message is one line that names the function, the argument, what is required and what was
-given, so that it can be shown as it stands by the command line. Messages quote file names, options
-and file contents, which are not trusted: `MulfreeError` escapes and shortens every message.
+Each message is one line: the function, the argument, the required and the given value. The command
+line prints it unchanged. Messages quote untrusted file names, options and file contents, so
+`MulfreeError` escapes and shortens every message.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BREAKS = re.compile(r"[ \t]*[\t\r\n][ \t\r\n]*")
 
 
 def printable(text: str, limit: int | None = None) -> str:
-    """`text` as one line that a terminal shows and does not obey.
+    """Return `text` as one line without control sequences.
 
     Line breaks and tabs become a space. Every other character that `str.isprintable` refuses is
     escaped as in a Python string: control characters and escape sequences, marks that reverse
@@ -28,7 +28,7 @@ def printable(text: str, limit: int | None = None) -> str:
 
     Args:
         text: Any text.
-        limit: Longest result; what is longer loses its middle.
+        limit: Longest result; a longer text loses its middle.
     """
     line = _BREAKS.sub(" ", text)
     if not line.isprintable():
@@ -44,7 +44,7 @@ def _escaped(character: str) -> str:
 
 
 class _Quoted(reprlib.Repr):
-    """`repr` of a bounded length, also where the whole `repr` would not end or fit in memory."""
+    """`repr` of bounded length, even if the full `repr` would not end or not fit into memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,13 +53,13 @@ class _Quoted(reprlib.Repr):
         self.maxlong = _MAX_VALUE
 
     def repr_int(self, value: int, level: int) -> str:
-        # Python refuses to write numbers of more than 4300 digits.
+        # Python does not format integers of more than 4300 digits.
         bits = value.bit_length()
         return super().repr_int(value, level) if bits <= 1024 else f"an integer of {bits} bits"
 
 
 def quoted(value: object) -> str:
-    """A value for an error message: its `repr`, escaped and at most 120 characters long."""
+    """Return the `repr` of a value for an error message: escaped, at most 120 characters."""
     return printable(_Quoted().repr(value), _MAX_VALUE)
 
 
@@ -84,7 +84,7 @@ class ShapeError(MulfreeError, ValueError):
 
 
 class DTypeError(MulfreeError, TypeError):
-    """A tensor has a dtype that the function does not take."""
+    """A tensor has an unsupported dtype."""
 
 
 class BackendUnavailableError(MulfreeError, RuntimeError):
@@ -96,19 +96,19 @@ class ConfigError(MulfreeError, ValueError):
 
 
 class ArtifactError(MulfreeError, ValueError):
-    """An untrusted file (archive, checkpoint, data set) is damaged or not what it claims."""
+    """An untrusted file (archive, checkpoint, data set) is damaged or of another format."""
 
 
 class DataError(MulfreeError, FileNotFoundError):
-    """A data set is not where it was looked for."""
+    """A data set was not found."""
 
 
 class OutOfMemoryError(MulfreeError, MemoryError):
-    """There is not as much memory as a computation needs."""
+    """A computation needs more memory than there is."""
 
 
 class TrainingError(MulfreeError, RuntimeError):
-    """A training run cannot go on, for example because its loss is not finite."""
+    """A training run cannot continue, for example because its loss is not finite."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read only where they are regular files."""
+"""Atomic writing, locking and safe reading of files."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ except ImportError:  # pragma: no cover
 
 _NEW_FILE = 0o666
 _LOCK = ".lock"
-# Of file systems without locks.
+# Errors of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 # Descriptors of the locks of this process.
 _held: set[int] = set()
 _PERMISSIONS = 0o777
-"""Mode bits that are kept: not set-user-id, which new content has to be given anew."""
+"""Mode bits kept on replacement: all but set-user-id, which new content must not inherit."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces the file at `path` by one with `content`, in one step.
+    """Replace the file at `path` by one with `content`, in one step.
 
-    A process killed at any moment leaves the old or the new file, never a part of one, and of
-    several writers at once the last one's content stays. Links are followed and permissions kept.
-    A device or a pipe cannot be replaced: it is written to.
+    A process killed at any moment leaves the old or the new file, never a part of one. With
+    several writers the last content stays. Links are followed and permissions kept. Devices and
+    pipes are written to, not replaced.
 
     Raises:
-        OSError: The content cannot be written, for example because the disk is full; what was
-            there before is untouched.
+        OSError: The content cannot be written, for example because the disk is full; the old
+            file is unchanged.
     """
     target = _target(path)
     try:
@@ -49,12 +49,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        # Writing to an open file says neither which one it was, nor its final name.
+        # Errors of an open file lack its final name.
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_writable(path: Path) -> None:
-    """Fail now rather than after a long computation.
+    """Check that `path` can be written, before a long computation.
 
     Raises:
         OSError: `write_atomically` cannot write to `path`.
@@ -75,7 +75,7 @@ def check_writable(path: Path) -> None:
 
 
 def remove_parts(directory: Path) -> None:
-    """Removes what a process killed while writing may have left in `directory`."""
+    """Remove the temporary files that killed writers left in `directory`."""
     for part in directory.glob(".*.part"):
         with contextlib.suppress(OSError):
             part.unlink()
@@ -83,12 +83,12 @@ def remove_parts(directory: Path) -> None:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Keeps a directory for this process; the lock ends with the process, however that ends.
+    """Lock a directory for this process; the lock ends with the process, also if it is killed.
 
-    Where there are no locks, as on some network file systems and on Windows, nothing is kept.
+    No lock is taken on file systems without locks, such as some network ones, and on Windows.
 
     Raises:
-        BlockingIOError: It is kept already, also by this process; names the process.
+        BlockingIOError: It is locked already, possibly by this process; names the process.
         OSError: There is no such directory, or the lock cannot be written in it.
     """
     path = directory / _LOCK
@@ -98,8 +98,8 @@ def locked(directory: Path) -> Iterator[None]:
     finally:
         if descriptor is not None and descriptor in _held:
             _held.remove(descriptor)
-            # As long as it is held: whoever opens it from now on makes a new one. Its directory
-            # may be gone, and another run's be in its place.
+            # Removed while held: the next process creates a new one. The directory may have been
+            # replaced by another run's.
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(descriptor), path.lstat()):
                     path.unlink()
@@ -107,10 +107,10 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what is no regular file: reading a pipe may never end, a device may have no end.
+    """Refuse anything but a regular file: reading a pipe or a device may never end.
 
     Raises:
-        OSError: Nothing is there, or something else than a file or a link to one.
+        OSError: It does not exist, or is neither a file nor a link to one.
     """
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
@@ -120,13 +120,13 @@ def check_regular(path: Path) -> None:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """A regular file opened for reading; nothing else is opened, so nothing blocks.
+    """Open a regular file for reading; never blocks, as nothing else is opened.
 
     Raises:
-        OSError: Nothing is there, it cannot be read, or it is something else than a file.
+        OSError: It does not exist, cannot be read, or is not a file.
     """
     check_regular(path)
-    # Without blocking and once more, in case a pipe has taken the file's place in between.
+    # Checked again without blocking: a pipe may have replaced the file in between.
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -138,14 +138,14 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_regular(path: Path, limit: int | None = None) -> bytes:
-    """Content of a regular file of at most `limit` bytes.
+    """Read a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: Nothing is there, it cannot be read, is something else than a file or too large.
+        OSError: It does not exist, cannot be read, is not a file, or is too large.
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        # Files of the kernel, such as those in /proc, claim to be empty.
+        # Files of the kernel, as in /proc, have size 0.
         content = file.read() if limit is None else file.read(limit + 1)
     if limit is not None and max(size, len(content)) > limit:
         raise OSError(errno.EFBIG, f"Larger than {limit} bytes", str(path))
@@ -153,7 +153,7 @@ def read_regular(path: Path, limit: int | None = None) -> bytes:
 
 
 def _lock(path: Path) -> int | None:
-    """A descriptor that holds the lock of a file; None where there are no locks."""
+    """Return a descriptor that holds the lock of a file; None without locks."""
     if fcntl is None:
         return None
     while True:
@@ -165,7 +165,7 @@ def _lock(path: Path) -> int | None:
             if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
                 raise OSError(errno.EINVAL, "Not a lock", str(path))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Another one may have removed it in between.
+            # Another process may have removed it in between.
             if os.path.samestat(state, path.lstat()):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, str(os.getpid()).encode(), 0)
@@ -187,7 +187,7 @@ def _lock(path: Path) -> int | None:
 
 
 def _forget_locks() -> None:
-    """In a forked process, so that it neither keeps a lock longer than its owner nor removes it."""
+    """Drop inherited locks in a forked process: they belong to the parent."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
@@ -198,7 +198,7 @@ if fcntl is not None:
 
 
 def expanded(path: str) -> str:
-    """A path as it was written: `~` at its beginning stands for the home directory.
+    """Return a path with `~` at its beginning replaced by the home directory.
 
     Raises:
         ValueError: It is empty, or no file can have such a name.
@@ -210,8 +210,8 @@ def expanded(path: str) -> str:
 
 
 def _target(path: Path) -> Path:
-    """The file that `path` stands for, links followed."""
-    # A link to itself is left for the kernel to refuse.
+    """Return `path` with links followed."""
+    # A link to itself is an error of the later system call.
     with contextlib.suppress(OSError, RuntimeError):
         return path.resolve()
     return path
@@ -225,14 +225,14 @@ def _state(path: Path) -> os.stat_result | None:
 
 
 def _write_through(path: Path, content: bytes) -> None:
-    # Neither created nor truncated: a regular file that takes its place now is left as it is.
+    # Neither created nor truncated: a regular file that replaced it stays unchanged.
     descriptor = os.open(path, os.O_WRONLY)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 
 def _keep_access(path: Path, old: os.stat_result) -> None:
-    """Gives a file the owner, where that is allowed, and the permissions of another one."""
+    """Copy the owner, where permitted, and the permissions of another file."""
     new = path.stat()
     if hasattr(os, "chown") and (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
         with contextlib.suppress(OSError):
@@ -241,7 +241,7 @@ def _keep_access(path: Path, old: os.stat_result) -> None:
 
 
 def _replace(path: Path, content: bytes, old: os.stat_result | None) -> None:
-    # No other process or thread has this name; with O_EXCL a link planted there is not followed.
+    # A name of this call alone; O_EXCL does not follow a link planted there.
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(part, flags, _NEW_FILE)

@@ -1,4 +1,4 @@
-"""The compiled kernels: arrays in, arrays out. Nothing here loads torch."""
+"""The compiled kernels on arrays, independent of torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mulfree.errors import BackendUnavailableError
 
 @functools.cache
 def core() -> ModuleType:
-    """The extension module with the native kernels of all operators.
+    """Import the extension module with all native kernels.
 
     Raises:
         BackendUnavailableError: It was not built for this Python or machine.

@@ -1,6 +1,6 @@
-"""What the Triton kernels of all operators share: how one is launched, and whether Triton is there.
+"""Launches and availability of Triton kernels, for all operators.
 
-Triton itself is imported only by the kernels' own modules, which are imported when first used.
+Only the modules of kernels import Triton; they are imported on first use.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 import torch
 
-# Kernels rely on instructions (cp.async, bfloat16 arithmetic) that begin with this generation.
+# The first generation with cp.async and bfloat16 arithmetic.
 MIN_CAPABILITY = (8, 0)
 
-# Multiprocessors assumed where no device can be asked, as when compiling ahead of time: an H100's.
+# Multiprocessors of an H100, assumed where there is no device, as in ahead-of-time compilation.
 _MULTIPROCESSORS = 132
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One kernel with everything a launch of it needs; calling it launches.
+    """A kernel with its grid and arguments; calling it launches.
 
     Attributes:
         kernel: A function under `triton.jit`.
@@ -47,12 +47,12 @@ class Launch:
 
 
 def interpreted() -> bool:
-    """Whether kernels run in Triton's interpreter, on the CPU, for tests."""
+    """Return True if kernels run in Triton's interpreter on the CPU, for tests."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def missing(device: torch.device) -> str | None:
-    """Why Triton kernels cannot run on a device; None if they can."""
+    """Return the reason that Triton kernels cannot run on a device; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "the GPU kernels need triton: pip install mulfree[gpu]"
     if device.type == "cpu":
@@ -69,7 +69,7 @@ def missing(device: torch.device) -> str | None:
 
 
 def multiprocessors(device: torch.device) -> int:
-    """Number of multiprocessors that a launch should fill."""
+    """Return the number of multiprocessors of a device."""
     if device.type != "cuda":
         return _MULTIPROCESSORS
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
