@@ -215,7 +215,7 @@ def test_bombs_of_images(
     assert path.stat().st_size < 4096
     # What is refused does not depend on what is decoded meanwhile.
     decoded = np.zeros((3, side or 8192, side or 1), np.uint8)
-    monkeypatch.setattr("mulfree.runtime.pictures.Picture.decode", lambda *_: decoded)
+    monkeypatch.setattr("mulfree.images.ImageFile.decode", lambda *_: decoded)
     with pytest.raises(
         ArtifactError,
         match=r"^data.load: .*bomb.tar.xz: member 'train/a/1.png' must not be decoded to more than "

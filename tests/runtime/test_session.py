@@ -305,7 +305,7 @@ def _large() -> Graph:
 def test_importing_loads_numpy_only() -> None:
     code = (
         "import sys, mulfree.runtime as runtime\n"
-        "import mulfree.runtime.pictures\n"
+        "import mulfree.images\n"
         "assert callable(runtime.Session)\n"
         "heavy = {'torch', 'safetensors', 'PIL', 'lightning', 'rich', 'onnx', 'yaml', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)), 'numpy' in sys.modules)"

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mulfree.cli.arguments import Parser, file_path, positive, threads
 from mulfree.cli.output import print_text
 from mulfree.errors import printable
+from mulfree.images import read_image
 from mulfree.runtime import Graph, Session
-from mulfree.runtime.pictures import read_picture
 
 _BATCH = 32
 
@@ -49,11 +49,12 @@ def main(argv: list[str]) -> int:
 
 
 def _classified(session: Session, paths: list[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Each path with its logits; few pictures are in memory at a time."""
+    """Each path with its logits, a batch in memory at a time."""
+    shape, resize = session.graph.input_value.shape, session.graph.input.resize
     for start in range(0, len(paths), _BATCH):
         part = paths[start : start + _BATCH]
-        pictures = np.stack([read_picture(path, session.graph) for path in part])
-        yield from zip(part, session.run(pictures), strict=True)
+        images = np.stack([read_image(path, shape, resize) for path in part])
+        yield from zip(part, session.run(images), strict=True)
 
 
 def _best(graph: Graph, logits: NDArray[np.float32], count: int) -> list[tuple[str, float]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mulfree.data.bounds import Bounds
 from mulfree.errors import ArtifactError
-from mulfree.runtime.pictures import Picture
+from mulfree.images import ImageFile
 
 _CHUNK = 128
 
@@ -30,13 +30,13 @@ class _Chunk(Generic[Item]):
 
     Attributes:
         items: What is handed back with each.
-        pictures: Removed one by one as they are decoded.
+        files: Removed one by one as they are decoded.
         kept: Bytes of the files and the pixels made of them.
         peak: Bytes that decoding the largest image takes meanwhile.
     """
 
     items: list[Item] = field(default_factory=list)
-    pictures: deque[Picture] = field(default_factory=deque)
+    files: deque[ImageFile] = field(default_factory=deque)
     kept: int = 0
     peak: int = 0
 
@@ -46,8 +46,8 @@ class _Chunk(Generic[Item]):
 
     def decoded(self, side: int | None) -> tuple[list[Item], list[NDArray[np.uint8]]]:
         pixels = []
-        while self.pictures:
-            pixels.append(self.pictures.popleft().decode("RGB", side))
+        while self.files:
+            pixels.append(self.files.popleft().decode("RGB", side))
         return self.items, pixels
 
 
@@ -100,8 +100,8 @@ def _chunks(
     chunk: _Chunk[Item] = _Chunk()
     decoded = 0
     for item, data, label in files:
-        picture = Picture(data, f"data.load: {label}", max_pixels)
-        largest = picture.largest(side)
+        file = ImageFile(data, f"data.load: {label}", max_pixels)
+        largest = file.largest(side)
         decoded += 3 * largest
         if decoded > total:
             raise ArtifactError(
@@ -109,14 +109,14 @@ def _chunks(
                 f"the images before it, got {decoded} (a guard against decompression bombs; raise "
                 "`max_expansion`)"
             )
-        kept = picture.held + 3 * (largest if side is None else side**2)
+        kept = file.held + 3 * (largest if side is None else side**2)
         own = _PEAK_BYTES * largest
         peak = max(chunk.peak, own)
         if chunk.items and chunk.kept + kept + peak > share:
             yield chunk
             chunk, peak = _Chunk(), own
         chunk.items.append(item)
-        chunk.pictures.append(picture)
+        chunk.files.append(file)
         chunk.kept += kept
         chunk.peak = peak
         if len(chunk.items) == _CHUNK:

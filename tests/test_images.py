@@ -7,7 +7,6 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from tests.runtime.graphs import tiny_parts
 
+from mulfree import images
 from mulfree.data.bounds import Bounds
 from mulfree.data.decode import decode_all
 from mulfree.data.transforms import CentreCrop
 from mulfree.errors import ArtifactError, BackendUnavailableError, ConfigError
-from mulfree.runtime import Graph, pictures
-from mulfree.runtime.graph import Lut, Value
-from mulfree.runtime.pictures import decode, read_picture
+from mulfree.images import ImageFile, decode, read_image
 
 
 def noise(height: int, width: int) -> NDArray[np.uint8]:
@@ -36,24 +33,6 @@ def encoded(pixels: NDArray[Any], kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def graph_for(channels: int, height: int, width: int, resize: int) -> Graph:
-    """A graph that looks at pictures of that size."""
-    parts = tiny_parts()
-    given = replace(
-        parts["input"],
-        table=np.zeros((channels, 256), np.uint8),
-        mean=(0.5,) * channels,
-        std=(0.5,) * channels,
-        resize=resize,
-    )
-    x = Value(name="x", shape=(channels, height, width), scale=0.5, zero=0)
-    y = replace(x, name="y")
-    table = Lut(name="lut", input="x", output="y", table=given.table)
-    elements = channels * height * width
-    fc = replace(parts["nodes"][2], input="y", weight=np.zeros((2, elements), np.int8))
-    return Graph(name="looking", input=given, values=(x, y), nodes=(table, fc))
-
-
 @pytest.mark.parametrize("size", [(20, 30), (30, 20), (9, 9), (7, 50), (8, 8), (3, 2)])
 def test_as_the_data_sets_do_for_training(size: tuple[int, int], tmp_path: Path) -> None:
     """Resized, cut square and cut again exactly as where the accuracy was measured."""
@@ -61,33 +40,33 @@ def test_as_the_data_sets_do_for_training(size: tuple[int, int], tmp_path: Path)
 
     data = encoded(noise(*size))
     (tmp_path / "x.png").write_bytes(data)
-    got = read_picture(tmp_path / "x.png", graph_for(3, 7, 7, 9))
+    got = read_image(tmp_path / "x.png", (3, 7, 7), 9)
     ((_, (pixels,)),) = decode_all([(0, data, "x")], 9, Bounds(), 2**20)
     square = torch.from_numpy(pixels)[None]
     expected = CentreCrop(size=7)(square, torch.empty(1, 0))[0]
     np.testing.assert_array_equal(got, expected.numpy())
 
 
-def test_a_picture_of_the_right_size_is_untouched(tmp_path: Path) -> None:
+def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:
     pixels = noise(8, 8)
     (tmp_path / "x.bmp").write_bytes(encoded(pixels, "BMP"))
-    got = read_picture(tmp_path / "x.bmp", graph_for(3, 8, 8, 8))
+    got = read_image(tmp_path / "x.bmp", (3, 8, 8), 8)
     np.testing.assert_array_equal(got, pixels.transpose(2, 0, 1))
-    wide = read_picture(tmp_path / "x.bmp", graph_for(3, 4, 8, 8))
+    wide = read_image(tmp_path / "x.bmp", (3, 4, 8), 8)
     np.testing.assert_array_equal(wide, pixels[2:6].transpose(2, 0, 1))
 
 
 def test_grey(tmp_path: Path) -> None:
     pixels = noise(8, 8)
     (tmp_path / "x.png").write_bytes(encoded(pixels))
-    got = read_picture(tmp_path / "x.png", graph_for(1, 8, 8, 8))
+    got = read_image(tmp_path / "x.png", (1, 8, 8), 8)
     expected = np.asarray(Image.fromarray(pixels).convert("L"))
     np.testing.assert_array_equal(got, expected[None])
 
 
 def test_neither_grey_nor_colour(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`FILE` must be a network of 1 or 3 channels .*got 2"):
-        read_picture(tmp_path / "x.png", graph_for(2, 8, 8, 8))
+        read_image(tmp_path / "x.png", (2, 8, 8), 8)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
@@ -95,7 +74,7 @@ def test_no_such_file(tmp_path: Path) -> None:
         ArtifactError,
         match=r"^run: `IMAGE` must be a readable file, got .*/x.png \(No such file or directory\)$",
     ):
-        read_picture(tmp_path / "x.png", graph_for(3, 8, 8, 8))
+        read_image(tmp_path / "x.png", (3, 8, 8), 8)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +89,7 @@ def test_not_an_intact_image(data: bytes) -> None:
 
 def test_image_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = encoded(noise(1, 200))
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     assert decode(narrow, "RGB", None, "x").shape == (3, 1, 200)
     with pytest.raises(ArtifactError, match=r"^x must not be so long and narrow, got 200 x 1$"):
         decode(narrow, "RGB", 10, "x")
@@ -171,7 +150,7 @@ def test_sixteen_bits_of_grey_keep_the_upper_eight() -> None:
 @pytest.mark.parametrize("order", ["I;16", "I;16B"])
 def test_sixteen_bits_in_either_order(order: str) -> None:
     image = Image.new(order, (3, 2), 0x7FFF)
-    assert set(np.asarray(pictures._shallow(image, "x")).flat) == {127}
+    assert set(np.asarray(images._eight_bit(image, "x")).flat) == {127}
 
 
 def test_sixteen_bits_of_colour_keep_the_upper_eight() -> None:
@@ -195,7 +174,7 @@ def test_deeper_images_are_refused(mode: str) -> None:
     with pytest.raises(
         ArtifactError, match=rf"^x must have 8 or 16 bits a channel, got Pillow's mode {mode}$"
     ):
-        pictures._shallow(Image.new(mode, (2, 2)), "x")
+        images._eight_bit(Image.new(mode, (2, 2)), "x")
     buffer = io.BytesIO()
     Image.new(mode, (2, 2)).save(buffer, "TIFF")
     with pytest.raises(ArtifactError, match="must be an intact JPEG"):
@@ -212,10 +191,10 @@ def test_transparency_is_ignored_in_palettes(transparency: int | bytes | None) -
     options = {} if transparency is None else {"transparency": transparency}
     buffer = io.BytesIO()
     image.save(buffer, "PNG", **options)
-    picture = buffer.getvalue()
-    assert decode(picture, "RGB", None, "x")[:, 0].T.tolist() == [RED, GREEN]
+    file = buffer.getvalue()
+    assert decode(file, "RGB", None, "x")[:, 0].T.tolist() == [RED, GREEN]
     grey = Image.fromarray(np.array([[RED, GREEN]], np.uint8)).convert("L")
-    np.testing.assert_array_equal(decode(picture, "L", None, "x")[0], np.asarray(grey))
+    np.testing.assert_array_equal(decode(file, "L", None, "x")[0], np.asarray(grey))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
@@ -265,16 +244,16 @@ def turned(kind: str, value: int, pixels: NDArray[np.uint8]) -> bytes:
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("value", range(10))
 def test_exif_orientation(kind: str, value: int) -> None:
-    picture = turned(kind, value, noise(10, 24))
-    opened = Image.open(io.BytesIO(picture))
+    file = turned(kind, value, noise(10, 24))
+    opened = Image.open(io.BytesIO(file))
     expected = ImageOps.exif_transpose(opened).convert("RGB")
     assert (expected.height > expected.width) == (value in (5, 6, 7, 8))
     np.testing.assert_array_equal(
-        decode(picture, "RGB", None, "x"), np.asarray(expected).transpose(2, 0, 1)
+        decode(file, "RGB", None, "x"), np.asarray(expected).transpose(2, 0, 1)
     )
     # Turned before it is resized and cut, whose roundings have a direction.
     np.testing.assert_array_equal(
-        decode(picture, "RGB", 7, "x"), decode(encoded(np.asarray(expected)), "RGB", 7, "x")
+        decode(file, "RGB", 7, "x"), decode(encoded(np.asarray(expected)), "RGB", 7, "x")
     )
 
 
@@ -284,10 +263,10 @@ def test_exif_in_either_order(order: str, kind: int, code: str) -> None:
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, 1)
     entry = struct.pack(f"{order}HHI", 0x0112, kind, 1)
     block = head + entry + struct.pack(f"{order}{code}", 6).ljust(4, b"\0")
-    assert pictures._orientation(block) == 6
-    assert pictures._orientation(b"Exif\0\0" + block) == 6
+    assert images._orientation(block) == 6
+    assert images._orientation(b"Exif\0\0" + block) == 6
     for cut in range(len(block) - 4):
-        assert pictures._orientation(block[:cut]) == 1
+        assert images._orientation(block[:cut]) == 1
 
 
 @pytest.mark.parametrize(
@@ -314,7 +293,7 @@ def test_damaged_exif_changes_nothing(exif: bytes) -> None:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_the_first_picture_of_an_animation(kind: str) -> None:
+def test_the_first_frame_of_an_animation(kind: str) -> None:
     first, second = noise(6, 5), 255 - noise(6, 5)
     buffer = io.BytesIO()
     Image.fromarray(first).save(
@@ -339,14 +318,14 @@ def test_a_size_that_was_changed(kind: str) -> None:
         decode(bytes(data), "RGB", None, "x")
 
 
-def test_memory_of_a_picture() -> None:
+def test_memory_of_an_image_file() -> None:
     data = encoded(noise(10, 30))
-    picture = pictures.Picture(data, "x", 10**6)
-    assert picture.held == len(data)
-    assert (picture.largest(None), picture.largest(5), picture.largest(20)) == (300, 300, 1200)
+    file = ImageFile(data, "x", 10**6)
+    assert file.held == len(data)
+    assert (file.largest(None), file.largest(5), file.largest(20)) == (300, 300, 1200)
     text = (b"zTXt", b"a\0\0" + zlib.compress(bytes(50000)))
     packed = png_of(struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0), bytes(2), text)
-    assert pictures.Picture(packed, "x", 10**6).held == len(packed) + 200000
+    assert ImageFile(packed, "x", 10**6).held == len(packed) + 200000
 
 
 def test_only_files_are_read(tmp_path: Path) -> None:
@@ -359,11 +338,11 @@ def test_only_files_are_read(tmp_path: Path) -> None:
         ("\0", "embedded null byte"),
     ):
         with pytest.raises(ArtifactError, match=rf"`IMAGE` must be a readable .* \({reason}\)$"):
-            read_picture(tmp_path / name, graph_for(3, 8, 8, 8))
+            read_image(tmp_path / name, (3, 8, 8), 8)
 
 
 def test_files_of_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MAX_BYTES", 50)
+    monkeypatch.setattr(images, "MAX_BYTES", 50)
     (tmp_path / "x.png").write_bytes(encoded(noise(8, 8)))
     with pytest.raises(ArtifactError, match=r"`IMAGE` must be .* \(Larger than 50 bytes\)$"):
-        read_picture(tmp_path / "x.png", graph_for(3, 8, 8, 8))
+        read_image(tmp_path / "x.png", (3, 8, 8), 8)

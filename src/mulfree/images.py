@@ -1,4 +1,4 @@
-"""Image files as the arrays that a network was made for. Pillow is imported when it is needed."""
+"""Decoding of image files into arrays. Pillow is imported on first use, torch never."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from mulfree.errors import ArtifactError, BackendUnavailableError, ConfigError
 from mulfree.files import read_regular
-from mulfree.runtime.graph import Graph
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,32 +25,32 @@ if TYPE_CHECKING:
 Mode = Literal["L", "RGB"]
 
 MAX_PIXELS = 64 * 2**20
-"""Pixels that one image may have."""
+"""Limit on the pixels of an image."""
 
 MAX_BYTES = 2**28
-"""Bytes that the file of one image may have."""
+"""Limit on the bytes of an image file."""
 
 MAX_SCANS = 100
-"""Scans of one JPEG file: a progressive one has about ten, and each takes as long as the image."""
+"""Limit on the scans of a JPEG file: a progressive one has about ten, and each costs a decoding."""
 
 _JPEG = b"\xff\xd8"
 _SCAN = b"\xff\xda"
 _END = b"\xd9"
 
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])")
-"""Start of a segment of a JPEG file; other bytes are pixels or markers without a segment."""
+"""Start of a JPEG segment; other bytes are pixels or markers without a segment."""
 
 _limit_lock = threading.Lock()
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 _MODES: dict[int, Mode] = {1: "L", 3: "RGB"}
-_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 _ORIENTATION = 0x0112
-"""EXIF's tag for how the camera was held."""
+"""EXIF tag of the camera's orientation."""
 
 _INTEGERS = {1: "B", 3: "H", 4: "I"}
-"""Layout of EXIF's types of integers."""
+"""`struct` format of each EXIF integer type."""
 
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -62,21 +61,28 @@ _TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-"""Pillow's names of what undoes each orientation, counter-clockwise."""
+"""Pillow's transposition that undoes each orientation, counter-clockwise."""
 
 
-def read_picture(path: str | os.PathLike[str], graph: Graph) -> NDArray[np.uint8]:
-    """Pixels of an image file, cut as the graph's `Input` says, `[C, H, W]`.
+def read_image(
+    path: str | os.PathLike[str], shape: tuple[int, int, int], resize: int
+) -> NDArray[np.uint8]:
+    """Pixels of an image file, resized and cropped for a network, `[C, H, W]`.
+
+    Args:
+        path: The file.
+        shape: C, H, W of the network's input.
+        resize: Length of the shorter side before the centre crop.
 
     Raises:
-        ArtifactError: It cannot be read, is no such image, damaged or too large.
+        ArtifactError: The file cannot be read, is no such image, damaged or too large.
         ConfigError: The network takes neither grey nor colour images.
         BackendUnavailableError: Pillow is not installed.
     """
-    channels, height, width = graph.input_value.shape
+    channels, height, width = shape
     if channels not in _MODES:
         raise ConfigError(
-            f"run: `FILE` must be a network of 1 or 3 channels to see pictures, got {channels}"
+            f"run: `FILE` must be a network of 1 or 3 channels to read images, got {channels}"
         )
     try:
         data = read_regular(Path(path), MAX_BYTES)
@@ -85,30 +91,29 @@ def read_picture(path: str | os.PathLike[str], graph: Graph) -> NDArray[np.uint8
         raise ArtifactError(
             f"run: `IMAGE` must be a readable file, got {os.fspath(path)} ({reason})"
         ) from error
-    side = graph.input.resize
-    pixels = decode(data, _MODES[channels], side, f"run: {os.fspath(path)}")
-    top, left = (side - height) // 2, (side - width) // 2
+    pixels = decode(data, _MODES[channels], resize, f"run: {os.fspath(path)}")
+    top, left = (resize - height) // 2, (resize - width) // 2
     return pixels[:, top : top + height, left : left + width]
 
 
 def decode(data: bytes, mode: Mode, side: int | None, label: str) -> NDArray[np.uint8]:
-    """Pixels of an image file: `Picture(data, label).decode(mode, side)`."""
-    return Picture(data, label, MAX_PIXELS).decode(mode, side)
+    """Pixels of an image file: `ImageFile(data, label).decode(mode, side)`."""
+    return ImageFile(data, label, MAX_PIXELS).decode(mode, side)
 
 
-class Picture:
-    """An image file whose header is read and whose pixels are not.
+class ImageFile:
+    """An image file with its header parsed and its pixels still encoded.
 
     Args:
         data: Content of a JPEG, PNG, WebP or BMP file.
-        label: Begins an error message and says which image it is.
-        max_pixels: Pixels that the image may have.
+        label: Start of error messages; names the image.
+        max_pixels: Limit on the pixels of the image.
 
     Attributes:
-        held: Bytes of memory until the image is decoded: the file, and texts unpacked from it.
+        held: Bytes of memory until the image is decoded: the file and its unpacked texts.
 
     Raises:
-        ArtifactError: If it is no such image or too large.
+        ArtifactError: The file is no such image, or the image is too large.
         BackendUnavailableError: Pillow is not installed.
     """
 
@@ -122,7 +127,7 @@ class Picture:
         if data.startswith(_JPEG) and data.count(_SCAN) > MAX_SCANS and _scans(data) > MAX_SCANS:
             raise ArtifactError(f"{label} must have at most {MAX_SCANS} scans, got {_scans(data)}")
         try:
-            # Pillow warns of sizes, which are checked here, and of metadata, which are not used.
+            # Pillow warns of sizes, checked below, and of metadata, unused here.
             with warnings.catch_warnings(), _any_size():
                 warnings.simplefilter("ignore")
                 self._opened = Image.open(io.BytesIO(data), formats=_FORMATS)
@@ -140,10 +145,10 @@ class Picture:
         )
 
     def largest(self, side: int | None) -> int:
-        """Pixels of the largest image on the way to `decode(mode, side)`.
+        """Pixels of the largest intermediate image of `decode(mode, side)`.
 
         Raises:
-            ArtifactError: If it is too large when resized.
+            ArtifactError: The image is too large when resized.
         """
         width, height = self._opened.size
         if side is None:
@@ -156,18 +161,18 @@ class Picture:
         return max(width * height, wide * high)
 
     def decode(self, mode: Mode, side: int | None) -> NDArray[np.uint8]:
-        """Pixels, `[C, H, W]`, or `[C, side, side]`; once only, as they are not kept.
+        """Pixels, `[C, H, W]` or `[C, side, side]`. To be called once: the file is then released.
 
-        The image is turned as its EXIF orientation says. Of 16 bits a channel the upper 8 are
-        taken, of an animation the first picture; transparency is ignored.
+        The EXIF orientation is applied. Channels of 16 bits keep the upper 8, animations the first
+        frame; transparency is ignored.
 
         Args:
             mode: "RGB", or "L" for grey.
-            side: Resize the shorter side to this, bilinearly, and cut the middle square; None for
-                the image as it is.
+            side: Length of the shorter side after bilinear resizing, followed by a square centre
+                crop; None keeps the size.
 
         Raises:
-            ArtifactError: If it is damaged, or too large when resized.
+            ArtifactError: The image is damaged, or too large when resized.
         """
         from PIL import Image
 
@@ -176,9 +181,9 @@ class Picture:
         try:
             with opened:
                 opened.load()
-                # A transparent colour would be converted too, with warnings about that.
+                # Otherwise Pillow converts the transparent colour too, with warnings.
                 opened.info.pop("transparency", None)
-                image = _shallow(opened, self._label).convert(mode)
+                image = _eight_bit(opened, self._label).convert(mode)
                 turn = _TURNS.get(_orientation(opened.info.get("exif")))
         except ArtifactError:
             raise
@@ -199,7 +204,7 @@ class Picture:
 
 @contextlib.contextmanager
 def _any_size() -> Iterator[None]:
-    """Suspends Pillow's own limit, which is one for the whole process and no option here."""
+    """Suspend Pillow's own limit, a global of the process that `max_pixels` replaces."""
     from PIL import Image
 
     with _limit_lock:
@@ -211,7 +216,7 @@ def _any_size() -> Iterator[None]:
 
 
 def _scans(data: bytes) -> int:
-    """Scans of a JPEG file; bytes behind its end and within its segments are none."""
+    """Number of scans of a JPEG file; bytes after its end and within its segments do not count."""
     count, start = 0, len(_JPEG)
     while (found := _MARKER.search(data, start)) and found[1] != _END:
         count += found[1] == _SCAN[1:]
@@ -220,28 +225,28 @@ def _scans(data: bytes) -> int:
     return count
 
 
-def _shallow(image: Image, label: str) -> Image:
-    """The image with 8 bits a channel."""
-    if image.mode in _EIGHT_BITS:
+def _eight_bit(image: Image, label: str) -> Image:
+    """Reduce an image to 8 bits a channel."""
+    if image.mode in _EIGHT_BIT_MODES:
         return image
-    # Other formats than PNG have 32 bits in mode I.
+    # Mode I has 16 bits in PNG alone, 32 in other formats.
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         from PIL import Image
 
-        # As Pillow does with 16 bits of colour.
+        # Pillow does the same with 16 bits of colour.
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     raise ArtifactError(f"{label} must have 8 or 16 bits a channel, got Pillow's mode {image.mode}")
 
 
 def _resized(width: int, height: int, side: int) -> tuple[int, int]:
-    """The size when the shorter side is `side`."""
+    """Width and height after resizing the shorter side to `side`."""
     scale = side / min(width, height)
-    # max(): a scale a rounding below its value must not make the shorter side too short.
+    # max(): a scale rounded down must not make the shorter side too short.
     return max(side, int(width * scale)), max(side, int(height * scale))
 
 
 def _orientation(exif: object) -> int:
-    """Number of the orientation in a block of EXIF; 1, upright, where there is none to be read."""
+    """Orientation number of an EXIF block; 1, upright, if it is missing or unreadable."""
     if not isinstance(exif, bytes):
         return 1
     block = exif.removeprefix(b"Exif\0\0")
@@ -254,6 +259,6 @@ def _orientation(exif: object) -> int:
             if tag == _ORIENTATION:
                 (value,) = struct.unpack_from(f"{order}{_INTEGERS[kind]}", block, entry + 8)
                 return int(value)
-    except (struct.error, KeyError):  # damaged, or no number
+    except (struct.error, KeyError):  # damaged, or not an integer
         pass
     return 1
