@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mulfree import images
-from mulfree.data.bounds import Bounds
+from mulfree.data.containers.bounds import Bounds
 from mulfree.data.decode import decode_all
 from mulfree.data.transforms import CentreCrop
 from mulfree.errors import ArtifactError, BackendUnavailableError, ConfigError

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from tests.data.files import pixels, png
 
 from mulfree.data import decode
-from mulfree.data.bounds import Bounds
+from mulfree.data.containers.bounds import Bounds
 from mulfree.data.decode import decode_all
 from mulfree.errors import ArtifactError
 

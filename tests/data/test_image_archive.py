@@ -229,7 +229,7 @@ def test_a_bound_is_raised_by_its_option(tmp_path: Path, monkeypatch: pytest.Mon
     black = png(np.zeros((3, 32, 32), np.uint8))
     path = xz(tmp_path / "x.tar.xz", dict.fromkeys(labelled(), black))
 
-    monkeypatch.setattr("mulfree.data.bounds.FLOOR_BYTES", 1000)
+    monkeypatch.setattr("mulfree.data.containers.bounds.FLOOR_BYTES", 1000)
 
     def attempt(**bounds: int) -> int:
         config = DataConfig(cache=str(tmp_path / "c"), **bounds)  # type: ignore[arg-type]
@@ -249,7 +249,7 @@ def test_a_bound_is_raised_by_its_option(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_files_of_a_folder_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mulfree.data.bounds.FLOOR_BYTES", 1)
+    monkeypatch.setattr("mulfree.data.containers.bounds.FLOOR_BYTES", 1)
     path = write_folder(tmp_path / "x", labelled(side=8))
     config = DataConfig(max_expansion=1)
     # Noise is not compressed: the files are larger than their pixels.

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mulfree.data.archive import folder_files
+from mulfree.data.containers.archive import folder_files
 from mulfree.data.rows import row_digests
 from mulfree.errors import MAX_MESSAGE, ArtifactError, printable
 from mulfree.files import check_regular, read_regular

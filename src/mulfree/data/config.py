@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mulfree.data.bounds import Bounds
+from mulfree.data.containers.bounds import Bounds
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.files import expanded
 

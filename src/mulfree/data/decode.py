@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.data.bounds import Bounds
+from mulfree.data.containers.bounds import Bounds
 from mulfree.errors import ArtifactError
 from mulfree.images import ImageFile
 

@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mulfree.data.archive import file_bytes, members
-from mulfree.data.bounds import Bounds
 from mulfree.data.cache import (
     ArrayWriter,
     cache_folder,
@@ -27,6 +25,8 @@ from mulfree.data.cache import (
 )
 from mulfree.data.classes import class_names
 from mulfree.data.config import DataConfig
+from mulfree.data.containers.archive import file_bytes, members
+from mulfree.data.containers.bounds import Bounds
 from mulfree.data.dataset import ImageSet, Progress
 from mulfree.data.decode import decode_all
 from mulfree.data.rows import RowCheck

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mulfree.data import DataConfig
-from mulfree.data.sources import find
+from mulfree.data.containers.locate import find
 from mulfree.errors import ArtifactError, DataError
 
 

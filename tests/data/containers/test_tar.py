@@ -5,8 +5,8 @@ import tarfile
 
 import pytest
 
-from mulfree.data import tar
-from mulfree.data.tar import TarReader
+from mulfree.data.containers import tar
+from mulfree.data.containers.tar import TarReader
 
 LONG = "train/" + "d" * 90 + "/" + "f" * 60
 FILES = {"a": b"1" * 512, LONG: b"22", "x" * 300: b"", "caf\u00e9/\u732b.png": b"4" * 1000}

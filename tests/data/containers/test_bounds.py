@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from mulfree.data import DataConfig
-from mulfree.data.bounds import Bounds
+from mulfree.data.containers.bounds import Bounds
 from mulfree.errors import ConfigError
 
 

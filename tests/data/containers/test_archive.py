@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from tests.data.files import write_folder, write_tar, write_zip
 
-from mulfree.data import archive, tar
-from mulfree.data.archive import members
+from mulfree.data.containers import archive, tar
+from mulfree.data.containers.archive import members
 from mulfree.errors import ArtifactError
 
 FILES = {"b/two.bin": b"22", "b/one.bin": b"1" * 512, "a.bin": b""}

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from mulfree.data.tar import TarReader
+from mulfree.data.containers.tar import TarReader
 from mulfree.errors import ArtifactError, quoted
 from mulfree.files import open_regular, read_regular
 

@@ -1,0 +1,1 @@
+"""Untrusted folders and archives: location, reading without unpacking, bounds on decoding."""
