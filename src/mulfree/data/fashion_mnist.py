@@ -11,7 +11,7 @@ from pathlib import Path
 from mulfree.data.config import DataConfig
 from mulfree.data.containers.locate import find
 from mulfree.data.dataset import Dataset, DataSplits, ImageSet, Progress
-from mulfree.data.idx import read_idx
+from mulfree.data.formats.idx import read_idx
 from mulfree.data.transforms import ShiftFlip
 from mulfree.errors import ArtifactError, DataError
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.data.files import cifar_batch, python2_array, python2_dict, python2_list, python2_string
 
-from mulfree.data.batches import read_batch, read_pickle
+from mulfree.data.formats.cifar_pickle import read_batch, read_pickle
 from mulfree.errors import ArtifactError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tests.data.files import idx
 
-from mulfree.data import idx as idx_module
-from mulfree.data.idx import read_idx
+from mulfree.data.formats import idx as idx_module
+from mulfree.data.formats.idx import read_idx
 from mulfree.errors import ArtifactError
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)

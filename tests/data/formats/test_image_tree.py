@@ -14,9 +14,10 @@ from tests.data.files import labelled, pixels, png, uint8, write_folder, write_t
 from tests.data.test_cache import full_disk
 
 from mulfree import data
-from mulfree.data import BatchLoader, DataConfig, image_archive
+from mulfree.data import BatchLoader, DataConfig
 from mulfree.data.cache import map_array
-from mulfree.data.image_archive import Contents, load_images
+from mulfree.data.formats import image_tree
+from mulfree.data.formats.image_tree import Contents, load_images
 from mulfree.errors import ArtifactError
 
 Write = Callable[[Path, dict[str, bytes]], Path]
@@ -64,7 +65,7 @@ def test_decoded_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPat
         raise AssertionError("decoded again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(image_archive, "decode_all", refuse)
+        patch.setattr(image_tree, "decode_all", refuse)
         second = load(path)
     assert torch.equal(first[1]["train"].images, second[1]["train"].images)
     assert len(os.listdir(cache)) == 1
@@ -165,7 +166,7 @@ def test_a_flipped_bit_anywhere_in_the_cache_changes_nothing(tmp_path: Path, cac
 def test_a_large_set_is_checked_where_it_is_read(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_archive, "_CHECKED_AT_ONCE", 0)
+    monkeypatch.setattr(image_tree, "_CHECKED_AT_ONCE", 0)
     path = write_tar(tmp_path / "x.tar", labelled(side=8, each=4))
     before = load(path)[1]["train"].images.clone()
     (entry,) = cache.iterdir()
@@ -184,7 +185,7 @@ def test_a_cache_of_an_older_version_is_not_read(
 ) -> None:
     path = write_tar(tmp_path / "x.tar", labelled(side=8))
     with monkeypatch.context() as patch:
-        patch.setattr(image_archive, "_VERSION", 1)
+        patch.setattr(image_tree, "_VERSION", 1)
         load(path)
     load(path)
     assert len(os.listdir(cache)) == 2
