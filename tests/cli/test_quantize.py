@@ -10,7 +10,7 @@ from tests.training.runs import make_config
 
 from mulfree import data, runtime
 from mulfree.cli.main import main
-from mulfree.data.dataset import ImageSet
+from mulfree.data.samples import ImageSet
 from mulfree.data.transforms import CentreCrop
 from mulfree.runtime.graph import Adder2d, Conv2d
 from mulfree.training import train

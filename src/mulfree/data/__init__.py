@@ -10,14 +10,14 @@ from dataclasses import replace
 from mulfree.data.cifar import CIFAR10, CIFAR100
 from mulfree.data.config import Augment as Augment
 from mulfree.data.config import DataConfig as DataConfig
-from mulfree.data.dataset import Dataset as Dataset
-from mulfree.data.dataset import DataSplits as DataSplits
-from mulfree.data.dataset import ImageSet as ImageSet
-from mulfree.data.dataset import Progress as Progress
 from mulfree.data.digits import DIGITS
 from mulfree.data.fashion_mnist import FASHION_MNIST
 from mulfree.data.image_folder import IMAGE_FOLDER
 from mulfree.data.loader import BatchLoader as BatchLoader
+from mulfree.data.samples import Dataset as Dataset
+from mulfree.data.samples import DataSplits as DataSplits
+from mulfree.data.samples import ImageSet as ImageSet
+from mulfree.data.samples import Progress as Progress
 from mulfree.data.splits import balanced, hold_out
 from mulfree.data.synthetic import SYNTHETIC
 from mulfree.data.synthetic import make_synthetic as make_synthetic

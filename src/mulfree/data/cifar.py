@@ -19,9 +19,9 @@ from mulfree.data.classes import class_names
 from mulfree.data.config import DataConfig
 from mulfree.data.containers.archive import members
 from mulfree.data.containers.locate import find
-from mulfree.data.dataset import Dataset, DataSplits, ImageSet, Progress
 from mulfree.data.formats.cifar_pickle import read_batch, read_pickle
 from mulfree.data.formats.image_tree import load_images
+from mulfree.data.samples import Dataset, DataSplits, ImageSet, Progress
 from mulfree.data.transforms import ShiftFlip
 from mulfree.errors import ArtifactError, quoted
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mulfree.data.config import DataConfig
-from mulfree.data.dataset import Dataset, DataSplits, ImageSet, Progress
+from mulfree.data.samples import Dataset, DataSplits, ImageSet, Progress
 from mulfree.data.splits import hold_out
 from mulfree.data.transforms import ShiftFlip
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mulfree.data.config import DataConfig
 from mulfree.data.containers.locate import find
-from mulfree.data.dataset import Dataset, DataSplits, ImageSet, Progress
 from mulfree.data.formats.idx import read_idx
+from mulfree.data.samples import Dataset, DataSplits, ImageSet, Progress
 from mulfree.data.transforms import ShiftFlip
 from mulfree.errors import ArtifactError, DataError
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from mulfree.data.config import DataConfig
 from mulfree.data.containers.locate import find
-from mulfree.data.dataset import Dataset, DataSplits, Progress
 from mulfree.data.formats.image_tree import load_images
+from mulfree.data.samples import Dataset, DataSplits, Progress
 from mulfree.data.transforms import Augmentation, CentreCrop, ResizedCrop, ShiftFlip
 from mulfree.errors import ArtifactError, ConfigError
 

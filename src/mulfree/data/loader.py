@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mulfree.data.dataset import ImageSet
+from mulfree.data.device_copy import SideStream, host_buffer, to_device
 from mulfree.data.prefetch import Prefetcher
-from mulfree.data.transfer import SideStream, host_buffer, to_device
+from mulfree.data.samples import ImageSet
 from mulfree.data.transforms import Transform
 from mulfree.errors import ConfigError
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from mulfree.data.config import DataConfig
-from mulfree.data.dataset import Dataset, DataSplits, ImageSet, Progress
+from mulfree.data.samples import Dataset, DataSplits, ImageSet, Progress
 from mulfree.data.transforms import ShiftFlip
 
 

@@ -27,9 +27,9 @@ from mulfree.data.classes import class_names
 from mulfree.data.config import DataConfig
 from mulfree.data.containers.archive import file_bytes, members
 from mulfree.data.containers.bounds import Bounds
-from mulfree.data.dataset import ImageSet, Progress
 from mulfree.data.decode import decode_all
 from mulfree.data.rows import RowCheck
+from mulfree.data.samples import ImageSet, Progress
 from mulfree.errors import ArtifactError, quoted
 
 _VERSION = 2

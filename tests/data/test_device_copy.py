@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mulfree.data.transfer import SideStream, host_buffer, to_device
+from mulfree.data.device_copy import SideStream, host_buffer, to_device
 
 CPU = torch.device("cpu")
 
