@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from mulfree.errors import ConfigError, quoted
+
 try:
     import fcntl
 except ImportError:  # pragma: no cover
@@ -207,6 +209,29 @@ def expanded(path: str) -> str:
         raise ValueError(f"no file can be called {path!r}")
     os.fsencode(path)
     return os.path.expanduser(path)
+
+
+def expand_paths(function: str, config: object, *names: str) -> None:
+    """Expand `~` in the paths of a frozen configuration, from its `__post_init__`.
+
+    Args:
+        function: Name of the configuration in an error.
+        config: A frozen dataclass.
+        names: Fields that are paths; None is left alone.
+
+    Raises:
+        ConfigError: A path is empty or no valid file name.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if value is None:
+            continue
+        try:
+            object.__setattr__(config, name, expanded(value))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{function}: `{name}` must be a path, got {quoted(value)}"
+            ) from error
 
 
 def _target(path: Path) -> Path:

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from mulfree.data.containers.bounds import Bounds
 from mulfree.errors import ConfigError, choices_message, quoted
-from mulfree.files import expanded
+from mulfree.files import expand_paths
 
 Augment = Literal["default", "none"]
 
@@ -96,26 +96,3 @@ class DataConfig(Bounds):
                 f"DataConfig: `image_size` must give made-up images of at most {_MAX_SYNTHETIC} "
                 f"pixels together, got {self.image_size} with {self.classes or 10} classes"
             )
-
-
-def expand_paths(function: str, config: object, *names: str) -> None:
-    """Puts the home directory in the place of `~` at the beginning of paths in a configuration.
-
-    Args:
-        function: The name of the configuration in an error.
-        config: A frozen dataclass, while it is made.
-        names: Its paths; None stays as it is.
-
-    Raises:
-        ConfigError: A path is empty, or nothing can have its name.
-    """
-    for name in names:
-        value = getattr(config, name)
-        if value is None:
-            continue
-        try:
-            object.__setattr__(config, name, expanded(value))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"{function}: `{name}` must be a path, got {quoted(value)}"
-            ) from error

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
 
 from mulfree.data import DataConfig
-from mulfree.data.config import expand_paths
 from mulfree.errors import BackendUnavailableError, ConfigError, printable, quoted
-from mulfree.files import expanded
+from mulfree.files import expand_paths, expanded
 from mulfree.training.checks import require, require_choice, require_count
 from mulfree.training.methods import METHODS, get_method, supervised
 from mulfree.training.norm import NormConfig

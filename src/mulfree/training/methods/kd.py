@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from mulfree.data.config import expand_paths
 from mulfree.errors import ConfigError
+from mulfree.files import expand_paths
 from mulfree.training.checkpoint import load_teacher
 from mulfree.training.checks import require, require_choice
 from mulfree.training.fidelity import agreement, divergence

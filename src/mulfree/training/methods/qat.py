@@ -10,8 +10,8 @@ from torch import Tensor, distributed, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree import models
-from mulfree.data.config import expand_paths
 from mulfree.errors import ArtifactError, ConfigError
+from mulfree.files import expand_paths
 from mulfree.quantization.calibration import Ranges
 from mulfree.quantization.fake_quantize import FakeQuantise, Lattice
 from mulfree.quantization.fused_graph import execute
