@@ -34,8 +34,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from tests.data.files import idx, labelled
-from tests.data.test_cifar import cifar10, cifar100
-from tests.data.test_fashion_mnist import files as fashion_mnist
+from tests.data.sets.test_cifar import cifar10, cifar100
+from tests.data.sets.test_fashion_mnist import files as fashion_mnist
 from tests.runtime.fuzz import Random, chosen, extended, flipped, overwritten, truncated
 
 from mulfree import data

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mulfree.data.cifar import CIFAR10, CIFAR100
 from mulfree.data.config import Augment as Augment
 from mulfree.data.config import DataConfig as DataConfig
-from mulfree.data.digits import DIGITS
-from mulfree.data.fashion_mnist import FASHION_MNIST
-from mulfree.data.image_folder import IMAGE_FOLDER
 from mulfree.data.loader import BatchLoader as BatchLoader
 from mulfree.data.samples import Dataset as Dataset
 from mulfree.data.samples import DataSplits as DataSplits
 from mulfree.data.samples import ImageSet as ImageSet
 from mulfree.data.samples import Progress as Progress
+from mulfree.data.sets.cifar import CIFAR10, CIFAR100
+from mulfree.data.sets.digits import DIGITS
+from mulfree.data.sets.fashion_mnist import FASHION_MNIST
+from mulfree.data.sets.image_folder import IMAGE_FOLDER
+from mulfree.data.sets.synthetic import SYNTHETIC
+from mulfree.data.sets.synthetic import make_synthetic as make_synthetic
 from mulfree.data.splits import balanced, hold_out
-from mulfree.data.synthetic import SYNTHETIC
-from mulfree.data.synthetic import make_synthetic as make_synthetic
 from mulfree.data.transforms import Augmentation as Augmentation
 from mulfree.data.transforms import CentreCrop as CentreCrop
 from mulfree.data.transforms import ResizedCrop as ResizedCrop

@@ -9,7 +9,8 @@ import torch
 from tests.data.files import idx, write_folder
 
 from mulfree import data
-from mulfree.data import DataConfig, fashion_mnist
+from mulfree.data import DataConfig
+from mulfree.data.sets import fashion_mnist
 from mulfree.errors import ArtifactError, DataError
 
 
