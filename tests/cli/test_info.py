@@ -23,7 +23,7 @@ def test_json(
     assert facts["versions"]["mulfree"] == mulfree.__version__
     assert facts["threads"] == torch.get_num_threads()
     assert facts["data"] == {
-        "sets": list(data.DATASETS),
+        "sets": list(data.SETS),
         "MULFREE_DATA": str(tmp_path),
         "found there": ["cifar10"],
     }

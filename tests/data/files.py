@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import struct
 import tarfile
@@ -104,6 +105,44 @@ def cifar_batch(
     images: NDArray[np.uint8], labels: list[int], labels_key: bytes = b"labels"
 ) -> bytes:
     return python2_dict({b"data": python2_array(images), labels_key: python2_list(labels)})
+
+
+def cifar_rows(seed: int, count: int = 2) -> NDArray[np.uint8]:
+    """Random images `[count, 3072]` as CIFAR's batches hold them."""
+    return np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
+
+
+def cifar10() -> dict[str, bytes]:
+    """The authors' files with two images each."""
+    names = [f"kind {number}".encode() for number in range(10)]
+    files = {f"data_batch_{n}": cifar_batch(cifar_rows(n), [n, 9]) for n in range(1, 6)}
+    files["test_batch"] = cifar_batch(cifar_rows(6), [0, 1])
+    files["batches.meta"] = python2_dict({b"label_names": python2_list(names)})
+    return files
+
+
+def cifar100() -> dict[str, bytes]:
+    """The authors' files with two images each."""
+    names = [f"kind {number}".encode() for number in range(100)]
+    return {
+        "train": cifar_batch(cifar_rows(0), [5, 99], b"fine_labels"),
+        "test": cifar_batch(cifar_rows(1), [0, 1], b"fine_labels"),
+        "meta": python2_dict({b"fine_label_names": python2_list(names)}),
+    }
+
+
+def fashion_mnist(
+    train: int = 5, test: int = 3, ending: str = "", dash: str = "-"
+) -> dict[str, bytes]:
+    """The four idx files."""
+    random = np.random.default_rng(0)
+    made = {}
+    for prefix, count in (("train", train), ("t10k", test)):
+        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        made[f"{prefix}-images{dash}idx3-ubyte{ending}"] = idx(images)
+        made[f"{prefix}-labels{dash}idx1-ubyte{ending}"] = idx(labels)
+    return {name: gzip.compress(file) if ending else file for name, file in made.items()}
 
 
 def uint8(image: NDArray[np.uint8]) -> torch.Tensor:

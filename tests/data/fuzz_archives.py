@@ -33,9 +33,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tests.data.files import idx, labelled
-from tests.data.sets.test_cifar import cifar10, cifar100
-from tests.data.sets.test_fashion_mnist import files as fashion_mnist
+from tests.data.files import cifar10, cifar100, fashion_mnist, idx, labelled
 from tests.runtime.fuzz import Random, chosen, extended, flipped, overwritten, truncated
 
 from mulfree import data

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mulfree import data
-from mulfree.data import DataConfig, Dataset, DataSplits, ImageSet, Progress
+from mulfree.data import DataConfig, ImageSet
 from mulfree.errors import ArtifactError, ConfigError, DTypeError, ShapeError
 
 
@@ -49,19 +49,6 @@ def test_splits_describe_themselves_and_reject_labels_out_of_range() -> None:
     assert splits.test_transform.augmentation is None
     with pytest.raises(ArtifactError, match=r"`test` labels must lie in 0..2, got 0..3"):
         replace(splits, test=ImageSet(images(), torch.tensor([0, 1, 2, 3])))
-
-
-def test_a_data_set_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(config: DataConfig, progress: Progress | None) -> DataSplits:
-        return data.make_synthetic(train=12, test=3, classes=3, image_size=8)
-
-    monkeypatch.setitem(data.DATASETS, "toy", Dataset(load=load))
-    splits = data.load(DataConfig(name="toy", limit=6, validation=0.25))
-    assert len(splits.train) == 6
-    assert splits.train.labels.bincount().tolist() == [2, 2, 2]
-    assert splits.validation is not None
-    assert splits.validation.labels.bincount().tolist() == [1, 1, 1]
-    assert len(splits.test) == 3
 
 
 def test_hold_out_and_limit_take_the_same_disjoint_images_every_time() -> None:

@@ -55,7 +55,7 @@ def _data() -> dict[str, Any]:
     if root:
         with contextlib.suppress(OSError):
             found = sorted(path.name for path in Path(root).expanduser().iterdir())[:_MAX_ENTRIES]
-    return {"sets": list(data.DATASETS), ROOT_VARIABLE: root, "found there": found}
+    return {"sets": list(data.SETS), ROOT_VARIABLE: root, "found there": found}
 
 
 def _text(facts: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """Labelled images: data sets, augmentation, and batches in a reproducible order.
 
-A data set is one file here that makes a `Dataset`, and one line in `DATASETS`.
+`sets` name files, classes and statistics, `formats` turn bytes into samples, and `containers` read
+untrusted folders and archives.
 """
 
 from __future__ import annotations
@@ -10,15 +11,11 @@ from dataclasses import replace
 from mulfree.data.config import Augment as Augment
 from mulfree.data.config import DataConfig as DataConfig
 from mulfree.data.loader import BatchLoader as BatchLoader
-from mulfree.data.samples import Dataset as Dataset
 from mulfree.data.samples import DataSplits as DataSplits
 from mulfree.data.samples import ImageSet as ImageSet
 from mulfree.data.samples import Progress as Progress
-from mulfree.data.sets.cifar import CIFAR10, CIFAR100
-from mulfree.data.sets.digits import DIGITS
-from mulfree.data.sets.fashion_mnist import FASHION_MNIST
-from mulfree.data.sets.image_folder import IMAGE_FOLDER
-from mulfree.data.sets.synthetic import SYNTHETIC
+from mulfree.data.sets import SETS as SETS
+from mulfree.data.sets import get_set
 from mulfree.data.sets.synthetic import make_synthetic as make_synthetic
 from mulfree.data.splits import balanced, hold_out
 from mulfree.data.transforms import Augmentation as Augmentation
@@ -26,43 +23,24 @@ from mulfree.data.transforms import CentreCrop as CentreCrop
 from mulfree.data.transforms import ResizedCrop as ResizedCrop
 from mulfree.data.transforms import ShiftFlip as ShiftFlip
 from mulfree.data.transforms import Transform as Transform
-from mulfree.errors import ConfigError, choices_message
-
-DATASETS: dict[str, Dataset] = {
-    "digits": DIGITS,
-    "fashion_mnist": FASHION_MNIST,
-    "cifar10": CIFAR10,
-    "cifar100": CIFAR100,
-    "image_folder": IMAGE_FOLDER,
-    "synthetic": SYNTHETIC,
-}
-
-_SPECIAL_OPTIONS = ("image_size", "classes")
+from mulfree.errors import ConfigError
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
-    """Read the data set that `config` names, divided and augmented as it says.
+    """Read a data set and apply hold-out, limit and augmentation.
 
     Args:
-        config: The data set and its options.
-        progress: Told the finished share, 0 to 1, while images are decoded into the cache.
+        config: Name and options of the data set.
+        progress: Called with the finished share, 0 to 1, while images are decoded into the cache.
 
     Raises:
-        ConfigError: If the name is unknown or an option does not fit the data set.
-        DataError: If the data set is not there.
-        ArtifactError: If a file is damaged, hostile or not what it claims.
-        OSError: If the cache cannot be written, or a file or folder not be read.
+        ConfigError: The name is unknown or an option does not fit the data set.
+        DataError: The data set is not found.
+        ArtifactError: A file is damaged, hostile or in another format.
+        OSError: The cache cannot be written, or a file or folder cannot be read.
     """
-    if config.name not in DATASETS:
-        raise ConfigError(choices_message("data.load", "name", config.name, DATASETS))
-    dataset = DATASETS[config.name]
-    for option in _SPECIAL_OPTIONS:
-        value = getattr(config, option)
-        if value is not None and option not in dataset.options:
-            raise ConfigError(
-                f"data.load: `{option}` must not be given for {config.name}, got {value}"
-            )
-    splits = dataset.load(config, progress)
+    dataset = get_set(config.name)
+    splits = dataset.load(config, config.options(dataset.Config), progress)
     if config.augment == "none":
         splits = replace(splits, augmentation=splits.evaluation)
     if config.validation:

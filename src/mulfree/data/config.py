@@ -1,8 +1,8 @@
-"""What a user says about the data: which set, from where, in which batches."""
+"""Configuration of the data: set, source, batches, augmentation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 from mulfree.data.containers.bounds import Bounds
@@ -11,11 +11,19 @@ from mulfree.files import expand_paths
 
 Augment = Literal["default", "none"]
 
-# Numbers above it are no numbers of images, of classes or of pixels.
+SET_OPTIONS = ("image_size", "classes")
+"""Fields of `DataConfig` that belong to the `Config` of some sets; None stands for not given."""
+
+# Far above any number of images, classes or pixels.
 _MAX_COUNT = 2**31 - 1
-# Pixels of one colour of all made-up images, which are in memory together.
-_MAX_SYNTHETIC = 2**27
-_SYNTHETIC_IMAGES = 1280
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetConfig:
+    """Options of one data set; this base is for sets that have none.
+
+    A field of a subclass is also one of `DataConfig`, listed in `SET_OPTIONS`.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class DataConfig(Bounds):
     """
 
     name: str = "digits"
-    """Data set: one of `mulfree.data.DATASETS`."""
+    """Data set: one of `mulfree.data.SETS`."""
 
     root: str | None = None
     """File of the data set, or folder that holds it. Default: the variable MULFREE_DATA."""
@@ -86,13 +94,19 @@ class DataConfig(Bounds):
             raise ConfigError(
                 f"DataConfig: `validation` must be at least 0 and below 1, got {self.validation}"
             )
-        if self.name == "synthetic":
-            self._check_synthetic()
 
-    def _check_synthetic(self) -> None:
-        pixels = max(_SYNTHETIC_IMAGES, self.classes or 0) * (self.image_size or 0) ** 2
-        if pixels > _MAX_SYNTHETIC:
-            raise ConfigError(
-                f"DataConfig: `image_size` must give made-up images of at most {_MAX_SYNTHETIC} "
-                f"pixels together, got {self.image_size} with {self.classes or 10} classes"
-            )
+    def options(self, kind: type[SetConfig]) -> SetConfig:
+        """Options of the data set, as its config class.
+
+        Raises:
+            ConfigError: An option is given that the set does not have, or a bad value.
+        """
+        known = {field.name for field in fields(kind)}
+        given = {name: getattr(self, name) for name in SET_OPTIONS}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name, value in given.items():
+            if name not in known:
+                raise ConfigError(
+                    f"data.load: `{name}` must not be given for {self.name}, got {value}"
+                )
+        return kind(**given)

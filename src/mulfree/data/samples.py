@@ -1,4 +1,4 @@
-"""Images with labels, and what a data set consists of."""
+"""Labelled images, and the splits of a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mulfree.data.config import DataConfig
 from mulfree.data.transforms import Augmentation, Transform
 from mulfree.errors import ArtifactError, DTypeError, ShapeError
 
@@ -151,17 +150,3 @@ class DataSplits:
     def test_transform(self) -> Transform:
         """Normalises batches without chance."""
         return Transform(mean=self.mean, std=self.std, augmentation=self.evaluation)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """An entry of `mulfree.data.DATASETS`.
-
-    Attributes:
-        load: Reads the images; shared options (hold-out, limit, augmentation) are applied to
-            what it returns.
-        options: Fields of `DataConfig` that only some data sets have and this one takes.
-    """
-
-    load: Callable[[DataConfig, Progress | None], DataSplits]
-    options: frozenset[str] = field(default_factory=frozenset)

@@ -14,7 +14,7 @@ import pytest
 from tests.data.files import write_folder, write_tar, write_zip
 
 from mulfree.data.containers import archive, tar
-from mulfree.data.containers.archive import members
+from mulfree.data.containers.archive import iter_files
 from mulfree.errors import ArtifactError
 
 FILES = {"b/two.bin": b"22", "b/one.bin": b"1" * 512, "a.bin": b""}
@@ -23,16 +23,16 @@ FILES = {"b/two.bin": b"22", "b/one.bin": b"1" * 512, "a.bin": b""}
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
 def test_tar_in_its_own_order_whatever_it_is_called(tmp_path: Path, mode: str) -> None:
     path = write_tar(tmp_path / "anything", FILES, mode)
-    read = list(members(path))
+    read = list(iter_files(path))
     assert [(member.name, member.data) for member in read] == list(FILES.items())
-    assert 0 < read[0].done <= read[-1].done <= 1
+    assert 0 < read[0].progress <= read[-1].progress <= 1
 
 
 def test_zip_and_folder(tmp_path: Path) -> None:
-    zipped = list(members(write_zip(tmp_path / "x.zip", FILES)))
+    zipped = list(iter_files(write_zip(tmp_path / "x.zip", FILES)))
     assert {member.name: member.data for member in zipped} == FILES
-    assert [member.done for member in zipped] == [1 / 3, 2 / 3, 1.0]
-    folder = list(members(write_folder(tmp_path / "x", FILES)))
+    assert [member.progress for member in zipped] == [1 / 3, 2 / 3, 1.0]
+    folder = list(iter_files(write_folder(tmp_path / "x", FILES)))
     assert [(member.name, member.data) for member in folder] == sorted(FILES.items())
 
 
@@ -43,15 +43,15 @@ def test_unwanted_members_may_be_of_any_size(
     write = {"tar": write_tar, "zip": write_zip, "folder": write_folder}[kind]
     path = write(tmp_path / kind, {"big": b"x" * 5000, "small": b"y"})
     monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 1024)
-    assert [member.data for member in members(path, lambda name: name == "small")] == [b"y"]
+    assert [member.data for member in iter_files(path, lambda name: name == "small")] == [b"y"]
     with pytest.raises(ArtifactError, match=r"member 'big' must have at most 1024 bytes, got 5000"):
-        list(members(path))
+        list(iter_files(path))
 
 
 def test_folders_linked_in_a_circle_are_read_once(tmp_path: Path) -> None:
     write_folder(tmp_path / "x", {"a/file": b"1"})
     (tmp_path / "x" / "a" / "round").symlink_to(tmp_path / "x")
-    assert [member.name for member in members(tmp_path / "x")] == ["a/file"]
+    assert [member.name for member in iter_files(tmp_path / "x")] == ["a/file"]
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])
@@ -71,7 +71,7 @@ def test_names_that_lead_elsewhere(
     tmp_path: Path, write: Callable[[Path, dict[str, bytes]], Path], name: str, message: str
 ) -> None:
     with pytest.raises(ArtifactError, match=message) as caught:
-        list(members(write(tmp_path / "hostile", {name: b"x"})))
+        list(iter_files(write(tmp_path / "hostile", {name: b"x"})))
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "hostile") in str(caught.value)
 
@@ -79,7 +79,7 @@ def test_names_that_lead_elsewhere(
 def test_an_error_shows_the_start_of_a_long_name(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "long", {"../" + "x" * 10000: b""})
     with pytest.raises(ArtifactError, match=r"x\.\.\.x+' must not point") as caught:
-        list(members(path))
+        list(iter_files(path))
     assert len(str(caught.value)) < 400 + len(str(path))
 
 
@@ -92,7 +92,7 @@ def test_tar_links_and_devices(tmp_path: Path, kind: bytes) -> None:
     with tarfile.open(tmp_path / "x.tar", "w") as file:
         file.addfile(entry)
     with pytest.raises(ArtifactError, match=r"'train/cat/1.png' must be a plain file, not a link"):
-        list(members(tmp_path / "x.tar"))
+        list(iter_files(tmp_path / "x.tar"))
 
 
 def test_tar_sparse_member(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_tar_sparse_member(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as file:
         file.addfile(entry)
     with pytest.raises(ArtifactError, match="'holes' must be a plain file"):
-        list(members(tmp_path / "x.tar"))
+        list(iter_files(tmp_path / "x.tar"))
 
 
 def test_zip_link(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_zip_link(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr(entry, "/etc/passwd")
     with pytest.raises(ArtifactError, match="'link' must be a plain file, not a link"):
-        list(members(tmp_path / "x.zip"))
+        list(iter_files(tmp_path / "x.zip"))
 
 
 def test_tar_header_extension_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_tar_header_extension_of_any_size(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(tar, "MAX_EXTENDED_BYTES", 1024)
     message = r"x.tar is damaged or incomplete: headers of a member must have at most 1024 bytes"
     with pytest.raises(ArtifactError, match=message):
-        list(members(path))
+        list(iter_files(path))
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2", "zip"])
@@ -129,7 +129,7 @@ def test_decompression_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mod
     monkeypatch.setattr(archive, "MIN_EXPANDED", 2 * 10**6)
     monkeypatch.setattr(archive, "MAX_EXPANSION", 2)
     with pytest.raises(ArtifactError, match=r"bomb must hold at most 2000000 bytes unpacked"):
-        list(members(path))
+        list(iter_files(path))
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2", "zip"])
@@ -141,7 +141,7 @@ def test_truncated(tmp_path: Path, mode: str, share: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ArtifactError, match=r"cut(: member '\d' is cut off| is damaged)") as caught:
-        list(members(path))
+        list(iter_files(path))
     assert "\n" not in str(caught.value)
 
 
@@ -149,7 +149,7 @@ def test_tar_cut_between_members(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "cut.tar", {"a": b"x" * 512, "b": b"y" * 512})
     path.write_bytes(path.read_bytes()[:1024])
     with pytest.raises(ArtifactError, match=r"cut.tar is damaged or incomplete: no end mark"):
-        list(members(path))
+        list(iter_files(path))
 
 
 def test_tar_garbage_between_members(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_tar_garbage_between_members(tmp_path: Path) -> None:
     content[1024:1100] = b"\xff" * 76
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"bad.tar is damaged or incomplete"):
-        list(members(path))
+        list(iter_files(path))
 
 
 def test_zip_wrong_checksum(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_zip_wrong_checksum(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     path.write_bytes(path.read_bytes().replace(b"hello hello", b"hello jello"))
     with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: Bad CRC-32"):
-        list(members(path))
+        list(iter_files(path))
 
 
 def test_zip_encrypted(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_zip_encrypted(tmp_path: Path) -> None:
     content[content.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: .*encrypted"):
-        list(members(path))
+        list(iter_files(path))
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", bytes(600), b"\x89PNG\r\n" + bytes(600)])
@@ -186,13 +186,13 @@ def test_not_an_archive(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(
         ArtifactError, match=r"`root` must be a folder, .tar.*which is none of them"
     ):
-        list(members(tmp_path / "x.tar.xz"))
+        list(iter_files(tmp_path / "x.tar.xz"))
 
 
 def test_compressed_but_not_a_tar(tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(gzip.compress(b"hello" * 1000))
     with pytest.raises(ArtifactError, match=r"x.gz is damaged or incomplete"):
-        list(members(tmp_path / "x.gz"))
+        list(iter_files(tmp_path / "x.gz"))
 
 
 def test_bz2_with_a_wrong_block(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_bz2_with_a_wrong_block(tmp_path: Path) -> None:
     content[4:10] = b"\xff" * 6
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"x.bz2 is damaged or incomplete: Invalid data stream"):
-        list(members(path))
+        list(iter_files(path))
 
 
 def test_zip_that_points_before_its_start(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_zip_that_points_before_its_start(tmp_path: Path) -> None:
     content[-6:-2] = (content.index(b"PK\x01\x02") + 5).to_bytes(4, "little")
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: "):
-        list(members(path))
+        list(iter_files(path))
 
 
 def test_a_fault_of_the_disk_stays_one(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_fault_of_the_disk_stays_one(tmp_path: Path) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output error") as caught:
-        list(members(write_zip(tmp_path / "x.zip", FILES), fail))
+        list(iter_files(write_zip(tmp_path / "x.zip", FILES), fail))
     assert not isinstance(caught.value, ArtifactError)
 
 
@@ -250,7 +250,7 @@ def test_hidden_and_system_files_are_passed_over(
     tmp_path: Path, write: Callable[[Path, dict[str, bytes]], Path]
 ) -> None:
     path = write(tmp_path / "x", {**dict.fromkeys(SYSTEM, b"rubbish"), "a/one": b"1"})
-    assert [member.name for member in members(path)] == ["a/one"]
+    assert [member.name for member in iter_files(path)] == ["a/one"]
 
 
 NAMES = (
@@ -271,15 +271,15 @@ def test_names_of_any_script(
     tmp_path: Path, write: Callable[[Path, dict[str, bytes]], Path]
 ) -> None:
     path = write(tmp_path / "x", dict.fromkeys(NAMES[:-1], b"1"))
-    assert sorted(member.name for member in members(path)) == sorted(NAMES[:-1])
+    assert sorted(member.name for member in iter_files(path)) == sorted(NAMES[:-1])
 
 
 def test_names_that_are_no_text(tmp_path: Path) -> None:
     name = os.fsdecode(b"train/caf\xe9/1.png")
     path = write_tar(tmp_path / "x.tar", {name: b"1"})
-    assert [member.name for member in members(path)] == [name]
+    assert [member.name for member in iter_files(path)] == [name]
     folder = write_folder(tmp_path / "x", {name: b"1"})
-    assert [member.name for member in members(folder)] == [name]
+    assert [member.name for member in iter_files(folder)] == [name]
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])
@@ -288,7 +288,7 @@ def test_control_characters(
     tmp_path: Path, write: Callable[[Path, dict[str, bytes]], Path], name: str
 ) -> None:
     with pytest.raises(ArtifactError, match="must have a printable name with / between its parts"):
-        list(members(write(tmp_path / "hostile", {name: b"x"})))
+        list(iter_files(write(tmp_path / "hostile", {name: b"x"})))
 
 
 def test_tar_of_the_folder_it_lies_in(tmp_path: Path) -> None:
@@ -297,22 +297,22 @@ def test_tar_of_the_folder_it_lies_in(tmp_path: Path) -> None:
         file.add(tmp_path / "set", arcname=".")
     with tarfile.open(tmp_path / "x.tar") as file:
         assert {"", ".", "./train"} & set(file.getnames())
-    read = {member.name: member.data for member in members(tmp_path / "x.tar")}
+    read = {member.name: member.data for member in iter_files(tmp_path / "x.tar")}
     assert read == {"train/a/1.png": b"1", "test/b.png": b"2"}
 
 
 def test_parts_of_a_name_that_say_nothing(tmp_path: Path) -> None:
-    wanted: list[str] = []
+    asked: list[str] = []
 
     def note(name: str) -> bool:
-        wanted.append(name)
+        asked.append(name)
         return True
 
     path = write_zip(tmp_path / "x.zip", {"./a//b/./c": b"1", "a/": b"", "d/e/": b"", "#": b"?"})
     path.write_bytes(path.read_bytes().replace(b"#", b"\0"))  # Python writes no empty names
-    assert [member.name for member in members(path, note)] == wanted == ["a/b/c"]
+    assert [member.name for member in iter_files(path, note)] == asked == ["a/b/c"]
     path = write_tar(tmp_path / "x.tar", {"./a//b/./c": b"1", "./": b"", "": b"?"})
-    assert [member.name for member in members(path)] == ["a/b/c"]
+    assert [member.name for member in iter_files(path)] == ["a/b/c"]
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -329,8 +329,8 @@ def test_a_member_that_occurs_twice(tmp_path: Path, kind: str, again: str) -> No
             for name in ("a/b", "c", again):
                 file.addfile(tarfile.TarInfo(name))
     with pytest.raises(ArtifactError, match="member 'a/b' must not occur twice"):
-        list(members(path))
-    assert [member.name for member in members(path, lambda name: name == "c")] == ["c"]
+        list(iter_files(path))
+    assert [member.name for member in iter_files(path, lambda name: name == "c")] == ["c"]
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
@@ -347,9 +347,11 @@ def test_links_that_nobody_asks_for_are_passed_over(tmp_path: Path, kind: str) -
         with tarfile.open(tmp_path / kind, "w") as file:
             file.addfile(entry)
             file.addfile(tarfile.TarInfo("a"))
-    assert [member.name for member in members(tmp_path / kind, lambda name: name == "a")] == ["a"]
+    assert [member.name for member in iter_files(tmp_path / kind, lambda name: name == "a")] == [
+        "a"
+    ]
     with pytest.raises(ArtifactError, match="member 'latest' must be a plain file, not a link"):
-        list(members(tmp_path / kind))
+        list(iter_files(tmp_path / kind))
 
 
 def test_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
@@ -361,7 +363,7 @@ def test_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
         ("a/within", "one/two"),
     ):
         (folder / name).symlink_to(target)
-    assert [member.name for member in members(folder)] == ["a/one"]
+    assert [member.name for member in iter_files(folder)] == ["a/one"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
@@ -375,8 +377,8 @@ def test_pipes_and_devices_in_a_folder(tmp_path: Path, kind: str) -> None:
     with pytest.raises(
         ArtifactError, match="member 'a/two' must be a plain file, not a pipe or device"
     ):
-        list(members(folder))
-    assert [m.name for m in members(folder, lambda name: name != "a/two")] == ["a/one"]
+        list(iter_files(folder))
+    assert [m.name for m in iter_files(folder, lambda name: name != "a/two")] == ["a/one"]
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "missing"])
@@ -385,7 +387,7 @@ def test_pipes_and_devices_as_archives(tmp_path: Path, kind: str) -> None:
     if kind == "pipe":
         os.mkfifo(path)
     with pytest.raises(ArtifactError, match=r"`root` must be a folder, .tar, .*none of them"):
-        next(members(path))
+        next(iter_files(path))
 
 
 def test_a_deep_folder(tmp_path: Path) -> None:
@@ -398,7 +400,7 @@ def test_a_deep_folder(tmp_path: Path) -> None:
     os.close(here)
     (deepest / "file").write_bytes(b"1")
     try:
-        assert [len(member.name) for member in members(tmp_path)] == [2 * 1200 + 4]
+        assert [len(member.name) for member in iter_files(tmp_path)] == [2 * 1200 + 4]
     finally:
         (deepest / "file").unlink()
         for _ in range(1200):
@@ -419,7 +421,7 @@ def test_a_folder_that_cannot_be_read_is_not_left_out(
 
     monkeypatch.setattr(os, "listdir", refuse)
     with pytest.raises(PermissionError, match=r"Permission denied: .*b'\)$"):
-        list(members(folder))
+        list(iter_files(folder))
 
 
 def test_a_file_that_cannot_be_looked_at_is_not_left_out(

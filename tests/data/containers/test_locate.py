@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from mulfree.data import DataConfig
-from mulfree.data.containers.locate import find
+from mulfree.data.containers.locate import locate
 from mulfree.errors import ArtifactError, DataError
 
 
 def look(root: Path | None, installed: tuple[Path, ...] = ()) -> Path:
-    config = DataConfig(name="toy", root=None if root is None else str(root))
-    return find(
-        config, names=("toy", "toy.zip"), marks=("part",), get="buy it", installed=installed
+    return locate(
+        "toy",
+        None if root is None else str(root),
+        names=("toy", "toy.zip"),
+        markers=("part",),
+        get="buy it",
+        installed=installed,
     )
 
 

@@ -17,14 +17,14 @@ from mulfree import data
 from mulfree.data import BatchLoader, DataConfig
 from mulfree.data.cache import map_array
 from mulfree.data.formats import image_tree
-from mulfree.data.formats.image_tree import Contents, load_images
+from mulfree.data.formats.image_tree import Contents, load_image_tree
 from mulfree.errors import ArtifactError
 
 Write = Callable[[Path, dict[str, bytes]], Path]
 
 
 def load(path: Path, side: int | None = None) -> Contents:
-    return load_images(path, DataConfig(), None, side=side)
+    return load_image_tree(path, DataConfig(), None, side=side)
 
 
 def xz(path: Path, members: dict[str, bytes]) -> Path:
@@ -57,7 +57,7 @@ def test_classes_are_numbered_by_name_and_splits_by_any_of_their_names(tmp_path:
 def test_decoded_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tar(tmp_path / "x.tar", labelled(side=8))
     shares: list[float] = []
-    first = load_images(path, DataConfig(), shares.append, side=None)
+    first = load_image_tree(path, DataConfig(), shares.append, side=None)
     assert len(shares) == 8
     assert shares == sorted(shares)
 
@@ -235,7 +235,7 @@ def test_a_bound_is_raised_by_its_option(tmp_path: Path, monkeypatch: pytest.Mon
     def attempt(**bounds: int) -> int:
         config = DataConfig(cache=str(tmp_path / "c"), **bounds)  # type: ignore[arg-type]
         try:
-            return len(load_images(path, config, None, side=None)[1]["train"])
+            return len(load_image_tree(path, config, None, side=None)[1]["train"])
         finally:
             shutil.rmtree(tmp_path / "c")
 
@@ -254,7 +254,7 @@ def test_files_of_a_folder_count_together(tmp_path: Path, monkeypatch: pytest.Mo
     path = write_folder(tmp_path / "x", labelled(side=8))
     config = DataConfig(max_expansion=1)
     # Noise is not compressed: the files are larger than their pixels.
-    assert len(load_images(path, config, None, side=None)[1]["train"]) == 4
+    assert len(load_image_tree(path, config, None, side=None)[1]["train"]) == 4
 
 
 def test_sixteen_bits_and_orientation(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.data.files import fashion_mnist as idx_files
 from tests.data.files import idx, write_folder
 
 from mulfree import data
@@ -14,21 +15,10 @@ from mulfree.data.sets import fashion_mnist
 from mulfree.errors import ArtifactError, DataError
 
 
-def files(train: int = 5, test: int = 3, ending: str = "", dash: str = "-") -> dict[str, bytes]:
-    random = np.random.default_rng(0)
-    made = {}
-    for prefix, count in (("train", train), ("t10k", test)):
-        images = random.integers(0, 256, (count, 28, 28), dtype=np.uint8)
-        labels = np.arange(count, dtype=np.uint8) % 10
-        made[f"{prefix}-images{dash}idx3-ubyte{ending}"] = idx(images)
-        made[f"{prefix}-labels{dash}idx1-ubyte{ending}"] = idx(labels)
-    return {name: gzip.compress(file) if ending else file for name, file in made.items()}
-
-
 @pytest.mark.parametrize("place", ["", "fashion-mnist", "FashionMNIST/raw"])
 @pytest.mark.parametrize(("ending", "dash"), [("", "-"), (".gz", "-"), ("", ".")])
 def test_values(tmp_path: Path, place: str, ending: str, dash: str) -> None:
-    made = files(ending=ending, dash=dash)
+    made = idx_files(ending=ending, dash=dash)
     write_folder(tmp_path / place, made)
     splits = data.load(DataConfig(name="fashion_mnist", root=str(tmp_path)))
     raw = made[f"train-images{dash}idx3-ubyte{ending}"]
@@ -40,13 +30,13 @@ def test_values(tmp_path: Path, place: str, ending: str, dash: str) -> None:
 
 
 def test_root_may_be_one_of_the_files(tmp_path: Path) -> None:
-    write_folder(tmp_path, files())
+    write_folder(tmp_path, idx_files())
     root = str(tmp_path / "train-images-idx3-ubyte")
     assert len(data.load(DataConfig(name="fashion_mnist", root=root)).train) == 5
 
 
 def test_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_folder(tmp_path / "usr", files())
+    write_folder(tmp_path / "usr", idx_files())
     monkeypatch.setattr(fashion_mnist, "INSTALLED", (tmp_path / "usr",))
     monkeypatch.setenv("MULFREE_DATA", str(tmp_path / "nothing"))
     assert len(data.load(DataConfig(name="fashion_mnist")).train) == 5
@@ -55,7 +45,7 @@ def test_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_missing_part(tmp_path: Path) -> None:
-    write_folder(tmp_path, files())
+    write_folder(tmp_path, idx_files())
     (tmp_path / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(DataError, match=r"no t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte.gz"):
         data.load(DataConfig(name="fashion_mnist", root=str(tmp_path)))
@@ -70,7 +60,7 @@ def test_missing_part(tmp_path: Path) -> None:
     ],
 )
 def test_rejects(tmp_path: Path, name: str, array: np.ndarray, message: str) -> None:
-    write_folder(tmp_path, {**files(), f"train-{name}-ubyte": idx(array.astype(np.uint8))})
+    write_folder(tmp_path, {**idx_files(), f"train-{name}-ubyte": idx(array.astype(np.uint8))})
     with pytest.raises(ArtifactError, match=message):
         data.load(DataConfig(name="fashion_mnist", root=str(tmp_path)))
 

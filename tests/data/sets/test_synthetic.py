@@ -5,6 +5,7 @@ import torch
 
 from mulfree import data
 from mulfree.data import DataConfig
+from mulfree.errors import ConfigError
 
 
 def test_size_and_classes_as_asked_for_and_always_the_same() -> None:
@@ -22,6 +23,13 @@ def test_as_a_data_set() -> None:
     assert splits.train.images.shape == (64, 3, 16, 16)
     assert splits.num_classes == 4
     assert len(data.load(DataConfig(name="synthetic")).train) == 1024
+
+
+def test_too_many_pixels_for_memory() -> None:
+    with pytest.raises(
+        ConfigError, match=r"`image_size` must give synthetic images of .* got 400 with 3 classes"
+    ):
+        data.load(DataConfig(name="synthetic", image_size=400, classes=3))
 
 
 @pytest.mark.parametrize("classes", [2, 10])

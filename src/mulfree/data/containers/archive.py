@@ -78,35 +78,35 @@ class Member:
     Attributes:
         name: Path inside the archive.
         data: Content.
-        done: Share of the archive read so far, 0 to 1.
+        progress: Share of the archive read so far, 0 to 1.
     """
 
     name: str
     data: bytes
-    done: float
+    progress: float
 
 
 Read = Callable[[int], bytes]
 """A binary file's `read`."""
 
-Wanted = Callable[[str], bool]
-"""Whether the member of that name is to be read."""
+Filter = Callable[[str], bool]
+"""Selects members by name."""
 
 
-def members(path: Path, wanted: Wanted = lambda name: True) -> Iterator[Member]:
+def iter_files(path: Path, filter: Filter = lambda name: True) -> Iterator[Member]:
     """The files of a folder or archive: a folder's by name, an archive's in its own order.
 
     Names are without "." parts; those of hidden and system files do not occur.
 
     Args:
         path: Folder or archive; the kind is told by content, not by name.
-        wanted: Members to read; the others are passed over.
+        filter: Selects the members to read.
 
     Raises:
         ArtifactError: If the archive is not one, damaged or hostile.
     """
     if path.is_dir():
-        yield from _folder_members(path, wanted)
+        yield from _folder_members(path, filter)
         return
     if not path.is_file():
         raise _no_archive(path)
@@ -115,9 +115,9 @@ def members(path: Path, wanted: Wanted = lambda name: True) -> Iterator[Member]:
         file.seek(0)
         try:
             if start.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-                yield from _zip_members(path, file, wanted)
+                yield from _zip_members(path, file, filter)
             elif (read := _tar_reader(file, start)) is not None:
-                yield from _tar_members(path, file, read, wanted)
+                yield from _tar_members(path, file, read, filter)
             else:
                 raise _no_archive(path)
         except ArtifactError:
@@ -154,7 +154,7 @@ def _passed_over(part: str) -> bool:
     return _HIDDEN.match(part) is not None or part.lower() in _SYSTEM_NAMES
 
 
-def _chosen(path: Path, name: str, wanted: Wanted) -> str | None:
+def _chosen(path: Path, name: str, filter: Filter) -> str | None:
     """Name of a member without "." parts, None if it is passed over."""
     parts = PurePosixPath(name).parts
     if any(map(_passed_over, parts)) or not parts or _EDITORS_FILE.fullmatch(parts[-1]):
@@ -164,7 +164,7 @@ def _chosen(path: Path, name: str, wanted: Wanted) -> str | None:
     if ".." in parts or _OUTSIDE.match(name):
         raise _refuse(path, name, "must not point outside the archive")
     plain = "/".join(parts)
-    return plain if wanted(plain) else None
+    return plain if filter(plain) else None
 
 
 class _Once:
@@ -198,14 +198,14 @@ def _expansion_limit(path: Path) -> int:
     return max(MIN_EXPANDED, MAX_EXPANSION * path.stat().st_size)
 
 
-def _folder_members(path: Path, wanted: Wanted) -> Iterator[Member]:
-    files = [(name, state) for name, state in folder_files(path) if _chosen(path, name, wanted)]
+def _folder_members(path: Path, filter: Filter) -> Iterator[Member]:
+    files = [(name, state) for name, state in folder_files(path) if _chosen(path, name, filter)]
     for number, (name, state) in enumerate(files, start=1):
         if not stat.S_ISREG(state.st_mode):
             raise _refuse(path, name, "must be a plain file, not a pipe or device")
         _check_size(path, name, state.st_size)
         data = read_regular(path / name, MAX_MEMBER_BYTES)
-        yield Member(name=name, data=data, done=number / len(files))
+        yield Member(name=name, data=data, progress=number / len(files))
 
 
 def folder_files(path: Path) -> list[tuple[str, os.stat_result]]:
@@ -246,7 +246,7 @@ def _state(path: Path) -> os.stat_result | None:
         raise
 
 
-def _zip_members(path: Path, file: BinaryIO, wanted: Wanted) -> Iterator[Member]:
+def _zip_members(path: Path, file: BinaryIO, filter: Filter) -> Iterator[Member]:
     once = _Once(path)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
@@ -256,7 +256,7 @@ def _zip_members(path: Path, file: BinaryIO, wanted: Wanted) -> Iterator[Member]
             # Not is_dir(), which fails on a name without characters.
             if entry.filename.endswith("/"):
                 continue
-            if (name := _chosen(path, entry.filename, wanted)) is not None:
+            if (name := _chosen(path, entry.filename, filter)) is not None:
                 kind = stat.S_IFMT(entry.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG):
                     raise _refuse(path, name, "must be a plain file, not a link or device")
@@ -266,7 +266,7 @@ def _zip_members(path: Path, file: BinaryIO, wanted: Wanted) -> Iterator[Member]
             _check_size(path, name, entry.file_size)
             # zipfile stops at the declared size and compares the checksum there.
             data = archive.read(entry)
-            yield Member(name=name, data=data, done=number / len(chosen))
+            yield Member(name=name, data=data, progress=number / len(chosen))
 
 
 def _tar_reader(file: BinaryIO, start: bytes) -> Read | None:
@@ -280,7 +280,7 @@ def _tar_reader(file: BinaryIO, start: bytes) -> Read | None:
     return file.read if start[257:262] == b"ustar" else None
 
 
-def _tar_members(path: Path, file: BinaryIO, read: Read, wanted: Wanted) -> Iterator[Member]:
+def _tar_members(path: Path, file: BinaryIO, read: Read, filter: Filter) -> Iterator[Member]:
     limit = _expansion_limit(path)
     expanded = 0
 
@@ -292,9 +292,9 @@ def _tar_members(path: Path, file: BinaryIO, read: Read, wanted: Wanted) -> Iter
         return data
 
     archive, once = TarReader(bounded), _Once(path)
-    size, done, number = path.stat().st_size, 0.0, 0
+    size, progress, number = path.stat().st_size, 0.0, 0
     while (entry := archive.next()) is not None:
-        if entry.kind == "folder" or (name := _chosen(path, entry.name, wanted)) is None:
+        if entry.kind == "folder" or (name := _chosen(path, entry.name, filter)) is None:
             continue
         if entry.kind != "file":
             raise _refuse(path, name, "must be a plain file, not a link or device")
@@ -304,6 +304,6 @@ def _tar_members(path: Path, file: BinaryIO, read: Read, wanted: Wanted) -> Iter
         if len(data) < entry.size:
             raise _refuse(path, name, "is cut off: the archive is incomplete")
         if number % 64 == 0:  # each tell() waits for the threads that decode
-            done = min(1.0, file.tell() / size)
+            progress = min(1.0, file.tell() / size)
         number += 1
-        yield Member(name=name, data=data, done=done)
+        yield Member(name=name, data=data, progress=progress)

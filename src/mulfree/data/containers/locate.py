@@ -1,4 +1,4 @@
-"""Where the files of a data set are."""
+"""Location of the files of a data set."""
 
 from __future__ import annotations
 
@@ -6,60 +6,62 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mulfree.data.config import DataConfig
 from mulfree.errors import ArtifactError, DataError, quoted
 
 
-def find(
-    config: DataConfig,
+def locate(
+    dataset: str,
+    root: str | None,
     *,
     names: Sequence[str],
-    marks: Sequence[str],
+    markers: Sequence[str],
     get: str,
     installed: Sequence[Path] = (),
 ) -> Path:
-    """The file or folder of a data set.
+    """Path of the file or folder of a data set.
 
-    Looked for in `config.root` or, without one, in MULFREE_DATA and then where systems install
+    Searched in `root` or, without one, in MULFREE_DATA and then in the places where systems install
     it. Either may be the file or folder itself, or a folder that holds it.
 
     Args:
-        config: Names the data set and perhaps a root.
+        dataset: Name of the data set, for the error message.
+        root: Path given by the user.
         names: Usual names of the file or folder.
-        marks: Names of which one lies in the data set's own folder.
-        get: How to get the data set, for the error message.
-        installed: Places used when no root is given and MULFREE_DATA does not have it.
+        markers: Names of which at least one is in the data set's own folder.
+        get: Instructions for getting the data set, for the error message.
+        installed: Places used if no root is given and MULFREE_DATA does not have it.
 
     Raises:
-        DataError: If it is not there; says what was looked for and where.
-        ArtifactError: If the root is neither a file nor a folder.
+        DataError: It is not there; the message lists names and places.
+        ArtifactError: The root is neither a file nor a folder.
     """
-    root = config.root or os.environ.get("MULFREE_DATA")
-    if root:
-        given = Path(os.path.expanduser(root))
+    chosen = root or os.environ.get("MULFREE_DATA")
+    if chosen:
+        given = Path(os.path.expanduser(chosen))
         if given.is_file():
             return given
         if given.exists() and not given.is_dir():
             raise ArtifactError(
-                f"data.load: `root` must be a file or folder, got {quoted(root)}, a pipe or device"
+                f"data.load: `root` must be a file or folder, got {quoted(chosen)}, a pipe or "
+                "device"
             )
         for name in names:
             if (given / name).exists():
                 return given / name
-        if any((given / mark).exists() for mark in marks):
+        if any((given / marker).exists() for marker in markers):
             return given
-    if not config.root:
+    if not root:
         for place in installed:
             if place.exists():
                 return place
     missing = (
-        "" if not root or Path(os.path.expanduser(root)).exists() else " (which does not exist)"
+        "" if not chosen or Path(os.path.expanduser(chosen)).exists() else " (which does not exist)"
     )
-    looked = [f"{root}{missing}"] if root else ["`root` or MULFREE_DATA (neither is set)"]
-    if not config.root:
-        looked += map(str, installed)
-    wanted = ", ".join([*names, f"a folder with {marks[0]}"])
+    searched = [f"{chosen}{missing}"] if chosen else ["`root` or MULFREE_DATA (neither is set)"]
+    if not root:
+        searched += map(str, installed)
+    expected = ", ".join([*names, f"a folder with {markers[0]}"])
     raise DataError(
-        f"data.load: no {config.name} found in {' or '.join(looked)}: looked for {wanted}; "
+        f"data.load: no {dataset} found in {' or '.join(searched)}: looked for {expected}; "
         f"{get}, then name its folder with `root` or MULFREE_DATA"
     )

@@ -1,14 +1,19 @@
-"""Reads the pickles of CIFAR's authors without running anything that a pickle may ask for."""
+"""Pickles of the CIFAR authors, read by a restricted interpreter: nothing is imported or called."""
 
 from __future__ import annotations
 
 import io
 import pickle
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from mulfree.data.classes import class_names
+from mulfree.data.containers.archive import iter_files
+from mulfree.data.samples import ImageSet, Progress
 from mulfree.errors import ArtifactError, quoted
 
 
@@ -153,3 +158,67 @@ def read_batch(content: bytes, label: str, labels_key: str) -> tuple[Tensor, Ten
         raise ArtifactError(f"data.load: {label} must hold labels of 0..255, got {max(labels)}")
     images = torch.frombuffer(bytearray(array.data), dtype=torch.uint8)
     return images.view(-1, 3, 32, 32), torch.tensor(labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarFiles:
+    """Names of the files of one CIFAR set, and of the entries in them.
+
+    Attributes:
+        train: Files of training images.
+        test: Files of test images.
+        meta: File of the class names.
+        labels_key: Entry with the labels.
+        names_key: Entry with the class names.
+    """
+
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    meta: str
+    labels_key: str
+    names_key: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All files."""
+        return (*self.train, *self.test, self.meta)
+
+    def found_in(self, path: Path) -> bool:
+        """Whether a folder or archive holds these files rather than image files."""
+        if path.is_dir():
+            return any((path / name).is_file() for name in self.names)
+        first = next(iter(iter_files(path)), None)
+        return first is not None and PurePosixPath(first.name).name in self.names
+
+    def read(
+        self, path: Path, progress: Progress | None
+    ) -> tuple[ImageSet, ImageSet, tuple[str, ...]]:
+        """Training images, test images and class names in a folder or archive.
+
+        Raises:
+            ArtifactError: A file is missing, damaged or hostile.
+        """
+        contents: dict[str, bytes] = {}
+        for file in iter_files(path, lambda name: PurePosixPath(name).name in self.names):
+            if progress is not None:
+                progress(file.progress)
+            contents[PurePosixPath(file.name).name] = file.data
+        for name in self.names:
+            if name not in contents:
+                raise ArtifactError(f"data.load: {path} must hold the file {name}")
+
+        def part(names: tuple[str, ...]) -> ImageSet:
+            read = [
+                read_batch(contents[name], f"{path}: member {quoted(name)}", self.labels_key)
+                for name in names
+            ]
+            return ImageSet(
+                torch.cat([images for images, _ in read]), torch.cat([labels for _, labels in read])
+            )
+
+        label = f"{path}: member {quoted(self.meta)}"
+        names = read_pickle(contents[self.meta], label).get(self.names_key)
+        if not isinstance(names, list) or not all(isinstance(name, bytes | str) for name in names):
+            raise ArtifactError(f"data.load: {label} must hold a list of names `{self.names_key}`")
+        given = (name.decode("latin1") if isinstance(name, bytes) else name for name in names)
+        return part(self.train), part(self.test), class_names(given, f"data.load: {label}")

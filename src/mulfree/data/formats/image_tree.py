@@ -25,7 +25,7 @@ from mulfree.data.cache import (
 )
 from mulfree.data.classes import class_names
 from mulfree.data.config import DataConfig
-from mulfree.data.containers.archive import file_bytes, members
+from mulfree.data.containers.archive import file_bytes, iter_files
 from mulfree.data.containers.bounds import Bounds
 from mulfree.data.decode import decode_all
 from mulfree.data.rows import RowCheck
@@ -52,7 +52,7 @@ Contents = tuple[tuple[str, ...], dict[str, ImageSet]]
 """Class names in the order of the labels, and the images of each split."""
 
 
-def load_images(
+def load_image_tree(
     path: Path, config: DataConfig, progress: Progress | None, *, side: int | None
 ) -> Contents:
     """Classes and splits of an image archive, memory-mapped from the cache.
@@ -163,9 +163,9 @@ def _labelled_files(
     path: Path, progress: Progress | None
 ) -> Iterator[tuple[tuple[str, str], bytes, str]]:
     """Split and class, content and name for messages of each image file."""
-    for member in members(path, lambda name: _is_labelled(path, name)):
+    for member in iter_files(path, lambda name: _is_labelled(path, name)):
         if progress is not None:
-            progress(member.done)
+            progress(member.progress)
         split, label = PurePosixPath(member.name).parts[-3:-1]
         place = (_SPLITS[split.lower()], label)
         yield place, member.data, f"{path}: member {quoted(member.name)}"

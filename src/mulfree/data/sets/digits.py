@@ -12,10 +12,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mulfree.data.config import DataConfig
-from mulfree.data.samples import Dataset, DataSplits, ImageSet, Progress
+from mulfree.data.config import DataConfig, SetConfig
+from mulfree.data.samples import DataSplits, ImageSet, Progress
 from mulfree.data.splits import hold_out
 from mulfree.data.transforms import ShiftFlip
+
+Config = SetConfig
 
 
 def _read() -> tuple[Tensor, Tensor]:
@@ -27,7 +29,8 @@ def _read() -> tuple[Tensor, Tensor]:
     return (levels * (255 / 16)).round().to(torch.uint8), torch.from_numpy(bunch.target).long()
 
 
-def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
+def load(config: DataConfig, options: SetConfig, progress: Progress | None) -> DataSplits:
+    """Four fifths for training, the rest for testing."""
     images = ImageSet(*_read())
     train, test = hold_out(images.labels, 0.2)
     return DataSplits(
@@ -39,6 +42,3 @@ def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
         std=(0.3757,),
         augmentation=ShiftFlip(padding=1, flip=False),
     )
-
-
-DIGITS = Dataset(load=_load)

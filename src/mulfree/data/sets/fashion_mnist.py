@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mulfree.data.config import DataConfig
-from mulfree.data.containers.locate import find
+from mulfree.data.config import DataConfig, SetConfig
+from mulfree.data.containers.locate import locate
 from mulfree.data.formats.idx import read_idx
-from mulfree.data.samples import Dataset, DataSplits, ImageSet, Progress
+from mulfree.data.samples import DataSplits, ImageSet, Progress
 from mulfree.data.transforms import ShiftFlip
 from mulfree.errors import ArtifactError, DataError
+
+Config = SetConfig
 
 CLASSES = (
     "t-shirt",
@@ -56,11 +58,18 @@ def _part(folder: Path, prefix: str) -> ImageSet:
     return ImageSet(images.unsqueeze(1), labels.long())
 
 
-def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
-    folder = find(
-        config,
+def load(config: DataConfig, options: SetConfig, progress: Progress | None) -> DataSplits:
+    """Read the four idx files.
+
+    Raises:
+        DataError: A file is missing.
+        ArtifactError: A file is damaged, hostile or not of this set.
+    """
+    folder = locate(
+        config.name,
+        config.root,
         names=("fashion-mnist", "fashion_mnist", "FashionMNIST/raw"),
-        marks=[f"train-images{dash}idx3-ubyte{end}" for dash in "-." for end in _ENDINGS],
+        markers=[f"train-images{dash}idx3-ubyte{end}" for dash in "-." for end in _ENDINGS],
         get="get the four idx files from https://github.com/zalandoresearch/fashion-mnist or "
         "install Debian's dataset-fashion-mnist",
         installed=INSTALLED,
@@ -76,6 +85,3 @@ def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
         std=(0.3530,),
         augmentation=ShiftFlip(padding=2),
     )
-
-
-FASHION_MNIST = Dataset(load=_load)

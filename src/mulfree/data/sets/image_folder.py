@@ -10,24 +10,45 @@ References:
 
 from __future__ import annotations
 
-from mulfree.data.config import DataConfig
-from mulfree.data.containers.locate import find
-from mulfree.data.formats.image_tree import load_images
-from mulfree.data.samples import Dataset, DataSplits, Progress
+from dataclasses import dataclass
+
+from mulfree.data.config import DataConfig, SetConfig
+from mulfree.data.containers.locate import locate
+from mulfree.data.formats.image_tree import load_image_tree
+from mulfree.data.samples import DataSplits, Progress
 from mulfree.data.transforms import Augmentation, CentreCrop, ResizedCrop, ShiftFlip
 from mulfree.errors import ArtifactError, ConfigError
 
 
-def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
-    path = find(
-        config,
+@dataclass(frozen=True, kw_only=True)
+class Config(SetConfig):
+    """Options of an image folder.
+
+    Attributes:
+        image_size: Side of the network's input; None for images of one size.
+    """
+
+    image_size: int | None = None
+
+
+def load(config: DataConfig, options: Config, progress: Progress | None) -> DataSplits:
+    """Read the image tree.
+
+    Raises:
+        DataError: There is no such folder or archive.
+        ArtifactError: An image or the archive is damaged, hostile, or a split is missing.
+        ConfigError: A validation split is asked for beside the one on disk.
+    """
+    path = locate(
+        config.name,
+        config.root,
         names=(),
-        marks=("train", "training"),
+        markers=("train", "training"),
         get="make folders train/class/image and test/class/image (or an archive of them)",
     )
-    size = config.image_size
+    size = options.image_size
     side = None if size is None else round(size * 256 / 224)
-    classes, splits = load_images(path, config, progress, side=side)
+    classes, splits = load_image_tree(path, config, progress, side=side)
     evaluated = splits.get("test", splits.get("val"))
     if evaluated is None:
         raise ArtifactError(f"data.load: {path} must hold a split named test or val, got train")
@@ -59,6 +80,3 @@ def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
         augmentation=augmentation,
         evaluation=evaluation,
     )
-
-
-IMAGE_FOLDER = Dataset(load=_load, options=frozenset({"image_size"}))

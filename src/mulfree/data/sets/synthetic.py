@@ -5,18 +5,48 @@ Every class is a smooth random pattern; an image is its class's pattern plus noi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional
 
-from mulfree.data.config import DataConfig
-from mulfree.data.samples import Dataset, DataSplits, ImageSet, Progress
+from mulfree.data.config import DataConfig, SetConfig
+from mulfree.data.samples import DataSplits, ImageSet, Progress
 from mulfree.data.transforms import ShiftFlip
+from mulfree.errors import ConfigError
+
+_TRAIN, _TEST = 1024, 256
+# Pixels per channel of all images together, which are in memory at once.
+_MAX_PIXELS = 2**27
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SetConfig):
+    """Options of the synthetic images.
+
+    Attributes:
+        image_size: Height and width.
+        classes: Number of classes.
+
+    Raises:
+        ConfigError: The images would not fit into memory.
+    """
+
+    image_size: int = 32
+    classes: int = 10
+
+    def __post_init__(self) -> None:
+        if max(_TRAIN + _TEST, self.classes) * self.image_size**2 > _MAX_PIXELS:
+            raise ConfigError(
+                f"data.load: `image_size` must give synthetic images of at most {_MAX_PIXELS} "
+                f"pixels together, got {self.image_size} with {self.classes} classes"
+            )
 
 
 def make_synthetic(
     *,
-    train: int = 1024,
-    test: int = 256,
+    train: int = _TRAIN,
+    test: int = _TEST,
     classes: int = 10,
     channels: int = 3,
     image_size: int = 32,
@@ -54,8 +84,6 @@ def make_synthetic(
     )
 
 
-def _load(config: DataConfig, progress: Progress | None) -> DataSplits:
-    return make_synthetic(classes=config.classes or 10, image_size=config.image_size or 32)
-
-
-SYNTHETIC = Dataset(load=_load, options=frozenset({"classes", "image_size"}))
+def load(config: DataConfig, options: Config, progress: Progress | None) -> DataSplits:
+    """Make the images with the default seed."""
+    return make_synthetic(classes=options.classes, image_size=options.image_size)

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from tests.data.files import (
+    cifar10,
+    cifar100,
     cifar_batch,
+    cifar_rows,
     labelled,
     pixels,
     python2_dict,
-    python2_list,
     uint8,
     write_folder,
     write_tar,
@@ -24,27 +26,6 @@ from mulfree.errors import ArtifactError, DataError
 REAL = Path(os.environ.get("MULFREE_DATA", "/nonexistent"), "cifar10-images.tar.xz")
 
 
-def rows(seed: int, count: int = 2) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (count, 3072), dtype=np.uint8)
-
-
-def cifar10() -> dict[str, bytes]:
-    names = [f"kind {number}".encode() for number in range(10)]
-    files = {f"data_batch_{n}": cifar_batch(rows(n), [n, 9]) for n in range(1, 6)}
-    files["test_batch"] = cifar_batch(rows(6), [0, 1])
-    files["batches.meta"] = python2_dict({b"label_names": python2_list(names)})
-    return files
-
-
-def cifar100() -> dict[str, bytes]:
-    names = [f"kind {number}".encode() for number in range(100)]
-    return {
-        "train": cifar_batch(rows(0), [5, 99], b"fine_labels"),
-        "test": cifar_batch(rows(1), [0, 1], b"fine_labels"),
-        "meta": python2_dict({b"fine_label_names": python2_list(names)}),
-    }
-
-
 @pytest.mark.parametrize("archived", [False, True])
 @pytest.mark.parametrize("inside", [False, True])
 def test_cifar10_batches(tmp_path: Path, archived: bool, inside: bool) -> None:
@@ -55,7 +36,7 @@ def test_cifar10_batches(tmp_path: Path, archived: bool, inside: bool) -> None:
     else:
         root = write_folder(tmp_path / "cifar-10-batches-py", files)
     splits = data.load(DataConfig(name="cifar10", root=str(tmp_path if inside else root)))
-    expected = np.concatenate([rows(number) for number in range(1, 6)]).reshape(10, 3, 32, 32)
+    expected = np.concatenate([cifar_rows(number) for number in range(1, 6)]).reshape(10, 3, 32, 32)
     np.testing.assert_array_equal(splits.train.images.numpy(), expected)
     assert splits.train.labels.tolist() == [1, 9, 2, 9, 3, 9, 4, 9, 5, 9]
     assert splits.test.labels.tolist() == [0, 1]
@@ -119,7 +100,7 @@ def test_archive_problems(tmp_path: Path) -> None:
     ):
         load("f.tar", {**cifar10(), "data_batch_3": b"x"})
     with pytest.raises(ArtifactError, match=r"`train` labels must lie in 0..9, got 1..10"):
-        load("g.tar", {**cifar10(), "data_batch_3": cifar_batch(rows(3), [3, 10])})
+        load("g.tar", {**cifar10(), "data_batch_3": cifar_batch(cifar_rows(3), [3, 10])})
     with pytest.raises(ArtifactError, match=r"h.tar must hold images as split/class/image"):
         load("h.tar", {"README": b"x"})
 

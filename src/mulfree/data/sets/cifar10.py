@@ -1,0 +1,31 @@
+"""CIFAR-10: 50,000 + 10,000 colour images 32 x 32 of ten classes."""
+
+from __future__ import annotations
+
+from mulfree.data.cifar import CifarVariant
+from mulfree.data.config import DataConfig, SetConfig
+from mulfree.data.formats.cifar_pickle import CifarFiles
+from mulfree.data.samples import DataSplits, Progress
+
+Config = SetConfig
+
+VARIANT = CifarVariant(
+    classes=10,
+    folder="cifar-10-batches-py",
+    archive="cifar-10-python.tar.gz",
+    images="cifar10-images",
+    files=CifarFiles(
+        train=tuple(f"data_batch_{number}" for number in range(1, 6)),
+        test=("test_batch",),
+        meta="batches.meta",
+        labels_key="labels",
+        names_key="label_names",
+    ),
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2023, 0.1994, 0.2010),
+)
+
+
+def load(config: DataConfig, options: SetConfig, progress: Progress | None) -> DataSplits:
+    """Read the set, see `CifarVariant.load`."""
+    return VARIANT.load(config, progress)
