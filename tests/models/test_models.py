@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mulfree import models, operators
 from mulfree.errors import ConfigError, ShapeError
+from mulfree.models import families
 
 EVERY = pytest.mark.parametrize("name", models.list_models())
 WITH = pytest.mark.parametrize("operator", operators.OPERATORS)
@@ -299,21 +300,22 @@ def test_a_new_family_is_a_file_and_a_line_in_the_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "toy.py").write_text(TOY)
-    monkeypatch.setattr(models, "__path__", [*models.__path__, str(tmp_path)])
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
     monkeypatch.setattr(models.registry, "_ENTRIES", dict(models.registry._ENTRIES))
     importlib.invalidate_caches()
     try:
-        monkeypatch.setattr(models, "FAMILIES", (*models.FAMILIES, "toy"))  # the line
+        monkeypatch.setattr(families, "FAMILIES", (*families.FAMILIES, "toy"))  # the line
         assert models.list_models("toy*") == ["toy_net"]
         model = tiny("toy_net", "adder2d", num_classes=5)
         assert [type(layer).__name__ for layer in layers(model)] == ["Conv2d", "Adder2d", "Linear"]
         assert model(torch.randn(2, 3, 8, 8)).shape == (2, 5)
     finally:
-        sys.modules.pop("mulfree.models.toy", None)
+        sys.modules.pop("mulfree.models.families.toy", None)
 
 
 def test_families_are_imported_only_when_asked_for() -> None:
-    code = "import sys; from mulfree import models; print('mulfree.models.vgg' in sys.modules)"
+    module = "mulfree.models.families.vgg"
+    code = f"import sys; from mulfree import models; print({module!r} in sys.modules)"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

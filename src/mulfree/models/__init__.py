@@ -1,8 +1,7 @@
 """Vision networks by name, each with any operator in place of its convolutions.
 
-A family is one file: it builds its networks from `torch.nn.Conv2d` alone and registers each under
-the name of a small function. Which layers then stop multiplying is decided in one place,
-`mulfree.models.placement`.
+`families` build networks from `torch.nn.Conv2d`; `placement` then replaces layers by those of an
+operator.
 """
 
 from __future__ import annotations
@@ -23,6 +22,3 @@ from mulfree.models.registry import list_models as list_models
 from mulfree.models.registry import model_options as model_options
 from mulfree.models.registry import register_model as register_model
 from mulfree.models.registry import set_images as set_images
-
-# The families, one file each, imported when a model is first listed or created.
-FAMILIES: tuple[str, ...] = ("lenet", "resnet", "resnet_cifar", "vgg")

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from torch import nn
 
-from mulfree import models, operators
+from mulfree import operators
 from mulfree.errors import ConfigError, choices_message, quoted
+from mulfree.models import families
 from mulfree.models.images import ImageSpec
 from mulfree.models.placement import FIRST_AND_LAST, placed
 from mulfree.models.wrappers import unwrapped
@@ -108,7 +109,7 @@ def register_model(build: Callable[[_Options], nn.Module]) -> Callable[[_Options
     The function takes one argument, annotated `ModelOptions` or a subclass whose fields are the
     options of the model, and returns a network of `torch.nn.Conv2d` and `torch.nn.Linear` layers
     whose first layer and classifier are its first and last in order of registration.
-    Its family must be listed in `mulfree.models.FAMILIES`.
+    Its family must be listed in `mulfree.models.families.FAMILIES`.
 
     Raises:
         ConfigError: The name is taken by a function of another module.
@@ -265,8 +266,8 @@ def _record_operators(
 
 def _entries() -> dict[str, _Entry]:
     """Every model of the listed families, whose files are imported now if they were not yet."""
-    for family in models.FAMILIES:
-        importlib.import_module(f"mulfree.models.{family}")
+    for family in families.FAMILIES:
+        importlib.import_module(f"{families.__name__}.{family}")
     return _ENTRIES
 
 

@@ -1,0 +1,10 @@
+"""Model families, one module each, imported when a model is first listed or created.
+
+A new family is a module that builds its networks from `torch.nn.Conv2d` and `torch.nn.Linear` and
+registers each with `register_model`, and its name in `FAMILIES`. Families never import each other;
+`mulfree.models.residual` and `mulfree.models.parts` hold what they share.
+"""
+
+from __future__ import annotations
+
+FAMILIES: tuple[str, ...] = ("lenet", "resnet", "resnet_cifar", "vgg")
