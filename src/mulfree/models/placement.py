@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
-from torch.nn.utils.parametrize import type_before_parametrizations
 
 from mulfree import operators
 from mulfree.errors import MAX_MESSAGE, ConfigError, printable, quoted
 from mulfree.models.replaceable import (
-    Layer,
+    ReplaceableLayer,
     check_replaceable,
     is_linear,
     listed,
@@ -28,17 +20,12 @@ from mulfree.models.replaceable import (
     made_like,
     zeroed_in_sequence,
 )
+from mulfree.models.selection import BASELINE, FIRST_AND_LAST, Selection
 from mulfree.models.trial import Trial
 from mulfree.models.wrappers import unwrapped
 from mulfree.operators import Operator
 
-FIRST_AND_LAST = ("first", "last")
-
-
-# The operator that multiplies.
-_BASELINE = "conv2d"
 _REPLACED = "mulfree_replaced"
-_MAX_PATTERN = 100
 
 
 class ConversionWarning(UserWarning):
@@ -104,13 +91,13 @@ def convert(
     target = operators.get_operator(operator)
     options = _rule(target, gradient)
     network = unwrapped(model)
-    choice = _Choice.of(network, target, keep, linear)
-    check_replaceable(model, choice.replaced)
-    before = None if input_size is None else Trial.of(network, choice.replaced, input_size)
-    remarks = _losses(choice.replaced) + _left_alone(choice.others)
-    new = _replacements(choice.replaced, target, options)
-    names = {new.get(layer.module, layer.module): layer.name for layer in choice.all}
-    adders = names if target.name != _BASELINE else {}
+    selection = Selection.of(network, target, keep, linear)
+    check_replaceable(model, selection.replaced)
+    before = None if input_size is None else Trial.of(network, selection.replaced, input_size)
+    remarks = _losses(selection.replaced) + _left_alone(selection.others)
+    new = _replacements(selection.replaced, target, options)
+    names = {new.get(layer.module, layer.module): layer.name for layer in selection.all}
+    adders = names if target.name != BASELINE else {}
     swapped = _swap(model, new)
     try:
         converted = new.get(network, network)
@@ -124,7 +111,7 @@ def convert(
         for parent, name, child in swapped:
             parent._modules[name] = child
         raise
-    for layer in choice.same:
+    for layer in selection.same:
         vars(layer.module).update(options)
     for module in new:
         for parameter in module.parameters(recurse=False):
@@ -144,9 +131,9 @@ def placed(
     """
     target = operators.get_operator(operator)
     options = _rule(target, gradient)
-    choice = _Choice.of(network, target, keep, linear=True)
-    _swap(network, _replacements(choice.replaced, target, options))
-    for layer in choice.same:
+    selection = Selection.of(network, target, keep, linear=True)
+    _swap(network, _replacements(selection.replaced, target, options))
+    for layer in selection.same:
         vars(layer.module).update(options)
     return network
 
@@ -154,43 +141,6 @@ def placed(
 def was_replaced(parameter: Tensor) -> bool:
     """Whether `parameter` belonged to a layer that `convert` replaced by another."""
     return bool(getattr(parameter, _REPLACED, False))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """The layers of a network that shall be of an operator.
-
-    Attributes:
-        replaced: Those that are of another one.
-        same: Those that are of it already.
-        others: Those of classes that are not changed, although they multiply and are not kept.
-    """
-
-    replaced: Sequence[Layer]
-    same: Sequence[Layer]
-    others: Sequence[Layer]
-
-    @classmethod
-    def of(cls, network: nn.Module, target: Operator, keep: Sequence[str], linear: bool) -> Self:
-        layers = _layers(network)
-        others = _other_layers(network, target, linear)
-        kept = _kept(layers, others, keep)
-        chosen = [
-            layer
-            for layer in layers
-            if layer.name not in kept and (linear or not is_linear(layer.module))
-        ]
-        classes = _classes(target)
-        return cls(
-            replaced=[layer for layer in chosen if not isinstance(layer.module, classes)],
-            same=[layer for layer in chosen if isinstance(layer.module, classes)],
-            others=[layer for layer in others if layer.name not in kept],
-        )
-
-    @property
-    def all(self) -> list[Layer]:
-        """All that are of the operator in the end."""
-        return [*self.replaced, *self.same]
 
 
 def _swap(
@@ -208,7 +158,7 @@ def _swap(
     return swapped
 
 
-def _losses(layers: Iterable[Layer]) -> list[str]:
+def _losses(layers: Iterable[ReplaceableLayer]) -> list[str]:
     """One line for every kind of loss, with the layers that it happens to."""
     names: dict[str, list[str]] = {}
     for layer in layers:
@@ -218,7 +168,7 @@ def _losses(layers: Iterable[Layer]) -> list[str]:
     return [f"convert: drops of {listed(where)}: {lost}" for lost, where in names.items()]
 
 
-def _left_alone(layers: Sequence[Layer]) -> list[str]:
+def _left_alone(layers: Sequence[ReplaceableLayer]) -> list[str]:
     """The line about layers that multiply and are not changed."""
     if not layers:
         return []
@@ -239,10 +189,6 @@ def _constant(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _classes(operator: Operator) -> tuple[type[nn.Module], ...]:
-    return operator.conv, operator.linear
-
-
 def _rule(target: Operator, gradient: str | None) -> dict[str, str]:
     """The gradient rule as an argument of the new layers; none where none is asked for."""
     if gradient is None:
@@ -257,91 +203,8 @@ def _rule(target: Operator, gradient: str | None) -> dict[str, str]:
     return {"gradient": gradient}
 
 
-def _layers(model: nn.Module) -> list[Layer]:
-    """The layers that can be changed, in order of registration."""
-    classes = tuple(
-        cls for name in operators.OPERATORS for cls in _classes(operators.get_operator(name))
-    )
-    layers: dict[nn.Module, Layer] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, LazyModuleMixin) and isinstance(module, classes):
-            raise ConfigError(
-                f"convert: `model` must have no lazy layers left, got {name} = {module}; "
-                "run one batch through the model first"
-            )
-        if type_before_parametrizations(module) in classes:
-            layers.setdefault(module, Layer(module=module)).names.append(name)
-    if not layers:
-        raise ConfigError(
-            "convert: `model` must contain a convolution or linear layer, "
-            f"got a {type(model).__name__} without any"
-        )
-    return list(layers.values())
-
-
-def _other_layers(model: nn.Module, target: Operator, linear: bool) -> list[Layer]:
-    """The layers of other operators and convolutions that cannot be changed."""
-    known = [operators.get_operator(name) for name in operators.OPERATORS]
-    exact = {cls for operator in known for cls in _classes(operator)}
-    other = tuple(cls for operator in known if operator != target for cls in _classes(operator))
-    if target.name != _BASELINE:
-        other += (_ConvNd,)
-    scripted = {cls.__name__ for cls in other}
-    layers: dict[nn.Module, Layer] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, torch.jit.ScriptModule):
-            found = module.original_name in scripted
-        else:
-            found = isinstance(module, other) and (
-                type_before_parametrizations(module) not in exact
-                # Torch's attention reads the weight of this one and never calls it.
-                and not isinstance(module, NonDynamicallyQuantizableLinear)
-            )
-        if found and (linear or not is_linear(module)):
-            layers.setdefault(module, Layer(module=module)).names.append(name)
-    return list(layers.values())
-
-
-def _kept(layers: list[Layer], others: list[Layer], keep: Sequence[str]) -> set[str]:
-    """Names of the layers that `keep` names; the first and last are of those to change."""
-    if (
-        isinstance(keep, str)
-        or not isinstance(keep, Sequence)
-        or not all(isinstance(pattern, str) for pattern in keep)
-    ):
-        raise ConfigError(f"convert: `keep` must be a sequence of names, got {quoted(keep)}")
-    kept = set()
-    for pattern in keep:
-        if pattern in FIRST_AND_LAST:
-            matches = {layers[0 if pattern == "first" else -1].name}
-        else:
-            matches = {
-                layer.name
-                for layer in layers + others
-                if any(fnmatch.fnmatchcase(part, pattern) for part in _parts(layer.names))
-            }
-        if not matches:
-            names = sorted({part for layer in layers + others for part in _parts(layer.names)})
-            near = difflib.get_close_matches(pattern[:_MAX_PATTERN], names, n=1)
-            raise ConfigError(
-                "convert: `keep` must name layers of the model (or be first or last), "
-                f"got {quoted(pattern)}" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
-        kept |= matches
-    return kept
-
-
-def _parts(names: Iterable[str]) -> set[str]:
-    """The names and those of the modules around them: `a.b.c` gives `a`, `a.b` and `a.b.c`."""
-    return {
-        ".".join(parts[: end + 1])
-        for parts in (name.split(".") for name in names)
-        for end in range(len(parts))
-    }
-
-
 def _replacements(
-    layers: Iterable[Layer], target: Operator, options: dict[str, str]
+    layers: Iterable[ReplaceableLayer], target: Operator, options: dict[str, str]
 ) -> dict[nn.Module, nn.Module]:
     """The new layer of each old one."""
     return {layer.module: _replacement(layer.module, target, options) for layer in layers}

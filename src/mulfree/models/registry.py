@@ -15,7 +15,8 @@ from mulfree import operators
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.models import families
 from mulfree.models.images import ImageSpec
-from mulfree.models.placement import FIRST_AND_LAST, placed
+from mulfree.models.placement import placed
+from mulfree.models.selection import FIRST_AND_LAST
 from mulfree.models.wrappers import unwrapped
 
 # Far above any use, low enough that a hostile file cannot ask for a network of petabytes.

@@ -46,7 +46,7 @@ _SIGN_KEEPING_FILES = ("dropout", "flatten", "padding", "pixelshuffle", "pooling
 
 
 @dataclass(kw_only=True)
-class Layer:
+class ReplaceableLayer:
     """A convolution or linear layer of the model, under every name it has there."""
 
     module: nn.Module
@@ -64,7 +64,7 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_MAX_LISTED]) + more
 
 
-def check_replaceable(model: nn.Module, layers: Sequence[Layer]) -> None:
+def check_replaceable(model: nn.Module, layers: Sequence[ReplaceableLayer]) -> None:
     """Refuse what new layers would silently drop, or what would silently not use them.
 
     Args:
@@ -105,7 +105,7 @@ def _parents(model: nn.Module) -> dict[nn.Module, list[nn.Module]]:
 
 
 def _check_layer(
-    layer: Layer, parents: Iterable[nn.Module], owners: Mapping[Tensor, Sequence[str]]
+    layer: ReplaceableLayer, parents: Iterable[nn.Module], owners: Mapping[Tensor, Sequence[str]]
 ) -> None:
     module = layer.module
     if any(isinstance(parent, nn.TransformerEncoderLayer) for parent in parents):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mulfree.errors import ConfigError, ShapeError
 from mulfree.models.references import storage_of
-from mulfree.models.replaceable import Layer
+from mulfree.models.replaceable import ReplaceableLayer
 from mulfree.models.zero_run import ARITHMETIC, Observer, tensors_in, zero_run
 
 # Operations of torch's dispatcher that make next to nothing, or a constant, of a large negative
@@ -40,12 +40,14 @@ class Trial:
         uses: How the network used the layers.
     """
 
-    layers: Sequence[Layer]
+    layers: Sequence[ReplaceableLayer]
     input_size: Sequence[int]
     uses: Uses
 
     @classmethod
-    def of(cls, network: nn.Module, layers: Sequence[Layer], input_size: Sequence[int]) -> Self:
+    def of(
+        cls, network: nn.Module, layers: Sequence[ReplaceableLayer], input_size: Sequence[int]
+    ) -> Self:
         """Run `network` before its `layers` are replaced.
 
         Raises:
