@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mulfree import models, operators
 from mulfree.errors import ConfigError, ShapeError
 from mulfree.training.checks import require, require_choice
-from mulfree.training.collective import average
+from mulfree.training.distributed.collective import average
 
 LIMIT = 8.0
 """Exponents beyond it stay at it: e^8 is 2981, whose square is far from the limits of float32."""

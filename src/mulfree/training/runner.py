@@ -277,11 +277,11 @@ def _fit(
     # Seconds to import, and not needed by who only wants an optimiser or a schedule.
     from lightning.pytorch import Trainer
 
-    from mulfree.training.batch_norm import SyncBatchNorms
     from mulfree.training.callbacks import CheckpointIO, RunFiles, StopOnSignal, StoppedError
+    from mulfree.training.distributed.strategy import build_strategy
+    from mulfree.training.distributed.sync_batch_norm import SyncBatchNorms
     from mulfree.training.module import RunModule
     from mulfree.training.state import resumable
-    from mulfree.training.strategy import build_strategy
 
     settings = config.trainer
     train_loader = _loader(splits.train, config, splits, place, train=True)

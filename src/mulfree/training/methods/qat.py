@@ -21,7 +21,7 @@ from mulfree.quantization.observers import OBSERVERS, cuts, observe
 from mulfree.quantization.qparams import BITS, Layout
 from mulfree.training.checkpoint import Checkpoint, load_model
 from mulfree.training.checks import require, require_choice
-from mulfree.training.collective import average
+from mulfree.training.distributed.collective import average
 from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
 
 # Numbers of a value that are looked at in a step; sorting all of them would take longer than the

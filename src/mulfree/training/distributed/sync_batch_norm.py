@@ -7,7 +7,7 @@ from lightning.pytorch.plugins import LayerSync
 from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mulfree.training.collective import total
+from mulfree.training.distributed.collective import total
 
 
 class SyncBatchNorms(LayerSync):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mulfree.training.batch_norm import SyncBatchNorms
+from mulfree.training.distributed.sync_batch_norm import SyncBatchNorms
 
 
 @pytest.mark.usefixtures("mesh")

@@ -15,7 +15,7 @@ from mulfree import models
 from mulfree.errors import ConfigError
 from mulfree.operators import uses_adaptive_local_lr
 from mulfree.training import TrainerConfig
-from mulfree.training.strategy import (
+from mulfree.training.distributed.strategy import (
     ShardedStrategy,
     _fully_shard,
     _groups,

@@ -23,7 +23,7 @@ from mulfree.training import load_checkpoint, load_model, model_of, train
 from mulfree.training.callbacks import RunFiles
 from mulfree.training.methods import qat
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODULE = "tests.training.many_processes"
 WORDS = [
     *("--data.name=synthetic", "--data.classes=3", "--data.image_size=8", "--data.limit=64"),

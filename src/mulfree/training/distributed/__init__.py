@@ -1,0 +1,1 @@
+"""Several processes: sums over them, batch norm over all images, and sharing of parameters."""
