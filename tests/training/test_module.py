@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mulfree import models
 from mulfree.errors import TrainingError
-from mulfree.training import Batch, TrainConfig, load_checkpoint, module, optimizer, train
+from mulfree.training import Batch, TrainConfig, load_checkpoint, module, train
 from mulfree.training.methods import supervised
 from mulfree.training.module import RunModule
 

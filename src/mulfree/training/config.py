@@ -16,10 +16,10 @@ from mulfree.errors import BackendUnavailableError, ConfigError, printable, quot
 from mulfree.files import expand_paths, expanded
 from mulfree.training.checks import require, require_choice, require_count
 from mulfree.training.methods import METHODS, get_method, supervised
-from mulfree.training.norm import NormConfig
-from mulfree.training.optimizer import OptimizerConfig
+from mulfree.training.optim.local_lr import OptimizerConfig
+from mulfree.training.optim.p_annealing import NormConfig
+from mulfree.training.optim.schedule import ScheduleConfig
 from mulfree.training.plain import parse, read, write
-from mulfree.training.schedule import ScheduleConfig
 from mulfree.training.task import MethodConfig
 from mulfree.training.typed import members, names, typed
 

@@ -20,14 +20,14 @@ from mulfree import models
 from mulfree.errors import TrainingError, quoted
 from mulfree.training import checkpoint
 from mulfree.training.config import TrainConfig
-from mulfree.training.norm import NormAnnealing
-from mulfree.training.optimizer import (
+from mulfree.training.optim.local_lr import (
     AdaptiveLocalLR,
     GradientError,
     build_optimizer,
     readable,
 )
-from mulfree.training.schedule import Schedule
+from mulfree.training.optim.p_annealing import NormAnnealing
+from mulfree.training.optim.schedule import Schedule
 from mulfree.training.task import Batch, TrainingTask, compile_task
 
 Row = dict[str, float]

@@ -20,7 +20,7 @@ from mulfree.errors import quoted
 from mulfree.training.checkpoint import KEY, NETWORKS, Checkpoint, incomplete
 from mulfree.training.methods.qat import STATE as RANGES
 from mulfree.training.module import RunModule
-from mulfree.training.optimizer import build_optimizer
+from mulfree.training.optim.local_lr import build_optimizer
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[a-z0-9.+]*")
 # Where the loop keeps the position in the training images.

@@ -16,7 +16,7 @@ from mulfree import models
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.training import AdaptiveLocalLR, OptimizerConfig, build_optimizer
-from mulfree.training.optimizer import GradientError
+from mulfree.training.optim.local_lr import GradientError
 
 MAKERS: dict[str, Callable[[list[Tensor]], Optimizer]] = {
     "sgd": lambda p: SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),

@@ -22,7 +22,7 @@ from torch.optim import SGD
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.operators.operator import mark_adaptive_local_lr
 from mulfree.training import AdaptiveLocalLR
-from mulfree.training.optimizer import GradientError
+from mulfree.training.optim.local_lr import GradientError
 
 WORLD = 2
 # Float32, in which a batch is summed in another order when it is divided: the losses of two

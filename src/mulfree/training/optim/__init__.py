@@ -1,0 +1,1 @@
+"""Optimisers, learning-rate schedules and the annealed exponent of adder layers."""
