@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from mulfree import models
 from mulfree.errors import ConfigError
 from mulfree.training.checks import require
-from mulfree.training.matching import Matching, MatchingConfig
+from mulfree.training.losses.feature_matching import Matching, MatchingConfig
 from mulfree.training.methods import kd
 from mulfree.training.task import Batch, TrainingTask, precise
 

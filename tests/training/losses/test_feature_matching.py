@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mulfree import models
 from mulfree.errors import ConfigError, ShapeError
-from mulfree.training.matching import LIMIT, Kernel, Matching, MatchingConfig, Pair
+from mulfree.training.losses.feature_matching import LIMIT, Kernel, Matching, MatchingConfig, Pair
 
 
 def config(**options: Any) -> MatchingConfig:
