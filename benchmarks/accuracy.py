@@ -23,9 +23,9 @@ from typing import Any
 
 from mulfree.errors import MulfreeError
 from mulfree.training import TrainConfig, read_config
-from mulfree.training.checkpoint import LAST
 from mulfree.training.methods import kd, pkkd, supervised
-from mulfree.training.report import METRICS_CSV, METRICS_JSON
+from mulfree.training.run.checkpoint import LAST
+from mulfree.training.run.report import METRICS_CSV, METRICS_JSON
 
 CONVOLUTION, ADDER, KD, PKKD = "convolution", "adder", "kd", "pkkd"
 TRAINED, LEARNING = "trained", "progressive"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accuracy as benchmark
-from mulfree.training.report import METRICS_CSV, METRICS_JSON
+from mulfree.training.run.report import METRICS_CSV, METRICS_JSON
 
 RECIPE = "recipes/digits/lenet5_bn_pkkd_plane.yaml"
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,7 @@ from tests.export.graphs import network, of_operation
 
 from mulfree import export, models, quantization, runtime, training
 from mulfree.runtime.graph import NODES
-from mulfree.training import callbacks
+from mulfree.training.run import callbacks
 
 # Side of the images, and width.
 NETWORKS = {

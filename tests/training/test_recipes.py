@@ -13,11 +13,11 @@ import torch
 
 from mulfree import data, models
 from mulfree.training import TrainConfig, build_optimizer, read_config
-from mulfree.training.checkpoint import WEIGHTS
 from mulfree.training.methods import kd, supervised
 from mulfree.training.optim.local_lr import AdaptiveLocalLR
 from mulfree.training.optim.schedule import Schedule
-from mulfree.training.runner import build_task
+from mulfree.training.run.checkpoint import WEIGHTS
+from mulfree.training.run.runner import build_task
 
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(ROOT.glob("*/*.yaml"))

@@ -27,8 +27,8 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import data, training
-    from mulfree.training.checkpoint import load_teacher
-    from mulfree.training.progress import decoding
+    from mulfree.training.run.checkpoint import load_teacher
+    from mulfree.training.run.progress import decoding
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)

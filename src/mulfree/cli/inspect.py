@@ -126,7 +126,7 @@ def _points(path: Path, trained: Trained, arguments: Namespace) -> tuple[DataSpl
     import torch
 
     from mulfree import data, inspection
-    from mulfree.training.progress import decoding
+    from mulfree.training.run.progress import decoding
 
     config = asked(trained.data, arguments)
     with decoding(show=True) as report:

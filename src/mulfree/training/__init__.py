@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-from mulfree.training.checkpoint import Checkpoint as Checkpoint
-from mulfree.training.checkpoint import load_checkpoint as load_checkpoint
-from mulfree.training.checkpoint import load_model as load_model
-from mulfree.training.checkpoint import model_of as model_of
-from mulfree.training.config import NetworkConfig as NetworkConfig
-from mulfree.training.config import TrainConfig as TrainConfig
-from mulfree.training.config import TrainerConfig as TrainerConfig
-from mulfree.training.config import read_config as read_config
 from mulfree.training.evaluation import Evaluation as Evaluation
 from mulfree.training.evaluation import evaluate as evaluate
 from mulfree.training.fidelity import Fidelity as Fidelity
@@ -20,8 +12,16 @@ from mulfree.training.optim.p_annealing import NormAnnealing as NormAnnealing
 from mulfree.training.optim.p_annealing import NormConfig as NormConfig
 from mulfree.training.optim.schedule import Schedule as Schedule
 from mulfree.training.optim.schedule import ScheduleConfig as ScheduleConfig
-from mulfree.training.runner import Result as Result
-from mulfree.training.runner import train as train
+from mulfree.training.run.checkpoint import Checkpoint as Checkpoint
+from mulfree.training.run.checkpoint import load_checkpoint as load_checkpoint
+from mulfree.training.run.checkpoint import load_model as load_model
+from mulfree.training.run.checkpoint import model_of as model_of
+from mulfree.training.run.config import NetworkConfig as NetworkConfig
+from mulfree.training.run.config import TrainConfig as TrainConfig
+from mulfree.training.run.config import TrainerConfig as TrainerConfig
+from mulfree.training.run.config import read_config as read_config
+from mulfree.training.run.runner import Result as Result
+from mulfree.training.run.runner import train as train
 from mulfree.training.task import Batch as Batch
 from mulfree.training.task import MethodConfig as MethodConfig
 from mulfree.training.task import TrainingTask as TrainingTask

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.many_processes import plain, save_and_keep
+from tests.training.run.many_processes import plain, save_and_keep
 from tests.training.runs import start
 from torch import Tensor, nn
 
@@ -20,11 +20,11 @@ from mulfree import models
 from mulfree.cli.main import main
 from mulfree.models import config_of, registry
 from mulfree.training import load_checkpoint, load_model, model_of, train
-from mulfree.training.callbacks import RunFiles
 from mulfree.training.methods import qat
+from mulfree.training.run.callbacks import RunFiles
 
 ROOT = Path(__file__).parents[3]
-MODULE = "tests.training.many_processes"
+MODULE = "tests.training.run.many_processes"
 WORDS = [
     *("--data.name=synthetic", "--data.classes=3", "--data.image_size=8", "--data.limit=64"),
     *("--data.batch_size=16", "--trainer.epochs=2", "--trainer.threads=1"),

@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from mulfree.operators.operator import mark_adaptive_local_lr, uses_adaptive_local_lr
-from mulfree.training.module import RunModule
-from mulfree.training.shards import save_sharded
+from mulfree.training.run.module import RunModule
+from mulfree.training.run.shards import save_sharded
 
 
 def build_strategy(

@@ -11,9 +11,9 @@ from torch.nn.functional import cross_entropy
 
 from mulfree.errors import ConfigError
 from mulfree.files import expand_paths
-from mulfree.training.checkpoint import load_teacher
 from mulfree.training.checks import require, require_choice
 from mulfree.training.fidelity import agreement, divergence
+from mulfree.training.run.checkpoint import load_teacher
 from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
 
 _BLENDS = ("sum", "mix")

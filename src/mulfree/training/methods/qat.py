@@ -19,9 +19,9 @@ from mulfree.quantization.fused_ops import Shape
 from mulfree.quantization.fusion import make_plan
 from mulfree.quantization.observers import OBSERVERS, cuts, observe
 from mulfree.quantization.qparams import BITS, Layout
-from mulfree.training.checkpoint import Checkpoint, load_model
 from mulfree.training.checks import require, require_choice
 from mulfree.training.distributed.collective import average
+from mulfree.training.run.checkpoint import Checkpoint, load_model
 from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
 
 # Numbers of a value that are looked at in a step; sorting all of them would take longer than the

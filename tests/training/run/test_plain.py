@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mulfree.training.plain import Plain, parse, read, write
+from mulfree.training.run.plain import Plain, parse, read, write
 
 
 @pytest.mark.parametrize(

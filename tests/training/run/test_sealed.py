@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mulfree.training.sealed import from_bytes, to_bytes
+from mulfree.training.run.sealed import from_bytes, to_bytes
 
 CONTENT = {"a": torch.arange(8.0), "b": [1, "x", None, {"c": 0.5}], "d": torch.ones(3).bool()}
 

@@ -17,10 +17,10 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from mulfree.errors import quoted
-from mulfree.training.checkpoint import KEY, NETWORKS, Checkpoint, incomplete
 from mulfree.training.methods.qat import STATE as RANGES
-from mulfree.training.module import RunModule
 from mulfree.training.optim.local_lr import build_optimizer
+from mulfree.training.run.checkpoint import KEY, NETWORKS, Checkpoint, incomplete
+from mulfree.training.run.module import RunModule
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[a-z0-9.+]*")
 # Where the loop keeps the position in the training images.

@@ -2,7 +2,7 @@
 
 A few hundred mutations are part of the tests; more, from the root, with
 
-    python -m tests.training.fuzz_checkpoints --mutations 20000
+    python -m tests.training.run.fuzz_checkpoints --mutations 20000
 
 Half of the mutations are of bytes, half of the structure, which is then written anew with the right
 digest. What passes every check is resumed. No process is started, and no file appears but those of
@@ -30,22 +30,16 @@ from unittest import mock
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from tests.training.run.watch import Watch, check_line, chosen, containers, copied
 from tests.training.runs import make_config
-from tests.training.watch import Watch, check_line, chosen, containers, copied
 from torch import Tensor
 
 from mulfree.errors import ArtifactError, MulfreeError
-from mulfree.training import (
-    TrainConfig,
-    callbacks,
-    load_checkpoint,
-    model_of,
-    state,
-    train,
-)
-from mulfree.training.checkpoint import save_checkpoint, teacher_of
-from mulfree.training.module import RunModule
-from mulfree.training.sealed import to_bytes
+from mulfree.training import TrainConfig, load_checkpoint, model_of, train
+from mulfree.training.run import callbacks, state
+from mulfree.training.run.checkpoint import save_checkpoint, teacher_of
+from mulfree.training.run.module import RunModule
+from mulfree.training.run.sealed import to_bytes
 
 _HANG_SECONDS = 60
 # More come of tensors that stand for many times one element.

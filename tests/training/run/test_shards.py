@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save
+from tests.training.run.test_checkpoint import Hostile
 from tests.training.runs import assert_same, make_config
-from tests.training.test_checkpoint import Hostile
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from mulfree.errors import ArtifactError
-from mulfree.training import load_checkpoint, load_model, shards, train
-from mulfree.training.checkpoint import copy_checkpoint, file_of, save_checkpoint
-from mulfree.training.shards import save_sharded
+from mulfree.training import load_checkpoint, load_model, train
+from mulfree.training.run import shards
+from mulfree.training.run.checkpoint import copy_checkpoint, file_of, save_checkpoint
+from mulfree.training.run.shards import save_sharded
 
 WHOLE = "must be a whole checkpoint"
 

@@ -2,7 +2,7 @@
 
 A few thousand mutations are part of the tests; more, from the root, with
 
-    python -m tests.training.fuzz_configs --mutations 20000
+    python -m tests.training.run.fuzz_configs --mutations 20000
 
 Mutations are of the text of a file, of the values in it, of the words of a command line, and of the
 table in a checkpoint. No process is started, and no file is opened but the configuration.
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tests.training.watch import Watch, check_line, chosen, containers, copied
+from tests.training.run.watch import Watch, check_line, chosen, containers, copied
 
 from mulfree.errors import MulfreeError
 from mulfree.training import TrainConfig, read_config

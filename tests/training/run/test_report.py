@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mulfree.training import report
-from mulfree.training.report import write_csv, write_curves, write_json
+from mulfree.training.run import report
+from mulfree.training.run.report import write_csv, write_curves, write_json
 
 
 def test_csv(tmp_path: Path) -> None:

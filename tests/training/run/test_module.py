@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mulfree import models
 from mulfree.errors import TrainingError
-from mulfree.training import Batch, TrainConfig, load_checkpoint, module, train
+from mulfree.training import Batch, TrainConfig, load_checkpoint, train
 from mulfree.training.methods import supervised
-from mulfree.training.module import RunModule
+from mulfree.training.optim import local_lr
+from mulfree.training.run import module
+from mulfree.training.run.module import RunModule
 
 # Operators that hand a number to the host, or whose result has a size that it must know.
 READS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::equal")
@@ -54,7 +56,7 @@ class Lists(TorchFunctionMode):
 @pytest.fixture
 def _far_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the CPU be treated like an accelerator."""
-    for place in (module, optimizer):
+    for place in (module, local_lr):
         monkeypatch.setattr(place, "readable", lambda device: False)
 
 

@@ -28,7 +28,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from mulfree.errors import ArtifactError
 from mulfree.files import read_regular
-from mulfree.training import sealed
+from mulfree.training.run import sealed
 
 CONTENT = "content.ckpt"
 # Where the content keeps the digests of the parts.

@@ -1,6 +1,7 @@
 """What `test_distributed` runs in several processes: `mulfree train`, once per argument.
 
-Each argument is a JSON list of words. `-m tests.training.many_processes` alone or under torchrun.
+Each argument is a JSON list of words. Run by `-m tests.training.run.many_processes`, alone or under
+torchrun.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from torch import nn
 
 from mulfree import models
 from mulfree.cli.main import main
-from mulfree.training.callbacks import RunFiles
-from mulfree.training.checkpoint import LAST, copy_checkpoint
-from mulfree.training.module import RunModule
+from mulfree.training.run.callbacks import RunFiles
+from mulfree.training.run.checkpoint import LAST, copy_checkpoint
+from mulfree.training.run.module import RunModule
 
 # The step whose checkpoint is kept as that of a run of its own: within the first of two epochs.
 MIDDLE = 3

@@ -21,8 +21,10 @@ from mulfree.environment import environment
 from mulfree.errors import ConfigError, MulfreeError, TrainingError, quoted
 from mulfree.files import locked, remove_parts, write_atomically
 from mulfree.models.claims import blueprint
-from mulfree.training import shards
-from mulfree.training.checkpoint import (
+from mulfree.training.evaluation import evaluate
+from mulfree.training.methods import get_method
+from mulfree.training.run import shards
+from mulfree.training.run.checkpoint import (
     BEST,
     LAST,
     WEIGHTS,
@@ -34,11 +36,9 @@ from mulfree.training.checkpoint import (
     model_of,
     teacher_of,
 )
-from mulfree.training.config import TrainConfig, leaves
-from mulfree.training.evaluation import evaluate
-from mulfree.training.methods import get_method
-from mulfree.training.progress import Silent, decoding, display
-from mulfree.training.report import (
+from mulfree.training.run.config import TrainConfig, leaves
+from mulfree.training.run.progress import Silent, decoding, display
+from mulfree.training.run.report import (
     CURVES,
     METRICS_CSV,
     METRICS_JSON,
@@ -50,7 +50,7 @@ from mulfree.training.report import (
 from mulfree.training.task import TrainingTask
 
 if TYPE_CHECKING:
-    from mulfree.training.module import RunModule
+    from mulfree.training.run.module import RunModule
 
 CONFIG = "config.yaml"
 RUNS = "runs"
@@ -277,11 +277,11 @@ def _fit(
     # Seconds to import, and not needed by who only wants an optimiser or a schedule.
     from lightning.pytorch import Trainer
 
-    from mulfree.training.callbacks import CheckpointIO, RunFiles, StopOnSignal, StoppedError
     from mulfree.training.distributed.strategy import build_strategy
     from mulfree.training.distributed.sync_batch_norm import SyncBatchNorms
-    from mulfree.training.module import RunModule
-    from mulfree.training.state import resumable
+    from mulfree.training.run.callbacks import CheckpointIO, RunFiles, StopOnSignal, StoppedError
+    from mulfree.training.run.module import RunModule
+    from mulfree.training.run.state import resumable
 
     settings = config.trainer
     train_loader = _loader(splits.train, config, splits, place, train=True)

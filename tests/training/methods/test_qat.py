@@ -211,7 +211,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(run: Result, tmp_path: Path)
     def stop(*_: object) -> None:
         raise StopError
 
-    from mulfree.training.callbacks import RunFiles
+    from mulfree.training.run.callbacks import RunFiles
 
     with pytest.MonkeyPatch.context() as patch:
         original = RunFiles.on_train_epoch_end

@@ -18,8 +18,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from mulfree import models
 from mulfree.errors import TrainingError, quoted
-from mulfree.training import checkpoint
-from mulfree.training.config import TrainConfig
 from mulfree.training.optim.local_lr import (
     AdaptiveLocalLR,
     GradientError,
@@ -28,6 +26,8 @@ from mulfree.training.optim.local_lr import (
 )
 from mulfree.training.optim.p_annealing import NormAnnealing
 from mulfree.training.optim.schedule import Schedule
+from mulfree.training.run import checkpoint
+from mulfree.training.run.config import TrainConfig
 from mulfree.training.task import Batch, TrainingTask, compile_task
 
 Row = dict[str, float]

@@ -14,15 +14,15 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
-from mulfree.training.checkpoint import (
+from mulfree.training.run.checkpoint import (
     BEST,
     LAST,
     copy_checkpoint,
     save_checkpoint,
 )
-from mulfree.training.module import Row, RunModule
-from mulfree.training.progress import Display
-from mulfree.training.report import METRICS_CSV, write_csv
+from mulfree.training.run.module import Row, RunModule
+from mulfree.training.run.progress import Display
+from mulfree.training.run.report import METRICS_CSV, write_csv
 
 TENSORBOARD = "tensorboard"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)

@@ -16,8 +16,8 @@ from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError, quoted
 from mulfree.files import read_regular, write_atomically
 from mulfree.models.claims import broken, check_tensors, claimed, is_plain, recipe_of, restored
-from mulfree.training import sealed, shards
-from mulfree.training.config import TrainConfig
+from mulfree.training.run import sealed, shards
+from mulfree.training.run.config import TrainConfig
 
 FORMAT = "mulfree.checkpoint/1"
 # Where a checkpoint keeps, next to the state of the training loop, what mulfree reads back.

@@ -19,9 +19,9 @@ from mulfree.training.methods import METHODS, get_method, supervised
 from mulfree.training.optim.local_lr import OptimizerConfig
 from mulfree.training.optim.p_annealing import NormConfig
 from mulfree.training.optim.schedule import ScheduleConfig
-from mulfree.training.plain import parse, read, write
+from mulfree.training.run.plain import parse, read, write
+from mulfree.training.run.typed import members, names, typed
 from mulfree.training.task import MethodConfig
-from mulfree.training.typed import members, names, typed
 
 if TYPE_CHECKING:
     import jsonargparse

@@ -16,7 +16,7 @@ import yaml
 
 from mulfree.errors import printable
 from mulfree.files import read_regular
-from mulfree.training.typed import HALVES
+from mulfree.training.run.typed import HALVES
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
 """Value that a text stands for."""

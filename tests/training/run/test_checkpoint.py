@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mulfree import models
 from mulfree.errors import ArtifactError
 from mulfree.training import load_checkpoint, load_model, train
-from mulfree.training.checkpoint import load_network, save_checkpoint
+from mulfree.training.run.checkpoint import load_network, save_checkpoint
 
 
 @pytest.fixture(scope="module")

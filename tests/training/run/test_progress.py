@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mulfree.training.progress import Bar, Lines, Silent, decoding, display
+from mulfree.training.run.progress import Bar, Lines, Silent, decoding, display
 
 
 def test_a_bar_shows_steps_and_prints_epochs_above() -> None:

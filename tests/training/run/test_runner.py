@@ -31,17 +31,16 @@ from mulfree.files import locked
 from mulfree.training import (
     Batch,
     TrainConfig,
-    callbacks,
     evaluate,
     load_checkpoint,
     load_model,
     read_config,
-    runner,
     train,
 )
-from mulfree.training.checkpoint import save_checkpoint
 from mulfree.training.methods import supervised
-from mulfree.training.runner import build_task
+from mulfree.training.run import callbacks, runner
+from mulfree.training.run.checkpoint import save_checkpoint
+from mulfree.training.run.runner import build_task
 
 FILES = ["best.ckpt", "config.yaml", "curves.png", "last.ckpt", "metrics.csv", "metrics.json"]
 

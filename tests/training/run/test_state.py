@@ -10,10 +10,11 @@ import torch
 from tests.training.runs import make_config
 
 from mulfree.errors import ArtifactError, TrainingError
-from mulfree.training import callbacks, load_checkpoint, model_of, train
-from mulfree.training.checkpoint import save_checkpoint
-from mulfree.training.module import RunModule
-from mulfree.training.sealed import from_bytes, to_bytes
+from mulfree.training import load_checkpoint, model_of, train
+from mulfree.training.run import callbacks
+from mulfree.training.run.checkpoint import save_checkpoint
+from mulfree.training.run.module import RunModule
+from mulfree.training.run.sealed import from_bytes, to_bytes
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_type_hints
 import pytest
 
 from mulfree.training import TrainConfig
-from mulfree.training.config import Option
 from mulfree.training.methods import METHODS, get_method
-from mulfree.training.typed import is_plain, typed
+from mulfree.training.run.config import Option
+from mulfree.training.run.typed import is_plain, typed
 
 
 def test_every_option_of_every_configuration_is_plain_data() -> None:

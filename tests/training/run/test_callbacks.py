@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from mulfree.training.callbacks import StopOnSignal
+from mulfree.training.run.callbacks import StopOnSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

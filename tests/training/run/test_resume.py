@@ -14,8 +14,9 @@ import pytest
 from tests.training.runs import assert_same, make_config, start
 
 from mulfree.errors import ArtifactError, ConfigError
-from mulfree.training import TrainConfig, callbacks, load_checkpoint, train
-from mulfree.training.checkpoint import save_checkpoint
+from mulfree.training import TrainConfig, load_checkpoint, train
+from mulfree.training.run import callbacks
+from mulfree.training.run.checkpoint import save_checkpoint
 
 STEPS = 4
 EPOCHS = 2

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.training import fuzz_checkpoints, fuzz_configs
-from tests.training.watch import Watch
+from tests.training.run import fuzz_checkpoints, fuzz_configs
+from tests.training.run.watch import Watch
 
 
 def test_damaged_configurations_are_refused_or_plain_data(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""A run: configuration, loop, checkpoints and the files that it writes."""
