@@ -14,7 +14,7 @@ from mulfree.data.samples import ImageSet
 from mulfree.data.transforms import CentreCrop
 from mulfree.runtime.graph import Adder2d, Conv2d
 from mulfree.training import train
-from mulfree.training.run.runner import image_spec
+from mulfree.training.run.network import image_spec
 
 
 @pytest.fixture(scope="module")

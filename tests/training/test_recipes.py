@@ -17,7 +17,7 @@ from mulfree.training.methods import kd, supervised
 from mulfree.training.optim.local_lr import AdaptiveLocalLR
 from mulfree.training.optim.schedule import Schedule
 from mulfree.training.run.checkpoint import WEIGHTS
-from mulfree.training.run.runner import build_task
+from mulfree.training.run.network import build_task
 
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(ROOT.glob("*/*.yaml"))

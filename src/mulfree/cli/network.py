@@ -73,7 +73,7 @@ def read(verb: str, path: str | Path, data_name: str | None) -> Trained:
     """
     from mulfree import data, training
     from mulfree.training.run.checkpoint import LAST, WEIGHTS, file_of
-    from mulfree.training.run.runner import CONFIG
+    from mulfree.training.run.directory import CONFIG
 
     file = file_of(path, WEIGHTS)
     config, last = _config_beside(file), file.with_name(LAST)
@@ -99,7 +99,7 @@ def read(verb: str, path: str | Path, data_name: str | None) -> Trained:
 def _config_beside(file: Path) -> TrainConfig | None:
     """The configuration next to weights of a run; a checkpoint has its own."""
     from mulfree import training
-    from mulfree.training.run.runner import CONFIG
+    from mulfree.training.run.directory import CONFIG
 
     beside = file.with_name(CONFIG)
     if file.suffix != ".safetensors" or not beside.exists():
@@ -133,7 +133,7 @@ def recall_images(verb: str, path: Path, model: nn.Module) -> None:
     """
     from mulfree import data, models, training
     from mulfree.training.run.checkpoint import WEIGHTS, file_of
-    from mulfree.training.run.runner import image_spec
+    from mulfree.training.run.network import image_spec
 
     if models.config_of(model).images is not None:
         return

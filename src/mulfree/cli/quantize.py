@@ -38,8 +38,8 @@ def main(argv: list[str]) -> int:
 
     from mulfree import data, models, runtime, training
     from mulfree.quantization import Pictures, quantize
+    from mulfree.training.run.network import image_spec
     from mulfree.training.run.progress import decoding
-    from mulfree.training.run.runner import image_spec
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     from mulfree import training
     from mulfree.training.run.checkpoint import LAST, file_of
     from mulfree.training.run.config import help_parser, take_option
-    from mulfree.training.run.runner import is_main_process
+    from mulfree.training.run.devices import is_main_process
 
     resume, words = take_option(argv, "--resume")
     if any(word in _HELP for word in words):
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
 def _print_summary(result: Result) -> None:
     from mulfree.training.run.checkpoint import BEST, LAST, WEIGHTS
     from mulfree.training.run.report import CURVES, METRICS_CSV, METRICS_JSON
-    from mulfree.training.run.runner import TEACHER
+    from mulfree.training.run.results import TEACHER
 
     metrics = result.metrics
     minutes, seconds = divmod(round(metrics["seconds"]), 60)

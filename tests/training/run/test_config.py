@@ -13,7 +13,7 @@ from tests.training.runs import start
 from mulfree import data
 from mulfree.errors import ConfigError, MulfreeError
 from mulfree.training import NetworkConfig, NormConfig, TrainConfig, TrainerConfig, read_config
-from mulfree.training.run.runner import build_task
+from mulfree.training.run.network import build_task
 
 
 def write(path: Path, text: str) -> str:

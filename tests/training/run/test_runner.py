@@ -38,9 +38,10 @@ from mulfree.training import (
     train,
 )
 from mulfree.training.methods import supervised
-from mulfree.training.run import callbacks, runner
+from mulfree.training.run import devices, results, runner
+from mulfree.training.run import directory as run_directory
 from mulfree.training.run.checkpoint import save_checkpoint
-from mulfree.training.run.runner import build_task
+from mulfree.training.run.network import build_task
 
 FILES = ["best.ckpt", "config.yaml", "curves.png", "last.ckpt", "metrics.csv", "metrics.json"]
 
@@ -223,9 +224,11 @@ def test_a_directory_is_of_one_run_at_a_time(
     # What the other run is writing is left alone.
     assert part.exists()
     # The other processes of a run have no lock of their own.
-    monkeypatch.setattr(runner, "is_main_process", lambda: False)
+    monkeypatch.setattr(run_directory, "is_main_process", lambda: False)
     with locked_directory(tmp_path / "new"), ExitStack() as kept:
-        assert runner._same_run(checkpoint.config, checkpoint, kept) == tmp_path / "new"
+        assert (
+            run_directory.resumed_directory(checkpoint.config, checkpoint, kept) == tmp_path / "new"
+        )
 
 
 @contextmanager
@@ -245,7 +248,7 @@ def test_a_run_keeps_its_directory_until_its_end(
         with pytest.raises(BlockingIOError), locked(tmp_path / "run"):
             pass
 
-    monkeypatch.setattr(runner, "write_json", look)
+    monkeypatch.setattr(results, "write_json", look)
     train(make_config(tmp_path / "run", trainer={"epochs": 1}))
     assert seen == [True]
     assert not (tmp_path / "run" / ".lock").exists()
@@ -254,7 +257,7 @@ def test_a_run_keeps_its_directory_until_its_end(
 def test_runs_that_start_at_once_get_directories_of_their_own(tmp_path: Path) -> None:
     wanted = tmp_path / "a" / "run"
     with ThreadPoolExecutor(8) as pool:
-        found = set(pool.map(runner._numbered, [wanted] * 32))
+        found = set(pool.map(run_directory._numbered, [wanted] * 32))
     others = {wanted.with_name(f"run-{number}") for number in range(2, 33)}
     assert found == {wanted, *others}
 
@@ -278,8 +281,8 @@ def test_a_directory_that_is_deleted_is_one_line(
     if when == "at a step":
         spoil(monkeypatch, 2, lambda task, loss: deleted(loss))
     else:
-        metrics = runner._metrics
-        monkeypatch.setattr(runner, "_metrics", lambda *args: deleted(metrics(*args)))
+        metrics = results.final_metrics
+        monkeypatch.setattr(runner, "final_metrics", lambda *args: deleted(metrics(*args)))
     assert main(["train", "--config", str(tmp_path / "f.yaml")]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"mulfree train: error: No such file or directory: {directory}/")
@@ -395,12 +398,12 @@ def test_gpus_that_do(
         trainer={"accelerator": accelerator, "precision": precision},
         model={"operator": operator.removeprefix("double ")},
     )
-    assert runner._place(config).device == torch.device("cuda", 0)
+    assert devices.place_run(config).device == torch.device("cuda", 0)
 
 
 def test_a_cpu_works_next_to_an_old_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seem(monkeypatch, 1, (7, 5))
-    assert runner._place(make_config(tmp_path)).device == torch.device("cpu")
+    assert devices.place_run(make_config(tmp_path)).device == torch.device("cpu")
 
 
 def too_large(*args: Any) -> Tensor:
