@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
     # Torch takes a second to import, which `mulfree -h` has no need of.
     from mulfree import training
     from mulfree.training.run.checkpoint import LAST, file_of
-    from mulfree.training.run.config import help_parser, take_option
+    from mulfree.training.run.command_line import help_parser, take_option
     from mulfree.training.run.devices import is_main_process
 
     resume, words = take_option(argv, "--resume")

@@ -16,10 +16,10 @@ from mulfree.training.run.checkpoint import Checkpoint as Checkpoint
 from mulfree.training.run.checkpoint import load_checkpoint as load_checkpoint
 from mulfree.training.run.checkpoint import load_model as load_model
 from mulfree.training.run.checkpoint import model_of as model_of
+from mulfree.training.run.command_line import read_config as read_config
 from mulfree.training.run.config import NetworkConfig as NetworkConfig
 from mulfree.training.run.config import TrainConfig as TrainConfig
 from mulfree.training.run.config import TrainerConfig as TrainerConfig
-from mulfree.training.run.config import read_config as read_config
 from mulfree.training.run.runner import Result as Result
 from mulfree.training.run.runner import train as train
 from mulfree.training.task import Batch as Batch

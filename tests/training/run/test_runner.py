@@ -38,7 +38,7 @@ from mulfree.training import (
     train,
 )
 from mulfree.training.methods import supervised
-from mulfree.training.run import devices, results, runner
+from mulfree.training.run import callbacks, devices, results, runner
 from mulfree.training.run import directory as run_directory
 from mulfree.training.run.checkpoint import save_checkpoint
 from mulfree.training.run.network import build_task

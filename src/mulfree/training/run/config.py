@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
-import importlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_type_hints
 
 from mulfree.data import DataConfig
-from mulfree.errors import BackendUnavailableError, ConfigError, printable, quoted
-from mulfree.files import expand_paths, expanded
+from mulfree.errors import ConfigError, quoted
+from mulfree.files import expand_paths
 from mulfree.training.checks import require, require_choice, require_count
-from mulfree.training.methods import METHODS, get_method, supervised
+from mulfree.training.methods import get_method, supervised
 from mulfree.training.optim.local_lr import OptimizerConfig
 from mulfree.training.optim.p_annealing import NormConfig
 from mulfree.training.optim.schedule import ScheduleConfig
-from mulfree.training.run.plain import parse, read, write
-from mulfree.training.run.typed import members, names, typed
+from mulfree.training.run.plain import write
+from mulfree.training.run.typed import typed
 from mulfree.training.task import MethodConfig
 
 if TYPE_CHECKING:
-    import jsonargparse
+    pass
 
 _ACCELERATORS = ("auto", "cpu", "cuda")
 _STRATEGIES = ("auto", "ddp", "fsdp")
@@ -38,10 +34,7 @@ _MAX_DEVICES = 2**16
 Scalar: TypeAlias = bool | int | float | str | None
 Option: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
 """Type of an option of a network: data, never a class or anything else that is built."""
-# How the names of these options begin.
-_OPTIONS = "model.options."
-_NEGATIVE = re.compile(r"-[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
-_MAX_NAME = 100
+MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,180 +177,40 @@ class TrainConfig:
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"train: `values` must be a table, got {quoted(values)}")
-        method = _method_of([values])
-        _check_sections(values, method, "the configuration")
-        whole = _merged(_defaults(method), values)
-        kinds = _sections(method)
+        method = method_of([values])
+        check_sections(values, method, "the configuration")
+        whole = merged(defaults(method), values)
+        kinds = sections(method)
         return cls(**{name: _section(kind, name, whole[name]) for name, kind in kinds.items()})
 
 
-def read_config(words: Sequence[str], base: TrainConfig | None = None) -> TrainConfig:
-    """The configuration given by command line words.
-
-    Args:
-        words: Dotted options such as `--optimizer.lr=0.05`, of which the later one wins, and
-            `--config FILE.yaml`, likewise. Options win over files.
-        base: Values of what is not given; the defaults of `TrainConfig` otherwise.
-
-    Raises:
-        ConfigError: An option is unknown or abbreviated, or has a bad value, or a file cannot be
-            read.
-    """
-    paths, rest = take_option(words, "--config")
-    files = {path: _read_file(path) for path in paths}
-    values: dict[str, Any] = {} if base is None else base.to_dict()
-    given = _options(rest)
-    method = _method_of([values, *files.values()], given)
-    for path, content in files.items():
-        _check_sections(content, method, path)
-        values = _merged(values, content)
-    for name, text in given:
-        if not name.startswith(_OPTIONS):
-            _check_known(name, method, "the command line")
-        if text is None:
-            raise ConfigError(f"train: argument --{name}: expected one argument")
-    values = _merged(values, {"method": {"name": method}})
-    kinds = _sections(method)
-    for name, text in given:
-        section, _, key = name.partition(".")
-        hint = get_type_hints(kinds[section])[key.partition(".")[0]]
-        if name.startswith(_OPTIONS):
-            options = values.setdefault(section, {}).setdefault("options", {})
-            options[name.removeprefix(_OPTIONS)] = _plain_option(name, str(text))
-        else:
-            values.setdefault(section, {})[key] = _worded(name, str(text), hint)
-    return TrainConfig.from_dict(values)
-
-
-def help_parser(words: Sequence[str]) -> jsonargparse.ArgumentParser:
-    """The parser of all options, those of the method as the words and files choose it.
-
-    Raises:
-        ConfigError: There is no such method, or a file cannot be read.
-        BackendUnavailableError: The package that parses options is not installed.
-    """
-    paths, rest = take_option(words, "--config")
-    method = _method_of([_read_file(path) for path in paths], _options(rest))
-    parser = build_parser(method)
-    others = ", ".join(name for name in METHODS if name != method)
-    parser.epilog = (
-        f"The options of method.* are those of {method}; of another method ({others}) they are "
-        "shown with --method.name NAME --help."
-    )
-    return parser
-
-
-def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
-    """The values of an option that stands for a file, and the words without it.
-
-    Raises:
-        ConfigError: Nothing follows the option.
-    """
-    values: list[str] = []
-    rest: list[str] = []
-    remaining = iter(words)
-    for word in remaining:
-        if word == "--":
-            rest += [word, *remaining]
-            break
-        name, equals, value = word.partition("=")
-        if name != option:
-            rest.append(word)
-            continue
-        file = value if equals else next(remaining, None)
-        if not file:
-            raise ConfigError(f"train: `{option}` must be followed by a file")
-        values.append(file)
-    return values, rest
-
-
-def build_parser(method: str) -> jsonargparse.ArgumentParser:
-    """All options of a run with a method, for their help; values never reach this parser.
-
-    Raises:
-        BackendUnavailableError: The package that parses options is not installed.
-    """
-    parser: jsonargparse.ArgumentParser = _jsonargparse().ArgumentParser(
-        prog="mulfree train",
-        description="Train a network. Without options, a small adder network on digits.",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE.yaml", help="file with options; may be repeated")
-    for name, kind in _sections(method).items():
-        parser.add_class_arguments(kind, name)
-    for action in parser._actions:
-        if action.dest in _sections(method):
-            # A whole section from another file, which is not read.
-            action.help = argparse.SUPPRESS
-    parser.set_defaults(dict(leaves(_defaults(method))))
-    return parser
-
-
-def _jsonargparse() -> Any:
-    # Only here, so that a run can be configured in Python and resumed without it.
-    try:
-        return importlib.import_module("jsonargparse")
-    except ImportError as error:
-        raise BackendUnavailableError(
-            "train: `--help` needs jsonargparse: pip install 'jsonargparse[signatures]'"
-        ) from error
-
-
-def _sections(method: str) -> dict[str, type]:
+def sections(method: str) -> dict[str, type]:
+    """Class of every section, with the options of a method."""
     default = TrainConfig()
     kinds = {section.name: type(getattr(default, section.name)) for section in fields(default)}
     return {**kinds, "method": get_method(method).Config}
 
 
-def _defaults(method: str) -> dict[str, Any]:
+def defaults(method: str) -> dict[str, Any]:
+    """Default of every option, with the options of a method."""
     return TrainConfig(method=get_method(method).Config()).to_dict()  # type: ignore[call-arg]
 
 
 def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
     hints = get_type_hints(kind)
-    return kind(**{key: _checked(f"{name}.{key}", v, hints[key]) for key, v in values.items()})
+    return kind(**{key: checked(f"{name}.{key}", v, hints[key]) for key, v in values.items()})
 
 
-def _checked(name: str, value: object, hint: Any) -> Any:
+def checked(name: str, value: object, hint: Any) -> Any:
+    """`value`, if it has the type of an option.
+
+    Raises:
+        ConfigError: It has another type.
+    """
     try:
         return typed(value, hint)
     except TypeError as error:
         raise ConfigError(f"train: `{name}` must be {error}, got {quoted(value)}") from error
-
-
-def _worded(name: str, text: str, hint: Any) -> Any:
-    """The value of an option that a word of the command line stands for."""
-    kinds = members(hint)
-    choices = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
-    # A path or a name may look like a number.
-    if text in choices or (str in kinds and text != "null"):
-        return _checked(name, text, str)
-    try:
-        value = parse(text) if text else text
-        if isinstance(value, str):
-            raise TypeError("a word is none of them")
-        return typed(value, hint)
-    except (TypeError, ValueError) as error:
-        others = [kind for kind in kinds if kind is not str and get_origin(kind) is not Literal]
-        words = [f"one of {', '.join(map(repr, choices))}"] if choices else []
-        wanted = " or ".join([*words, *names(others)])
-        if isinstance(error, ValueError):
-            wanted += f" ({error})"
-        raise ConfigError(
-            f"train: `{name}` must be {wanted}, got {printable(text, _MAX_NAME)}"
-        ) from error
-
-
-def _plain_option(name: str, text: str) -> Any:
-    """The value of an option of the network, which may be of any plain type."""
-    try:
-        return typed(parse(text), Option)
-    except (TypeError, ValueError) as error:
-        wanted = f"plain data ({error})" if isinstance(error, ValueError) else str(error)
-        raise ConfigError(
-            f"train: `{name}` must be {wanted}, got {printable(text, _MAX_NAME)}"
-        ) from error
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -370,9 +223,14 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield name, value
 
 
-def _method_of(
+def method_of(
     mappings: Sequence[Mapping[str, Any]], given: Sequence[tuple[str, str | None]] = ()
 ) -> str:
+    """Method that nested values or command-line options choose; the last one wins.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
     name: object = supervised.Config().name
     for values in mappings:
         section = values.get("method")
@@ -381,81 +239,47 @@ def _method_of(
     return get_method(str(name)).Config().name  # type: ignore[call-arg]
 
 
-def _options(words: Sequence[str]) -> list[tuple[str, str | None]]:
-    """The options in the words, and what is given for each; None where nothing is.
-
-    Raises:
-        ConfigError: A word belongs to no option.
-    """
-    found: list[tuple[str, str | None]] = []
-    remaining = list(words)
-    while remaining:
-        word = remaining.pop(0)
-        if not word.startswith("--") or word == "--":
-            stray = " ".join(remaining if word == "--" else [word])
-            if stray:
-                raise ConfigError(f"train: unrecognized arguments: {stray}")
-            break
-        name, equals, value = word[2:].partition("=")
-        if equals:
-            found.append((name, value))
-        elif remaining and (remaining[0][:1] != "-" or _NEGATIVE.fullmatch(remaining[0])):
-            found.append((name, remaining.pop(0)))
-        else:
-            found.append((name, None))
-            if remaining and not remaining[0].startswith("--"):
-                remaining.pop(0)
-    return found
-
-
-def _merged(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def merged(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with what `other` has in its place, section by section."""
     result = dict(values)
     for key, value in other.items():
         old = result.get(key)
         both = isinstance(old, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+        result[key] = merged(old, value) if both else value  # type: ignore[arg-type]
     return result
 
 
-def _read_file(path: str) -> dict[str, Any]:
-    try:
-        values = read(Path(expanded(path)))
-    except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise ConfigError(
-            f"train: `--config` must be a readable YAML file, got {path}: {reason}"
-        ) from error
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise ConfigError(
-            f"train: `--config` must hold sections of options, got {path} with a "
-            f"{type(values).__name__}"
-        )
-    return values
+def check_sections(values: Mapping[str, Any], method: str, source: str) -> None:
+    """Refuse sections and options that do not exist.
 
-
-def _check_sections(values: Mapping[str, Any], method: str, source: str) -> None:
-    sections = _sections(method)
+    Raises:
+        ConfigError: One is unknown, or a section is no table.
+    """
+    known = sections(method)
     for key, section in values.items():
         if not isinstance(section, Mapping):
-            if key in sections:
+            if key in known:
                 raise ConfigError(
                     f"train: `{key}` must be a section of options, got {quoted(section)} in "
                     f"{source}"
                 )
-            _check_known(str(key), method, source)
+            check_known(str(key), method, source)
         for name in section:
-            _check_known(f"{key}.{name}", method, source)
-        if key not in sections:
-            _check_known(str(key), method, source)
+            check_known(f"{key}.{name}", method, source)
+        if key not in known:
+            check_known(str(key), method, source)
 
 
-def _check_known(name: str, method: str, source: str) -> None:
-    known = [full for full, _ in leaves(_defaults(method))]
+def check_known(name: str, method: str, source: str) -> None:
+    """Refuse an option that does not exist.
+
+    Raises:
+        ConfigError: It is unknown; the nearest name is suggested.
+    """
+    known = [full for full, _ in leaves(defaults(method))]
     if name in known:
         return
-    near = difflib.get_close_matches(name[:_MAX_NAME], known, n=1)
+    near = difflib.get_close_matches(name[:MAX_NAME], known, n=1)
     if not near:
         # A right name in no section or in the wrong one.
         last = str(name).rpartition(".")[2]
