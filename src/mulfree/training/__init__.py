@@ -5,9 +5,9 @@ from __future__ import annotations
 from mulfree.training.evaluation import Evaluation as Evaluation
 from mulfree.training.evaluation import evaluate as evaluate
 from mulfree.training.fidelity import Fidelity as Fidelity
+from mulfree.training.optim.build import OptimizerConfig as OptimizerConfig
+from mulfree.training.optim.build import build_optimizer as build_optimizer
 from mulfree.training.optim.local_lr import AdaptiveLocalLR as AdaptiveLocalLR
-from mulfree.training.optim.local_lr import OptimizerConfig as OptimizerConfig
-from mulfree.training.optim.local_lr import build_optimizer as build_optimizer
 from mulfree.training.optim.p_annealing import NormAnnealing as NormAnnealing
 from mulfree.training.optim.p_annealing import NormConfig as NormConfig
 from mulfree.training.optim.schedule import Schedule as Schedule

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 from mulfree import models
 from mulfree.training import TrainingTask, build_optimizer, load_checkpoint, train
 from mulfree.training.methods import supervised
-from mulfree.training.optim.local_lr import OptimizerConfig
+from mulfree.training.optim.build import OptimizerConfig
 from mulfree.training.task import compile_task
 
 

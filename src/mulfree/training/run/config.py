@@ -12,7 +12,7 @@ from mulfree.errors import ConfigError, quoted
 from mulfree.files import expand_paths
 from mulfree.training.checks import require, require_choice, require_count
 from mulfree.training.methods import get_method, supervised
-from mulfree.training.optim.local_lr import OptimizerConfig
+from mulfree.training.optim.build import OptimizerConfig
 from mulfree.training.optim.p_annealing import NormConfig
 from mulfree.training.optim.schedule import ScheduleConfig
 from mulfree.training.run.plain import write

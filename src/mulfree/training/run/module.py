@@ -18,12 +18,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from mulfree import models
 from mulfree.errors import TrainingError, quoted
-from mulfree.training.optim.local_lr import (
-    AdaptiveLocalLR,
-    GradientError,
-    build_optimizer,
-    readable,
-)
+from mulfree.training.optim.build import build_optimizer
+from mulfree.training.optim.local_lr import AdaptiveLocalLR, GradientError, readable
 from mulfree.training.optim.p_annealing import NormAnnealing
 from mulfree.training.optim.schedule import Schedule
 from mulfree.training.run import checkpoint

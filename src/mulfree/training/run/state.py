@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mulfree.errors import quoted
 from mulfree.training.methods.qat import STATE as RANGES
-from mulfree.training.optim.local_lr import build_optimizer
+from mulfree.training.optim.build import build_optimizer
 from mulfree.training.run.checkpoint import KEY, NETWORKS, Checkpoint, incomplete
 from mulfree.training.run.module import RunModule
 

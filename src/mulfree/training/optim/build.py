@@ -1,0 +1,103 @@
+"""Optimiser of a run, built from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from mulfree.operators import uses_adaptive_local_lr
+from mulfree.training.checks import require, require_choice
+from mulfree.training.optim.local_lr import AdaptiveLocalLR
+from mulfree.training.task import Learner, TrainingTask
+
+_OPTIMIZERS = ("adamw", "nag", "sgd")
+
+_DECAYS = ("all", "weights")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """Which optimiser updates the parameters.
+
+    Attributes:
+        name: Stochastic gradient descent (sgd), the same with Nesterov's momentum (nag), or adamw.
+        lr: Global learning rate at its peak, the same for every layer.
+        momentum: Momentum of sgd and nag, first beta of adamw.
+        beta2: Second beta of adamw.
+        weight_decay: Weight decay factor.
+        decay: What is decayed: all parameters, or only weights (no bias, no normalisation).
+        eta: Factor of the adaptive local learning rate of adder layers; 0 turns it off.
+    """
+
+    name: Literal["sgd", "nag", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 5e-4
+    decay: Literal["all", "weights"] = "all"
+    eta: float = 0.2
+
+    def __post_init__(self) -> None:
+        function = "OptimizerConfig"
+        require_choice(function, "name", self.name, _OPTIMIZERS)
+        require_choice(function, "decay", self.decay, _DECAYS)
+        require(function, "lr", self.lr, self.lr > 0, "be positive")
+        for field in ("momentum", "beta2"):
+            value = getattr(self, field)
+            require(function, field, value, 0 <= value < 1, "lie in [0, 1)")
+        for field in ("weight_decay", "eta"):
+            value = getattr(self, field)
+            require(function, field, value, value >= 0, "be at least 0")
+        if self.name == "nag":
+            require(function, "momentum", self.momentum, self.momentum > 0, "be positive for nag")
+
+
+def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """The optimiser of all trainable parameters of `module` that `config` describes.
+
+    Where it is a `TrainingTask` each of its learners has a learning rate of its own.
+    """
+    learners = (
+        module.learners()
+        if isinstance(module, TrainingTask)
+        else [Learner(list(module.parameters()))]
+    )
+    groups = [group for learner in learners for group in _groups(learner, config)]
+    optimizer: Optimizer
+    if config.name == "adamw":
+        optimizer = torch.optim.AdamW(
+            groups,
+            lr=config.lr,
+            betas=(config.momentum, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+    else:
+        optimizer = torch.optim.SGD(
+            groups,
+            lr=config.lr,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=config.name == "nag",
+        )
+    every = (p for group in groups for p in group["params"])
+    if config.eta > 0 and any(uses_adaptive_local_lr(p) for p in every):
+        optimizer = AdaptiveLocalLR(optimizer, config.eta)
+    return optimizer
+
+
+def _groups(learner: Learner, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """What of a learner is trained, divided by what is asked of the optimiser."""
+    lr = config.lr if learner.lr is None else learner.lr
+    params = [p for p in learner.parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": params, "lr": lr}]
+    if config.decay == "weights":
+        # A bias, and the scale and shift of a normalisation, are the vectors among them.
+        groups = [
+            {"params": [p for p in params if p.ndim > 1], "lr": lr},
+            {"params": [p for p in params if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+        ]
+    return [group for group in groups if group["params"]]
