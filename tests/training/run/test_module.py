@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +19,7 @@ from mulfree.errors import TrainingError
 from mulfree.training import Batch, TrainConfig, load_checkpoint, train
 from mulfree.training.methods import supervised
 from mulfree.training.optim import local_lr
-from mulfree.training.run import module
+from mulfree.training.run import guard
 from mulfree.training.run.module import RunModule
 
 # Operators that hand a number to the host, or whose result has a size that it must know.
@@ -56,7 +55,7 @@ class Lists(TorchFunctionMode):
 @pytest.fixture
 def _far_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the CPU be treated like an accelerator."""
-    for place in (module, local_lr):
+    for place in (guard, local_lr):
         monkeypatch.setattr(place, "readable", lambda device: False)
 
 
@@ -208,7 +207,7 @@ def test_a_logged_loss_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest.M
 
     def step(self: RunModule, *args: Any, **kwargs: Any) -> None:
         after(self, *args, **kwargs)
-        shown.append(self.loss)
+        shown.append(self.guard.loss)
 
     monkeypatch.setattr(supervised.Task, "forward", recorded)
     monkeypatch.setattr(RunModule, "optimizer_step", step)
@@ -260,7 +259,6 @@ def test_processes_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
     network = models.create_model("lenet5_bn", operator="adder2d", width=0.25)
     task = supervised.Task(network, supervised.Config())
     run = RunModule(task, settings, steps_per_epoch=4, held_out="test", recipe={})
-    monkeypatch.setattr(RunModule, "trainer", SimpleNamespace(world_size=2, global_step=2))
     theirs = torch.tensor([math.inf, 0.0], dtype=torch.float64)
 
     def all_reduce(flags: Tensor, how: Any) -> None:
@@ -268,12 +266,12 @@ def test_processes_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
         flags.copy_(torch.minimum(flags, theirs))
 
     monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    run._watch(torch.tensor(0.5))
-    assert (run.loss, run.stopping) == (0.5, False)
+    run.guard.watch(3, torch.tensor(0.5), 2)
+    assert (run.guard.loss, run.guard.stopping) == (0.5, False)
     theirs[1] = -1.0
-    run._watch(torch.tensor(0.25))
-    assert (run.loss, run.stopping) == (0.25, True)
+    run.guard.watch(3, torch.tensor(0.25), 2)
+    assert (run.guard.loss, run.guard.stopping) == (0.25, True)
     theirs[0] = 3.0
     message = r"`loss` must be finite, but is not in another process at step 3 \(epoch 1 of 2\)"
     with pytest.raises(TrainingError, match=message):
-        run._watch(torch.tensor(0.5))
+        run.guard.watch(3, torch.tensor(0.5), 2)

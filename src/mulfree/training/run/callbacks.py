@@ -154,16 +154,16 @@ class RunFiles(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         settings = module.config.trainer
-        self.display.step(module.step, trainer.current_epoch + 1, module.loss)
+        self.display.step(module.step, trainer.current_epoch + 1, module.guard.loss)
         if module.step % settings.log_every == 0:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
-            self._log({"step/loss": module.loss, "step/lr": rate}, module.step)
+            self._log({"step/loss": module.guard.loss, "step/lr": rate}, module.step)
         if batch_idx + 1 == trainer.num_training_batches:
             return
         every = settings.checkpoint_every
-        if module.stopping or (every is not None and module.step % every == 0):
+        if module.guard.stopping or (every is not None and module.step % every == 0):
             self._save(trainer, module)
-        if module.stopping:
+        if module.guard.stopping:
             raise StoppedError
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -179,7 +179,7 @@ class RunFiles(Callback):
                 values = {key: row[key] for key in row if key.startswith(f"{part}_")}
                 self._log({key.replace("_", "/", 1): values[key] for key in values}, module.step)
             self.display.epoch(_line(row, module))
-        if module.stopping and module.step < module.schedule.total_steps:
+        if module.guard.stopping and module.step < module.schedule.total_steps:
             raise StoppedError
 
     def close(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,18 +11,18 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from mulfree import models
 from mulfree.errors import TrainingError, quoted
 from mulfree.training.optim.build import build_optimizer
-from mulfree.training.optim.local_lr import AdaptiveLocalLR, GradientError, readable
+from mulfree.training.optim.local_lr import AdaptiveLocalLR, GradientError
 from mulfree.training.optim.p_annealing import NormAnnealing
 from mulfree.training.optim.schedule import Schedule
 from mulfree.training.run import checkpoint
 from mulfree.training.run.config import TrainConfig
+from mulfree.training.run.guard import Guard, local
 from mulfree.training.task import Batch, TrainingTask, compile_task
 
 Row = dict[str, float]
@@ -75,15 +74,11 @@ class RunModule(LightningModule):
         mode = str(config.trainer.compile)
         self._compiled = [] if mode == "none" else [compile_task(task, mode)]
         self.history: list[Row] = []
-        self.stopping = False
-        self._stop_wanted = False
-        self.loss = math.nan
+        self.guard = Guard(config.trainer.log_every, self._position)
         self._train_sums: dict[str, Tensor] = {}
         self._held_sums: dict[str, Tensor] = {}
         self._seconds = 0.0
         self._since = time.perf_counter()
-        # Numbers that have to be finite and were not read yet, with their step and name.
-        self._unread: list[tuple[int, str, Tensor]] = []
 
     @property
     def network(self) -> nn.Module:
@@ -135,7 +130,7 @@ class RunModule(LightningModule):
         report = (self._compiled[0] if self._compiled and plain else self.task)(batch)
         loss = report["loss"]
         # A copy, because CUDA graphs put the loss of the next step in the same place.
-        self._watch(loss.detach().clone())
+        self.guard.watch(self.step + 1, loss.detach().clone(), self.trainer.world_size)
         _accumulate(self._train_sums, report, len(batch[0]))
         return loss
 
@@ -154,10 +149,10 @@ class RunModule(LightningModule):
         try:
             optimizer.step(closure=optimizer_closure)
         except GradientError as error:
-            raise TrainingError(f"{error} {self._where(step)}") from error
+            raise TrainingError(f"{error} {self._position(step)}") from error
         (own,) = self.trainer.optimizers
         if isinstance(own, AdaptiveLocalLR) and own.largest_norm is not None:
-            self._unread.append((step, "grad", own.largest_norm))
+            self.guard.record(step, "grad", own.largest_norm)
         # The loop would clear them after the next forward, which needs the memory, and which writes
         # over them where it is a CUDA graph.
         own.zero_grad()
@@ -190,71 +185,15 @@ class RunModule(LightningModule):
 
     # --- guards -------------------------------------------------------------------------------
 
-    def request_stop(self) -> None:
-        """Makes the run save and stop soon; `stopping` says when all processes know."""
-        self._stop_wanted = True
-
-    def _watch(self, loss: Tensor) -> None:
-        """Notices a loss that is not finite; and a request to stop, together with all processes.
-
-        A CPU is asked at every step, before a parameter changes. To read a number from an
-        accelerator is to wait for it, so there it is done at the first step, every `log_every`
-        steps and before a checkpoint: what is not finite has reached the parameters then, but
-        never a checkpoint.
-        """
-        step = self.step + 1
-        self._unread.append((step, "loss", loss))
-        if self.trainer.world_size == 1:
-            self.stopping = self._stop_wanted
-        often = readable(loss.device) or math.isnan(self.loss)
-        if often or step % self.config.trainer.log_every == 0:
-            self._read()
-
-    def _read(self) -> None:
-        if not self._unread:
-            return
-        steps, names, tensors = zip(*self._unread, strict=True)
-        self._unread = []
-        values = torch.stack([tensor.double() for tensor in tensors]).tolist()
-        seen = list(zip(steps, names, values, strict=True))
-        self.loss = next((v for _, name, v in reversed(seen) if name == "loss"), self.loss)
-        bad = next((entry for entry in seen if not math.isfinite(entry[2])), None)
-        first = math.inf if bad is None else bad[0]
-        if self.trainer.world_size > 1:
-            # All processes have to leave together, or those that stay wait for ever.
-            flags = torch.tensor(
-                [first, -float(self._stop_wanted)], dtype=torch.float64, device=self.device
-            )
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MIN)
-            first, stop = flags.tolist()
-            self.stopping = stop < 0
-        if first < math.inf:
-            what = "`loss` must be finite, but is not in another process"
-            if bad is not None and bad[0] == first:
-                _, name, value = bad
-                wanted = "be finite" if name == "loss" else "have a finite norm"
-                what = f"`{name}` must {wanted}, got {value}"
-            raise TrainingError(f"train: {what} {self._where(int(first))}")
-
     def check_finite(self) -> None:
-        """Refuses a state that is not worth keeping.
+        """Refuse a state that is not finite.
 
         Raises:
             TrainingError: A loss since the last call, or a weight, is not finite.
         """
-        self._read()
-        state = {k: v for k, v in self.task.state_dict().items() if v.is_floating_point()}
-        bad = torch.stack([~_local(tensor).isfinite().all() for tensor in state.values()]).int()
-        if self.trainer.world_size > 1:
-            # A part of a divided weight is known to one process, but all have to leave together.
-            torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
-        for name, found in zip(state, bad.tolist(), strict=True):
-            if found:
-                raise TrainingError(
-                    f"train: `{name}` must stay finite, but is not {self._where(self.step)}"
-                )
+        self.guard.check(self.step, self.task.state_dict(), self.trainer.world_size)
 
-    def _where(self, step: int) -> str:
+    def _position(self, step: int) -> str:
         epoch = (step - 1) // self.steps_per_epoch + 1
         return f"at step {step} (epoch {epoch} of {self.config.trainer.epochs})"
 
@@ -329,14 +268,9 @@ class RunModule(LightningModule):
         }
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """What this process has of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _numbers(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """What this process has of the numbers of a model: those with a fraction, and counters."""
-    tensors = [_local(tensor) for tensor in (*model.parameters(), *model.buffers())]
+    tensors = [local(tensor) for tensor in (*model.parameters(), *model.buffers())]
     return (
         [tensor for tensor in tensors if tensor.is_floating_point()],
         [tensor for tensor in tensors if not tensor.is_floating_point()],

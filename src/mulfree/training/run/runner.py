@@ -134,7 +134,7 @@ def _fit(
     if directory is None:
         directory = new_directory(config, kept)
     shown = display(settings.progress) if is_main_process() else Silent()
-    signals = StopOnSignal(module.request_stop)
+    signals = StopOnSignal(module.guard.request_stop)
     checkpoints = CheckpointIO()
     files = RunFiles(directory, shown, signals, checkpoints)
     plugins: list[Any] = [checkpoints]
