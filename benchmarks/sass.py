@@ -19,13 +19,13 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import aot, sass
+from mulfree.bench.correctness import BenchmarkError
+from mulfree.cost.table import text_table
 from mulfree.environment import environment
 from mulfree.files import write_atomically
 from mulfree.operators.adder2d import triton
 from mulfree.operators.adder2d.gradient import parse_gradient
 from mulfree.operators.window import Window
-from mulfree.profiling.gate import BenchmarkError
-from mulfree.profiling.table import text_table
 
 SCHEMA = "mulfree.sass/1"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mulfree import data, models, profiling, training
+from mulfree import cost, data, models, training
 
 
 def block(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -46,7 +46,7 @@ def main() -> None:
             optimizer.step()
         print(f"epoch {epoch}: loss {loss.item():.3f}")
 
-    total = profiling.count(network, (1, 8, 8)).total
+    total = cost.count(network, (1, 8, 8)).total
     print(f"{total.mul:,} multiplications and {total.add:,} additions an image")
 
 

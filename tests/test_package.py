@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import mulfree
-from mulfree import models, operators, profiling
+from mulfree import cost, models, operators
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,7 +66,7 @@ def test_public_surface() -> None:
             "save_weights",
         },
         "training": {"AdaptiveLocalLR", "TrainingTask"},
-        "profiling": {"count"},
+        "cost": {"count"},
         "data": {"BatchLoader", "DataConfig", "load"},
         "quantization": {"quantize"},
         "export": {"save", "to_onnx"},
@@ -120,7 +120,7 @@ def test_operator_is_a_folder_and_a_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(operators, "OPERATORS", (*operators.OPERATORS, "toy"))
     network = models.create_model("resnet20", operator="toy", num_classes=4)
     assert network(torch.randn(2, 3, 16, 16)).shape == (2, 4)
-    total = profiling.count(network, (3, 32, 32)).total
+    total = cost.count(network, (3, 32, 32)).total
     # All but the first and the last layer: 40.81 M - 0.443 M pairs of input and weight.
     assert round(total.xnor / 1e6, 2) == 40.37
 

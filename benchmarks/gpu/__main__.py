@@ -23,13 +23,13 @@ from benchmarks.gpu.targets import targets
 
 import mulfree
 from mulfree import models
+from mulfree.bench.device import sm_clock_hz
+from mulfree.bench.steps import How, Step, build_step, captured_step
 from mulfree.cli.bench import sgd
+from mulfree.cost.counting import BASELINE
 from mulfree.data import BatchLoader
 from mulfree.environment import environment
 from mulfree.files import write_atomically
-from mulfree.profiling.counting import BASELINE
-from mulfree.profiling.device import sm_clock_hz
-from mulfree.profiling.step_bench import How, Step, build_step, captured_step
 
 SCHEMA = "mulfree.gpu/1"
 OPERATOR = "adder2d"

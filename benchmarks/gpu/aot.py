@@ -17,7 +17,7 @@ from triton.runtime.jit import create_function_from_signature
 
 from benchmarks.gpu import sass
 from mulfree._triton import Launch
-from mulfree.profiling.gate import BenchmarkError
+from mulfree.bench.correctness import BenchmarkError
 
 CAPABILITIES = (80, 90)
 

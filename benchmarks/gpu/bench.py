@@ -13,12 +13,12 @@ from benchmarks.gpu.epoch import cifar10, time_epoch
 from benchmarks.gpu.layers import time_layer
 from benchmarks.gpu.plan import Part, one_line
 
+from mulfree.bench.device import Precision
+from mulfree.bench.operators import BenchLayer, layers_of
+from mulfree.bench.passes import ALL_PASSES, taps
+from mulfree.bench.steps import How, MakeOptimizer, Mode, bench_step, step_memory
+from mulfree.cost.counting import BASELINE
 from mulfree.operators import get_operator
-from mulfree.profiling.counting import BASELINE
-from mulfree.profiling.device import Precision
-from mulfree.profiling.operator_bench import BenchLayer, layers_of
-from mulfree.profiling.passes import ALL_PASSES, taps
-from mulfree.profiling.step_bench import How, MakeOptimizer, Mode, bench_step, step_memory
 
 
 @dataclass(frozen=True, kw_only=True)

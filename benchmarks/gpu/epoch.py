@@ -6,9 +6,9 @@ import os
 from typing import Any
 
 from mulfree import data
+from mulfree.bench.device import clock_of
+from mulfree.bench.steps import How, MakeOptimizer, build_step, captured_step
 from mulfree.data import BatchLoader, DataConfig, DataSplits, make_synthetic
-from mulfree.profiling.device import clock_of
-from mulfree.profiling.step_bench import How, MakeOptimizer, build_step, captured_step
 
 # As many images as CIFAR-10 has, of its size.
 _IMAGES = 50_000

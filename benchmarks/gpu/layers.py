@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from mulfree.operators import Operator, get_operator
-from mulfree.profiling.counting import BASELINE
-from mulfree.profiling.device import (
+from mulfree.bench.correctness import check
+from mulfree.bench.device import (
     Precision,
     captured,
     clock_of,
@@ -20,10 +19,11 @@ from mulfree.profiling.device import (
     dtype_of,
     tuned_convolutions,
 )
-from mulfree.profiling.gate import check
-from mulfree.profiling.operator_bench import BenchLayer
-from mulfree.profiling.passes import INPUTS, make, operands, taps, taps_per_s
-from mulfree.profiling.timing import Spread, fastest, interleave
+from mulfree.bench.operators import BenchLayer
+from mulfree.bench.passes import INPUTS, make, operands, taps, taps_per_s
+from mulfree.bench.timing import Spread, fastest, interleave
+from mulfree.cost.counting import BASELINE
+from mulfree.operators import Operator, get_operator
 
 # Shorter than on a CPU: a device of its own has nobody to disturb it.
 _SAMPLE_SECONDS = 0.002
@@ -47,7 +47,7 @@ def time_layer(
     Args:
         operator: What is timed.
         layer: The geometry.
-        passes: Some of `mulfree.profiling.passes.ALL_PASSES`.
+        passes: Some of `mulfree.bench.passes.ALL_PASSES`.
         precisions: Number formats.
         device: Where.
         rounds: Samples of each.

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 
 from mulfree._triton import Launch
-from mulfree.profiling.device import clock_of, sm_clock_hz
-from mulfree.profiling.timing import Spread, interleave
+from mulfree.bench.device import clock_of, sm_clock_hz
+from mulfree.bench.timing import Spread, interleave
 
 BLOCK = 1024
 WARPS = 4

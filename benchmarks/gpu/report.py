@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.gpu.plan import MEASURED
 
-from mulfree.profiling.counting import BASELINE
-from mulfree.profiling.table import text_table
-from mulfree.profiling.timing import geometric_mean
+from mulfree.bench.timing import geometric_mean
+from mulfree.cost.counting import BASELINE
+from mulfree.cost.table import text_table
 
 NOT_MEASURED = "not measured"
 

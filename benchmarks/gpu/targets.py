@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mulfree.profiling.counting import BASELINE
+from mulfree.cost.counting import BASELINE
 
 Parts = Mapping[str, Any]
 

@@ -11,6 +11,7 @@ from types import ModuleType
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "cost",
     "data",
     "errors",
     "export",
@@ -19,7 +20,6 @@ _SUBMODULES = (
     "models",
     "nn",
     "operators",
-    "profiling",
     "quantization",
     "runtime",
     "training",

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from mulfree import functional, operators
+from mulfree.bench.report import report
 from mulfree.cli import bench
 from mulfree.cli.main import main
 from mulfree.environment import PACKAGES
 from mulfree.operators import get_operator
-from mulfree.profiling.bench_report import report
 
 TINY = ("--model", "lenet5_bn", "--input-size", "1,28,28", "--batch", "2", "--rounds", "2")
 
@@ -347,7 +347,7 @@ def test_a_process_that_fails_is_one_line(
         (["--rounds", "0"], 2, "argument --rounds: must be a whole number >= 1, got '0'"),
         (["--round", "3"], 2, "unknown option --round; did you mean --rounds?"),
         (["--device", "cuda"], 2, "bench: `--device` must be cpu where torch finds no CUDA GPU"),
-        (["operator", "--input-size", "3"], 2, "profiling.count: `input_size` must fit ResidualN"),
+        (["operator", "--input-size", "3"], 2, "cost.count: `input_size` must fit ResidualN"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from mulfree.bench.runtime_report import report
 from mulfree.cli import bench_runtime
 from mulfree.cli.main import main
-from mulfree.profiling.runtime_report import report
 
 pytest.importorskip("onnxruntime", reason="needs mulfree[onnx]")
 pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")

@@ -16,24 +16,24 @@ from torch.optim import SGD, Optimizer
 
 from mulfree import models
 from mulfree._native import core
-from mulfree.cli.arguments import Parser, file_path, positive, sizes, threads
-from mulfree.cli.output import print_text
-from mulfree.cli.progress import progress
-from mulfree.environment import ISA_VARIABLE, environment, variables
-from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
-from mulfree.files import check_writable, write_atomically
-from mulfree.operators import OPERATORS, get_operator
-from mulfree.profiling.bench_report import report
-from mulfree.profiling.counting import BASELINE
-from mulfree.profiling.gate import BenchmarkError
-from mulfree.profiling.operator_bench import (
+from mulfree.bench.correctness import BenchmarkError
+from mulfree.bench.operators import (
     BenchLayer,
     bench_isas,
     bench_layer,
     layers_of,
     summarise,
 )
-from mulfree.profiling.step_bench import MIN_BATCH, How, bench_step, step_memory
+from mulfree.bench.report import report
+from mulfree.bench.steps import MIN_BATCH, How, bench_step, step_memory
+from mulfree.cli.arguments import Parser, file_path, positive, sizes, threads
+from mulfree.cli.output import print_text
+from mulfree.cli.progress import progress
+from mulfree.cost.counting import BASELINE
+from mulfree.environment import ISA_VARIABLE, environment, variables
+from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
+from mulfree.files import check_writable, write_atomically
+from mulfree.operators import OPERATORS, get_operator
 from mulfree.training import AdaptiveLocalLR
 
 SCHEMA = "mulfree.bench/1"

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from mulfree import models
+from mulfree.bench.candidates import make_candidates
+from mulfree.bench.runtime_report import plot, report
+from mulfree.bench.runtimes import bench_networks, check, memory_of
 from mulfree.cli.arguments import Parser, file_path, positive, sizes
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import progress
+from mulfree.cost.counting import BASELINE
 from mulfree.environment import environment
 from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
 from mulfree.export import to_onnx
 from mulfree.files import check_writable, write_atomically
 from mulfree.operators import OPERATORS
-from mulfree.profiling.counting import BASELINE
-from mulfree.profiling.runtime_bench import bench_networks, check, memory_of
-from mulfree.profiling.runtime_files import make_candidates
-from mulfree.profiling.runtime_report import plot, report
 
 SCHEMA = "mulfree.bench-runtime/1"
 

@@ -197,7 +197,7 @@ def _numbers(weights: NetworkWeights) -> dict[str, Any]:
 
 
 def _table(title: str, weights: NetworkWeights) -> str:
-    from mulfree.profiling.table import text_table
+    from mulfree.cost.table import text_table
 
     def row(name: str, found: Fit) -> list[str]:
         numbers = (found.gaussian, found.laplace, found.kurtosis, found.mean, found.std)

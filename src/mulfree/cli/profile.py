@@ -13,9 +13,7 @@ from mulfree import models
 from mulfree.cli.arguments import Parser, positive, sizes
 from mulfree.cli.network import load_any, recall_images
 from mulfree.cli.output import print_text
-from mulfree.errors import ConfigError, choices_message
-from mulfree.operators import OPERATORS
-from mulfree.profiling import (
+from mulfree.cost import (
     ENERGY_45NM,
     Profile,
     count,
@@ -24,7 +22,9 @@ from mulfree.profiling import (
     to_markdown,
     to_text,
 )
-from mulfree.profiling.counting import CONVENTIONS
+from mulfree.cost.counting import CONVENTIONS
+from mulfree.errors import ConfigError, choices_message
+from mulfree.operators import OPERATORS
 from mulfree.runtime import Graph
 
 _FORMATS = {"table": to_text, "json": to_json, "markdown": to_markdown}

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from mulfree._triton import Launch
 from benchmarks.gpu import aot, rates, sass
-from mulfree.profiling.gate import BenchmarkError
+from mulfree.bench.correctness import BenchmarkError
 
 @triton.jit
 def distance(x, w, y, count, stride, SIZE: tl.constexpr):

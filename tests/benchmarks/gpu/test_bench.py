@@ -17,9 +17,9 @@ from torch.optim import SGD, Optimizer
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import bench, epoch
 from mulfree import data, models
+from mulfree.bench.operators import layers_of
+from mulfree.bench.steps import How
 from mulfree.data import DataConfig, DataSplits, make_synthetic
-from mulfree.profiling.operator_bench import layers_of
-from mulfree.profiling.step_bench import How
 
 CPU = torch.device("cpu")
 TINY = Network(name="resnet20", batch=2, image_size=8)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from benchmarks.gpu import layers
 from mulfree import functional
+from mulfree.bench.correctness import BenchmarkError
+from mulfree.bench.operators import BenchLayer
+from mulfree.bench.passes import ALL_PASSES
 from mulfree.operators import Operator, get_operator
 from mulfree.operators.window import Window
-from mulfree.profiling.gate import BenchmarkError
-from mulfree.profiling.operator_bench import BenchLayer
-from mulfree.profiling.passes import ALL_PASSES
 
 LAYER = BenchLayer(model="toy", window=Window(batch=1, size=(4, 4)), occurrences=3)
 TAPS = 4 * 16 * 27

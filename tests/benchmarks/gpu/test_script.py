@@ -52,7 +52,7 @@ def test_checks_then_tests_then_measures(tmp_path: Path) -> None:
     assert status == 0
     assert asked[0] == "-"
     assert asked[1].startswith("-m pytest -m gpu -q -x ")
-    assert "tests/profiling/test_gate.py" in asked[1]
+    assert "tests/bench/test_correctness.py" in asked[1]
     assert "tests/benchmarks/gpu/test_plan.py" not in asked[1]
     assert asked[2] in {
         f"-m benchmarks.gpu --seconds {seconds} --output {tmp_path / 'new'}"

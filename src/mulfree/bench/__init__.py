@@ -1,0 +1,1 @@
+"""Timing of operators, training steps and whole networks against the convolution."""

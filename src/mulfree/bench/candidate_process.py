@@ -1,0 +1,95 @@
+"""One way of running a network, and the memory that it takes in a process of its own.
+
+This file is also run as a program, by its path and not as a part of `mulfree.bench`, which
+would load torch: `python -P candidate_process.py JSON` prints the memory that a candidate takes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import runpy
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIBRARIES = {
+    "mulfree": "mulfree.runtime",
+    "torch": "mulfree.models",
+    "onnxruntime": "onnxruntime",
+}
+"""What a program that runs such a file has to import."""
+
+_RUNS = 3
+
+
+def pixels(shape: Sequence[int]) -> NDArray[np.uint8]:
+    """The images that networks of the runtime run on, `[N, C, H, W]`."""
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def runner(library: str, path: str, shape: Sequence[int], threads: int) -> Callable[[], Any]:
+    """A function that runs the network of a file on fixed random images and gives the logits.
+
+    Every library reads what it reads fastest: the runtime pixels, the others normalised floats, in
+    channels_last where there is a choice.
+
+    Args:
+        library: One of `LIBRARIES`.
+        path: An artifact, a file of `save_weights`, or an ONNX file.
+        shape: N, C, H, W.
+        threads: Threads of one run.
+    """
+    if library == "mulfree":
+        from mulfree.runtime import Session
+
+        session = Session(path, threads=threads)
+        given = pixels(shape)
+        return lambda: session.run(given)
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    if library == "torch":
+        import torch
+
+        from mulfree.models import load_model
+
+        torch.set_num_threads(threads)
+        last = torch.channels_last
+        # torch's stubs know of memory formats for tensors only.
+        network = load_model(path).to(memory_format=last)  # type: ignore[call-overload]
+        tensor = torch.from_numpy(images).contiguous(memory_format=last)
+
+        @torch.inference_mode()
+        def run() -> Any:
+            return network(tensor).numpy()
+
+        return run
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    held = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    named = {held.get_inputs()[0].name: images}
+    return lambda: held.run(None, named)[0]
+
+
+def main(argument: str) -> str:
+    """What the process of its own does: JSON in, JSON out."""
+    settings = json.loads(argument)
+    # Not imported as a module, for the same reason as this file.
+    peak_memory = runpy.run_path(str(Path(__file__).with_name("memory.py")))["peak_memory"]
+    importlib.import_module(LIBRARIES[settings["library"]])
+
+    def load_and_run() -> None:
+        run = runner(**settings)
+        for _ in range(_RUNS):
+            run()
+
+    return json.dumps(peak_memory(load_and_run))
+
+
+if __name__ == "__main__":
+    print(main(sys.argv[1]))

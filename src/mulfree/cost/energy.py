@@ -1,0 +1,73 @@
+"""Energy of arithmetic in a 45 nm process.
+
+The numbers are M. Horowitz's (Computing's energy problem, ISSCC 2014, figure 1.1.9), which the
+authors of adder networks use too: 3.7 and 0.9 pJ for float32 (An Empirical Study of Adder Neural
+Networks for Object Detection, arXiv 2112.13608, section 3.3), 0.2 and 0.03 pJ for int8 (its
+supplement). Table 1 of ShiftAddLLM (arXiv 2406.05981) repeats them with two entries exchanged:
+a float16 multiplication takes 1.1 pJ and a float32 addition 0.9 pJ, not the other way round.
+
+They are the energy of the arithmetic alone. Reading operands costs more than computing with them
+(32 bits from an 8 KB SRAM 5 pJ, from DRAM 640 pJ) and depends on the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from mulfree.errors import ConfigError, choices_message
+from mulfree.operators import Cost
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberFormat:
+    """What one operation on, and one number in, a number format costs.
+
+    Attributes:
+        mul: Energy of a multiplication in pJ.
+        add: Energy of an addition or subtraction in pJ.
+        itemsize: Bytes of one number.
+    """
+
+    mul: float
+    add: float
+    itemsize: int
+
+
+ENERGY_45NM: Mapping[str, NumberFormat] = MappingProxyType(
+    {
+        "fp32": NumberFormat(mul=3.7, add=0.9, itemsize=4),
+        "fp16": NumberFormat(mul=1.1, add=0.4, itemsize=2),
+        "int32": NumberFormat(mul=3.1, add=0.1, itemsize=4),
+        "int8": NumberFormat(mul=0.2, add=0.03, itemsize=1),
+    }
+)
+
+
+def number_format(dtype: str) -> NumberFormat:
+    """The entry of `ENERGY_45NM` for `dtype`.
+
+    Raises:
+        ConfigError: The table has no such number format.
+    """
+    if dtype not in ENERGY_45NM:
+        raise ConfigError(choices_message("cost", "dtype", dtype, ENERGY_45NM))
+    return ENERGY_45NM[dtype]
+
+
+def energy(cost: Cost, dtype: str = "fp32") -> float:
+    """Energy of `cost` in pJ: multiplications and additions times their table entries.
+
+    All operations are taken at the width of `dtype`, as the papers do; sums of int8 products that
+    are accumulated in int32 take more. The table has no entry for a one-bit XNOR: it is neglected.
+
+    Args:
+        cost: Number of operations.
+        dtype: A key of `ENERGY_45NM`.
+
+    Raises:
+        ConfigError: The table has no such number format.
+    """
+    unit = number_format(dtype)
+    return cost.mul * unit.mul + cost.add * unit.add

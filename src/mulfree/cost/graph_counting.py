@@ -1,0 +1,90 @@
+"""Count the operations, bytes and energy of a quantised network, node by node."""
+
+from __future__ import annotations
+
+import math
+
+from mulfree.cost.energy import energy
+from mulfree.cost.profile import LayerProfile, Profile, Totals
+from mulfree.operators import Cost
+from mulfree.runtime import Graph
+from mulfree.runtime.graph import Input, Linear, Node, Operations
+from mulfree.runtime.rules import tensors
+
+_Shape = tuple[int, int, int]
+
+
+def count_graph(graph: Graph) -> Profile:
+    """Count what one image costs in a quantised network, node by node.
+
+    Nodes declare their operations and the operands these are for, and each takes the energy of its
+    row of `ENERGY_45NM`: a tap of an adder layer 0.03 pJ for the difference of two bytes and 0.1 pJ
+    for its accumulation in 32 bits, one of a convolution 0.2 and 0.1 pJ. The step behind a layer
+    multiplies 32 bits by 32 and is taken at that width, the widest of the table, though it sums in
+    64. Multiplications by powers of two are shifts; like comparisons and tables they are left out.
+
+    Args:
+        graph: The network.
+
+    Returns:
+        The profile, with one entry for the table that pixels go through and one for every node.
+        Bytes are those of the tensors as they are in the file, and of the outputs.
+    """
+    values, pixels = graph.by_name, graph.input_value.shape
+    layers = [_layer("input", "input", graph.input, pixels, pixels, {})]
+    layers += [
+        _layer(
+            node.name,
+            node.op,
+            node,
+            values[node.input].shape,
+            node.output_shape(values),
+            node.operations(values),
+        )
+        for node in graph.nodes
+    ]
+    total = sum((layer.cost for layer in layers), Cost())
+    return Profile(
+        model=graph.name,
+        input_size=pixels,
+        dtype="int8",
+        convention="exact",
+        normalisation=True,
+        layers=tuple(layers),
+        total=Totals(
+            mul=total.mul,
+            add=total.add,
+            xnor=total.xnor,
+            params=sum(layer.params for layer in layers),
+            weight_bytes=sum(layer.weight_bytes for layer in layers),
+            activation_bytes=sum(layer.activation_bytes for layer in layers),
+            energy=sum(layer.energy for layer in layers),
+        ),
+    )
+
+
+def _layer(
+    name: str,
+    operator: str,
+    part: Input | Node,
+    source: _Shape,
+    made: _Shape,
+    operations: Operations,
+) -> LayerProfile:
+    costs = {dtype: Cost(mul=count.mul, add=count.add) for dtype, count in operations.items()}
+    stored = tensors(part).values()
+    return LayerProfile(
+        name=name,
+        kind=type(part).__name__,
+        operator=operator,
+        call=0,
+        input_shape=(1, *source),
+        output_shape=(1, *made),
+        cost=sum(costs.values(), Cost()),
+        params=sum(tensor.size for tensor in stored),
+        weight_bytes=sum(tensor.nbytes for tensor in stored),
+        # Logits are float32, all else bytes.
+        activation_bytes=math.prod(made) * (4 if isinstance(part, Linear) else 1),
+        energy=sum(energy(cost, dtype) for dtype, cost in costs.items()),
+        counted=True,
+    )

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from mulfree import functional
+from mulfree.bench.correctness import BenchmarkError
+from mulfree.bench.operators import (
+    BenchLayer,
+    bench_isas,
+    bench_layer,
+    layers_of,
+    summarise,
+)
+from mulfree.operators import Operator, get_operator
+from mulfree.operators.window import Window
+
+LAYER = BenchLayer(model="toy", window=Window(batch=1, size=(4, 4)), occurrences=3)
+TAPS = 4 * 16 * 27
+
+
+@pytest.fixture
+def adder() -> Operator:
+    reference = partial(functional.adder2d, backend="reference")
+    return replace(get_operator("adder2d"), function=reference)
+
+
+def test_layers_of_resnet20_are_its_adder_layers() -> None:
+    layers = layers_of("resnet20", "adder2d", batch=128, input_size=(3, 32, 32))
+    assert {(str(layer.window), layer.occurrences) for layer in layers} == {
+        ("n128c16o16x32x32k3x3p11", 6),
+        ("n128c16o32x32x32k3x3s22p11", 1),
+        ("n128c16o32x32x32k1x1s22", 1),
+        ("n128c32o32x16x16k3x3p11", 5),
+        ("n128c32o64x16x16k3x3s22p11", 1),
+        ("n128c32o64x16x16k1x1s22", 1),
+        ("n128c64o64x8x8k3x3p11", 5),
+    }
+
+
+def test_layers_of_resnet18_are_3x3_and_1x1() -> None:
+    layers = layers_of("resnet18", "adder2d", batch=8, input_size=(3, 224, 224))
+    assert {layer.window.kernel for layer in layers} == {(1, 1), (3, 3)}
+    assert sum(layer.occurrences for layer in layers) == 16 + 3
+
+
+def test_every_input_and_pass_is_timed_against_the_convolution(adder: Operator) -> None:
+    entries = bench_layer(adder, LAYER, rounds=2)
+    assert [(entry["input"], entry["pass"]) for entry in entries] == [
+        ("relu", "forward"),
+        ("relu", "forward_backward"),
+        ("signed", "forward"),
+        ("signed", "forward_backward"),
+    ]
+    for entry in entries:
+        assert entry["geometry"] == str(LAYER.window)
+        assert entry["occurrences"] == 3
+        assert entry["taps"] == TAPS
+        own, base = entry["timings"]["adder2d"], entry["timings"]["conv2d"]
+        assert own["samples"] == base["samples"] == 2
+        assert 0 < own["q1_s"] <= own["median_s"] <= own["q3_s"]
+        assert entry["ratio"] == own["ratio"] == own["median_s"] / base["median_s"]
+        passes = 1 if entry["pass"] == "forward" else 3
+        assert entry["gtaps_per_s"] * own["median_s"] == pytest.approx(passes * TAPS / 1e9)
+
+
+def test_a_wrong_operator_is_not_timed(adder: Operator) -> None:
+    def wrong(*operands: Tensor) -> Tensor:
+        return adder.function(*operands) + 0.01
+
+    with pytest.raises(BenchmarkError, match="adder2d on n1c3o4x4x4k3x3p11 in fp32 is not timed"):
+        bench_layer(replace(adder, function=wrong), LAYER, rounds=1)
+
+
+def test_instruction_sets_are_forced_and_given_back(
+    adder: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MULFREE_ISA", "before")
+    seen: list[str] = []
+
+    def spy(*operands: Tensor) -> Tensor:
+        seen.append(os.environ["MULFREE_ISA"])
+        return adder.function(*operands)
+
+    entries = bench_isas(replace(adder, function=spy), LAYER, ["avx2", "scalar"], rounds=2)
+    assert set(seen) == {"avx2", "scalar"}
+    assert os.environ["MULFREE_ISA"] == "before"
+    assert [entry["pass"] for entry in entries] == ["forward", "forward_backward"]
+    for entry in entries:
+        assert entry["timings"].keys() == entry["gtaps_per_s"].keys() == {"avx2", "scalar"}
+        assert entry["timings"]["scalar"]["ratio"] > 0
+
+
+def test_a_wrong_instruction_set_is_not_timed(adder: Operator) -> None:
+    def wrong(*operands: Tensor) -> Tensor:
+        return adder.function(*operands) * (1.0 if os.environ["MULFREE_ISA"] == "avx2" else 1.01)
+
+    with pytest.raises(BenchmarkError, match="is not timed: error of its output"):
+        bench_isas(replace(adder, function=wrong), LAYER, ["avx2", "scalar"], rounds=1)
+
+
+def test_summary_is_the_geometric_mean_per_network_and_over_all() -> None:
+    def entry(model: str, ratio: float) -> dict[str, object]:
+        return {"model": model, "input": "relu", "pass": "forward", "ratio": ratio}
+
+    summary = summarise([entry("a", 1.0), entry("a", 4.0), entry("b", 2.0)])
+    assert [(row["model"], row["geometries"], row["ratio"]) for row in summary] == [
+        ("a", 2, pytest.approx(2.0)),
+        ("b", 1, pytest.approx(2.0)),
+        ("all", 3, pytest.approx(math.cbrt(8.0))),
+    ]
+    assert [row["model"] for row in summarise([entry("a", 1.0)])] == ["a"]
+    assert summarise([]) == []
+
+
+def test_operands_are_the_same_for_every_run(adder: Operator) -> None:
+    seen: list[Tensor] = []
+
+    def spy(*operands: Tensor) -> Tensor:
+        seen.append(operands[0].detach())
+        return adder.function(*operands)
+
+    bench_layer(replace(adder, function=spy), LAYER, rounds=1)
+    kinds = {bool((image < 0).any()) for image in seen}
+    assert kinds == {False, True}
+    assert all(torch.equal(seen[0], image) for image in seen if not bool((image < 0).any()))

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import SGD, Optimizer
+
+from mulfree.bench import steps
+from mulfree.models import create_model
+
+SETTINGS: dict[str, Any] = {"model": "lenet5_bn", "batch": 2, "input_size": (1, 28, 28)}
+
+
+def sgd(network: nn.Module) -> Optimizer:
+    return SGD(network.parameters(), lr=0.01)
+
+
+def test_a_step_trains() -> None:
+    networks: list[nn.Module] = []
+
+    def remember(network: nn.Module) -> Optimizer:
+        networks.append(network)
+        return sgd(network)
+
+    step = steps.training_step("lenet5_bn", "conv2d", 2, (1, 28, 28), remember)
+    before = [parameter.detach().clone() for parameter in networks[0].parameters()]
+    step()
+    after = list(networks[0].parameters())
+    assert networks[0].training
+    assert not all(torch.equal(new, old) for new, old in zip(after, before, strict=True))
+
+
+def test_the_network_is_timed_against_its_convolutional_twin() -> None:
+    result = steps.bench_step(**SETTINGS, operator="adder2d", rounds=2, make_optimizer=sgd)
+    own, base = result["timings"]["adder2d"], result["timings"]["conv2d"]
+    assert result["model"] == "lenet5_bn"
+    assert result["input_size"] == [1, 28, 28]
+    assert own["samples"] == base["samples"] == 2
+    assert result["ratio"] == own["median_s"] / base["median_s"]
+
+
+def test_memory_is_that_of_steps_of_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    original = steps.training_step
+
+    def spy(model: str, operator: str, batch: int, *rest: Any) -> Any:
+        batches.append(batch)
+        return original(model, operator, batch, *rest)
+
+    def measured(run: Any) -> dict[str, int]:
+        run()
+        return {"before": 1, "peak": 3, "added": 2}
+
+    monkeypatch.setattr(steps, "training_step", spy)
+    # What a process needs is not to be told in one that has run other tests.
+    monkeypatch.setattr(steps, "peak_memory", measured)
+    settings: dict[str, Any] = {"model": "resnet20", "batch": 3, "input_size": (3, 8, 8)}
+    memory = steps.step_memory(**settings, operator="conv2d", make_optimizer=sgd)
+    assert batches == [2, 3]
+    assert memory == {"before": 1, "peak": 3, "added": 2}
+
+
+def test_both_memory_formats_and_the_best_of_each() -> None:
+    result = steps.bench_step(
+        **SETTINGS, operator="adder2d", rounds=1, make_optimizer=sgd, both_layouts=True
+    )
+    assert list(result["timings"]) == [
+        "adder2d",
+        "adder2d channels_last",
+        "conv2d",
+        "conv2d channels_last",
+    ]
+    median = {name: timing["median_s"] for name, timing in result["timings"].items()}
+    for operator in ("adder2d", "conv2d"):
+        both = (operator, f"{operator} channels_last")
+        assert median[result["best"][operator]] == min(median[name] for name in both)
+    best = result["best"]
+    assert result["ratio"] == median[best["adder2d"]] / median[best["conv2d"]]
+    assert (result["precision"], result["mode"]) == ("fp32", "eager")
+
+
+def seen_by_the_network(how: steps.How, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Images that reach the first layer, and the products that its layers return."""
+    seen: list[Any] = []
+
+    def create(*args: Any, **options: Any) -> nn.Module:
+        network = create_model(*args, **options)
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        layers[0].register_forward_hook(lambda layer, given, made: seen.extend([given[0], made]))
+        return network
+
+    monkeypatch.setattr(steps, "create_model", create)
+    steps.training_step("resnet20", "conv2d", 2, (3, 8, 8), sgd, how)()
+    return seen
+
+
+def test_half_floats_are_those_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, products = seen_by_the_network(steps.How(precision="bf16"), monkeypatch)
+    assert (images.dtype, products.dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    for tensor in seen_by_the_network(steps.How(channels_last=True), monkeypatch):
+        assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_compiling_asks_for_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def compile(function: Any, **options: Any) -> Any:
+        asked.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile)
+    for mode in steps.MODES:
+        how = steps.How(mode=mode)
+        steps.training_step("lenet5_bn", "conv2d", 2, (1, 28, 28), sgd, how)()
+    assert asked == [
+        {"fullgraph": True, "mode": None},
+        {"fullgraph": True, "mode": "reduce-overhead"},
+    ]
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Please use the new API settings")
+@pytest.mark.parametrize("operator", ["adder2d", "conv2d"])
+def test_a_captured_step_trains_as_an_eager_one(operator: str) -> None:
+    networks: list[nn.Module] = []
+
+    def remember(network: nn.Module) -> Optimizer:
+        networks.append(network)
+        return sgd(network)
+
+    device = torch.device("cuda")
+    images, labels = torch.randn(4, 3, 8, 8, device=device), torch.arange(4, device=device)
+    results = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        how = steps.How(device=device)
+        step = steps.build_step("resnet20", operator, (3, 8, 8), remember, how)
+        if captured:
+            before = {name: v.clone() for name, v in networks[-1].state_dict().items()}
+            step = steps.captured_step(step, images, labels)
+            networks[-1].load_state_dict(before)
+        step(images, labels)
+        step(images, labels)
+        results.append([parameter.detach().clone() for parameter in networks[-1].parameters()])
+    for eager, replayed in zip(*results, strict=True):
+        # Libraries may add up in another order the next time.
+        torch.testing.assert_close(replayed, eager, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+def test_memory_of_a_gpu_is_what_its_allocator_gave() -> None:
+    how = steps.How(device=torch.device("cuda"))
+    settings: dict[str, Any] = {"model": "resnet20", "batch": 64, "input_size": (3, 32, 32)}
+    memory = steps.step_memory(**settings, operator="conv2d", make_optimizer=sgd, how=how)
+    # At the least the input of every one of the 19 layers, of which the stages have 7, 6 and 6.
+    activations = 4 * 64 * 1024 * (7 * 16 + 6 * 32 // 4 + 6 * 64 // 16)
+    assert activations < memory["added"] < 10 * activations
