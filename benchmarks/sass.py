@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu import aot, sass
+from benchmarks.gpu import compile_offline, sass
 from mulfree.bench.correctness import BenchmarkError
 from mulfree.cost.table import text_table
 from mulfree.environment import environment
@@ -62,7 +62,7 @@ def kernels(capabilities: list[int]) -> Iterator[dict[str, Any]]:
                 "capability": capability,
             }
             try:
-                yield entry | aot.describe(aot.compile_launch(launch, capability), taps)
+                yield entry | compile_offline.describe(compile_offline.compile_launch(launch, capability), taps)
             except BenchmarkError as error:
                 yield entry | {"error": str(error)}
 
@@ -106,12 +106,12 @@ def table(entries: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the GPU kernels ahead of time.")
     parser.add_argument(
-        "--capability", type=int, action="append", choices=aot.CAPABILITIES, help="default: all"
+        "--capability", type=int, action="append", choices=compile_offline.CAPABILITIES, help="default: all"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON too")
     options = parser.parse_args()
     entries = []
-    for entry in kernels(options.capability or list(aot.CAPABILITIES)):
+    for entry in kernels(options.capability or list(compile_offline.CAPABILITIES)):
         entries.append(entry)
         print(f"{len(entries)} {entry['layer']} {entry['part']}", file=sys.stderr)
     if options.output is not None:

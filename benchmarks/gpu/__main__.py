@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from benchmarks.gpu.bench import NETWORKS, GpuBench, Network
 from benchmarks.gpu.epoch import cifar10
-from benchmarks.gpu.plan import Deadline, Part, carry_out
+from benchmarks.gpu.schedule import Deadline, Part, carry_out
 from benchmarks.gpu.report import report
 from benchmarks.gpu.targets import targets
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from benchmarks.gpu.epoch import cifar10, time_epoch
 from benchmarks.gpu.layers import time_layer
-from benchmarks.gpu.plan import Part, one_line
+from benchmarks.gpu.schedule import Part, one_line
+from mulfree.bench.operators import BenchLayer, layers_of
 
 from mulfree.bench.device import Precision
-from mulfree.bench.operators import BenchLayer, layers_of
 from mulfree.bench.passes import ALL_PASSES, taps
 from mulfree.bench.steps import How, MakeOptimizer, Mode, bench_step, step_memory
 from mulfree.cost.counting import BASELINE

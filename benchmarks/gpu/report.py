@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.gpu.plan import MEASURED
+from benchmarks.gpu.schedule import MEASURED
 
 from mulfree.bench.timing import geometric_mean
 from mulfree.cost.counting import BASELINE

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.gpu.bench import NETWORKS, GpuBench, Network
-from benchmarks.gpu.plan import Deadline, carry_out
+from benchmarks.gpu.schedule import Deadline, carry_out
 from benchmarks.gpu.report import report
 from benchmarks.gpu.targets import targets
+from mulfree.bench.operators import layers_of
 from torch import nn
 from torch.optim import SGD, Optimizer
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import bench, epoch
 from mulfree import data, models
-from mulfree.bench.operators import layers_of
 from mulfree.bench.steps import How
 from mulfree.data import DataConfig, DataSplits, make_synthetic
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from benchmarks.gpu.plan import OUT_OF_TIME, Deadline, Part, carry_out
+from benchmarks.gpu.schedule import OUT_OF_TIME, Deadline, Part, carry_out
 
 
 class Clock:

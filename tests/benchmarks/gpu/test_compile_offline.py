@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 from mulfree._triton import Launch
-from benchmarks.gpu import aot, rates, sass
+from benchmarks.gpu import compile_offline, rates, sass
 from mulfree.bench.correctness import BenchmarkError
 
 @triton.jit
@@ -40,8 +40,8 @@ def launch(**sizes):
                   constants={"SIZE": 128}, warps=1)
 
 found = {
-    f"stride {stride}": aot.describe(
-        aot.compile_launch(launch(count=7, stride=stride), 90), sass.forward_taps
+    f"stride {stride}": compile_offline.describe(
+        compile_offline.compile_launch(launch(count=7, stride=stride), 90), sass.forward_taps
     )
     for stride in (16, 3)
 }
@@ -51,13 +51,13 @@ found["rates"] = [
         "name": rate.name,
         "capability": capability,
         "opcodes": rate.opcodes,
-        **aot.describe(aot.compile_launch(rates.launch_of(rate, out), capability)),
+        **compile_offline.describe(compile_offline.compile_launch(rates.launch_of(rate, out), capability)),
     }
     for rate in rates.RATES
-    for capability in (aot.CAPABILITIES if "vabsdiff4" in rate.name else [90])
+    for capability in (compile_offline.CAPABILITIES if "vabsdiff4" in rate.name else [90])
 ]
 try:
-    aot.compile_launch(
+    compile_offline.compile_launch(
         Launch(kernel=broken, grid=(1, 1, 1), arguments={"x": out}, constants={"SIZE": 8}), 80
     )
 except BenchmarkError as error:
@@ -140,6 +140,6 @@ def test_a_kernel_that_does_not_compile(found: dict[str, Any]) -> None:
 
 
 def test_the_tools_are_there() -> None:
-    from benchmarks.gpu import aot
+    from benchmarks.gpu import compile_offline
 
-    assert Path(aot._TOOLS / "cuobjdump").exists()
+    assert Path(compile_offline._TOOLS / "cuobjdump").exists()
