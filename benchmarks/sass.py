@@ -62,7 +62,9 @@ def kernels(capabilities: list[int]) -> Iterator[dict[str, Any]]:
                 "capability": capability,
             }
             try:
-                yield entry | compile_offline.describe(compile_offline.compile_launch(launch, capability), taps)
+                yield entry | compile_offline.describe(
+                    compile_offline.compile_launch(launch, capability), taps
+                )
             except BenchmarkError as error:
                 yield entry | {"error": str(error)}
 
@@ -106,7 +108,11 @@ def table(entries: list[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compile the GPU kernels ahead of time.")
     parser.add_argument(
-        "--capability", type=int, action="append", choices=compile_offline.CAPABILITIES, help="default: all"
+        "--capability",
+        type=int,
+        action="append",
+        choices=compile_offline.CAPABILITIES,
+        help="default: all",
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the result as JSON too")
     options = parser.parse_args()

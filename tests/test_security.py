@@ -62,7 +62,7 @@ def test_every_reader_is_documented() -> None:
 
 def test_every_process_is_documented() -> None:
     documented = _names(_section("Where processes are started"))
-    assert len(documented) == 3
+    assert len(documented) == 2
     assert documented == _uses(_STARTS)
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,15 +18,14 @@ from typing import Any
 import torch
 from benchmarks.gpu.bench import NETWORKS, GpuBench, Network
 from benchmarks.gpu.epoch import cifar10
-from benchmarks.gpu.schedule import Deadline, Part, carry_out
 from benchmarks.gpu.report import report
+from benchmarks.gpu.schedule import Entries, run_until
 from benchmarks.gpu.targets import targets
 
 import mulfree
 from mulfree import models
 from mulfree.bench.device import sm_clock_hz
-from mulfree.bench.steps import How, Step, build_step, captured_step
-from mulfree.cli.bench import sgd
+from mulfree.bench.steps import Step, StepOptions, build_step, captured_step
 from mulfree.cost.counting import BASELINE
 from mulfree.data import BatchLoader
 from mulfree.environment import environment
@@ -53,14 +53,13 @@ def main() -> int:
         operator=OPERATOR,
         device=device,
         networks=[network for network in NETWORKS if network.name in models.list_models()],
-        make_optimizer=sgd,
         limit=limit,
     )
-    parts = bench.parts()
-    parts.insert(
-        next(index for index, part in enumerate(parts) if part.name == "epoch") + 1,
-        Part(name="loader", entries=lambda: loader_shares(device)),
-    )
+    parts: dict[str, Entries] = {}
+    for name, entries in bench.parts().items():
+        parts[name] = entries
+        if name == "epoch":
+            parts["loader"] = lambda: loader_shares(device)
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "environment": environment(),
@@ -80,7 +79,7 @@ def main() -> int:
         result["targets"] = targets(measured, OPERATOR)
         write_atomically(path, json.dumps(result, indent=1).encode() + b"\n")
 
-    sound = carry_out(parts, Deadline(seconds=options.seconds), save)
+    sound = run_until(time.monotonic() + options.seconds, parts, save)
     print(report(result), end="")
     print(f"written to {path}")
     return 0 if sound else 1
@@ -122,8 +121,8 @@ def loader_shares(device: torch.device) -> Iterator[dict[str, Any]]:
 
 
 def graph_step(network: Network, operator: str, loader: BatchLoader) -> Step:
-    how = How(device=loader.device, mode="graph")
-    step = build_step(network.name, operator, network.input_size, sgd, how)
+    options = StepOptions(device=loader.device, mode="graph")
+    step = build_step(network.name, operator, network.input_size, options=options)
     return captured_step(step, *next(iter(loader)))
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from benchmarks.gpu.epoch import cifar10, time_epoch
 from benchmarks.gpu.layers import time_layer
-from benchmarks.gpu.schedule import Part, one_line
-from mulfree.bench.operators import BenchLayer, layers_of
+from benchmarks.gpu.schedule import Entries, one_line
 
 from mulfree.bench.device import Precision
+from mulfree.bench.layers import BenchLayer, layers_of
 from mulfree.bench.passes import ALL_PASSES, taps
-from mulfree.bench.steps import How, MakeOptimizer, Mode, bench_step, step_memory
+from mulfree.bench.steps import Mode, StepOptions, bench_step, step_memory
 from mulfree.cost.counting import BASELINE
 from mulfree.operators import get_operator
 
@@ -59,7 +59,6 @@ class GpuBench:
         operator: Name of the operator.
         device: Where.
         networks: What it is measured on.
-        make_optimizer: Gives the optimiser of a network.
         limit: Taps a second that the device can do in float32 at most, if that is known.
         rounds: Samples of each function.
     """
@@ -67,11 +66,10 @@ class GpuBench:
     operator: str
     device: torch.device
     networks: Sequence[Network]
-    make_optimizer: MakeOptimizer
     limit: float | None = None
     rounds: int = 7
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> dict[str, Entries]:
         """Every measurement, the most important first.
 
         What needs a compiler comes late: it takes minutes, and says less than what comes before.
@@ -79,39 +77,25 @@ class GpuBench:
         first, others = self.networks[:2], self.networks[2:]
         uncompiled: tuple[Mode, ...] = ("graph", "eager")
         compiled: tuple[Mode, ...] = ("compile", "reduce-overhead")
-        return [
-            Part(name="rates", entries=self._rates),
-            Part(
-                name="forward",
-                entries=lambda: self._layers(("forward",), ("fp32",), _most_taps),
+        return {
+            "rates": self._rates,
+            "forward": lambda: self._layers(("forward",), ("fp32",), _most_taps),
+            "steps": lambda: self._steps(first, ("fp32",), uncompiled),
+            "memory": self._memory,
+            "epoch": self._epochs,
+            "steps of other networks and formats": lambda: itertools.chain(
+                self._steps(others, ("fp32",), uncompiled[:1]),
+                self._steps(self.networks, ("bf16", "tf32"), uncompiled[:1]),
             ),
-            Part(name="steps", entries=lambda: self._steps(first, ("fp32",), uncompiled)),
-            Part(name="memory", entries=self._memory),
-            Part(name="epoch", entries=self._epochs),
-            Part(
-                name="steps of other networks and formats",
-                entries=lambda: itertools.chain(
-                    self._steps(others, ("fp32",), uncompiled[:1]),
-                    self._steps(self.networks, ("bf16", "tf32"), uncompiled[:1]),
-                ),
+            "compiled steps": lambda: self._steps(first[:1], ("fp32", "bf16"), compiled),
+            "layers": lambda: self._layers(ALL_PASSES, ("fp32", "bf16"), _most_taps),
+            "layers in other formats": lambda: self._layers(
+                ALL_PASSES, ("tf32", "fp16"), _most_taps
             ),
-            Part(
-                name="compiled steps",
-                entries=lambda: self._steps(first[:1], ("fp32", "bf16"), compiled),
+            "compiled steps of other networks": lambda: self._steps(
+                self.networks[1:], ("fp32", "bf16"), compiled[:1]
             ),
-            Part(
-                name="layers",
-                entries=lambda: self._layers(ALL_PASSES, ("fp32", "bf16"), _most_taps),
-            ),
-            Part(
-                name="layers in other formats",
-                entries=lambda: self._layers(ALL_PASSES, ("tf32", "fp16"), _most_taps),
-            ),
-            Part(
-                name="compiled steps of other networks",
-                entries=lambda: self._steps(self.networks[1:], ("fp32", "bf16"), compiled[:1]),
-            ),
-        ]
+        }
 
     def _rates(self) -> Iterator[dict[str, Any]]:
         # Not where this is imported: a machine without Triton measures the rest.
@@ -166,7 +150,7 @@ class GpuBench:
         modes: Sequence[Mode],
     ) -> Iterator[dict[str, Any]]:
         for precision, network, mode in itertools.product(precisions, networks, modes):
-            how = How(device=self.device, precision=precision, mode=mode)
+            options = StepOptions(device=self.device, precision=precision, mode=mode)
             yield self._attempt(
                 {"model": network.name, "precision": precision, "mode": mode},
                 partial(
@@ -176,8 +160,7 @@ class GpuBench:
                     batch=network.batch,
                     input_size=network.input_size,
                     rounds=self.rounds,
-                    make_optimizer=self.make_optimizer,
-                    how=how,
+                    options=options,
                     both_layouts=True,
                 ),
             )
@@ -197,8 +180,7 @@ class GpuBench:
                 name,
                 batch=network.batch,
                 input_size=network.input_size,
-                make_optimizer=self.make_optimizer,
-                how=How(device=self.device, precision=precision),
+                options=StepOptions(device=self.device, precision=precision),
             )
             for name in (self.operator, BASELINE)
         }
@@ -210,7 +192,7 @@ class GpuBench:
         formats: tuple[Precision, ...] = ("fp32", "bf16", "tf32")
         modes: tuple[Mode, ...] = ("graph", "eager")
         for mode, precision, name in itertools.product(modes, formats, (self.operator, BASELINE)):
-            how = How(device=self.device, precision=precision, mode=mode)
+            options = StepOptions(device=self.device, precision=precision, mode=mode)
             yield self._attempt(
                 {
                     "model": network.name,
@@ -226,8 +208,7 @@ class GpuBench:
                     name,
                     splits,
                     batch=network.batch,
-                    make_optimizer=self.make_optimizer,
-                    how=how,
+                    options=options,
                 ),
             )
 
@@ -251,6 +232,6 @@ class GpuBench:
 
 
 def _most_taps(layer: BenchLayer) -> int:
-    """For sorting: first the geometries where a network does most of its work, 3x3 before 1x1."""
+    """Sort key: geometries with most of a network's work first, 3x3 before 1x1."""
     large = layer.window.kernel != (1, 1)
     return -taps(layer.window) * layer.occurrences - (10**15 if large else 0)

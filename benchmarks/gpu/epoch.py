@@ -7,7 +7,7 @@ from typing import Any
 
 from mulfree import data
 from mulfree.bench.device import clock_of
-from mulfree.bench.steps import How, MakeOptimizer, build_step, captured_step
+from mulfree.bench.steps import StepOptions, build_step, captured_step
 from mulfree.data import BatchLoader, DataConfig, DataSplits, make_synthetic
 
 # As many images as CIFAR-10 has, of its size.
@@ -15,7 +15,7 @@ _IMAGES = 50_000
 
 
 def cifar10() -> tuple[str, DataSplits]:
-    """CIFAR-10 where MULFREE_DATA says it is, made-up images of its size and number otherwise.
+    """CIFAR-10 from MULFREE_DATA, or random images of its size and number.
 
     Returns:
         "cifar10" or "synthetic", and the images.
@@ -31,31 +31,29 @@ def time_epoch(
     splits: DataSplits,
     *,
     batch: int,
-    make_optimizer: MakeOptimizer,
-    how: How,
+    options: StepOptions,
 ) -> dict[str, Any]:
     """Seconds of the second epoch, after one that warms everything up.
 
     Args:
         model: Name for `create_model`.
         operator: Operator of the network.
-        splits: The images; those of the training set are kept on the device.
+        splits: The images; the training images are kept on the device.
         batch: Images in a batch.
-        make_optimizer: Gives the optimiser of the network.
-        how: Device, number format and mode.
+        options: Device, number format and mode.
     """
     loader = BatchLoader(
-        splits.train.to(how.device),
+        splits.train.to(options.device),
         batch,
         train=True,
         transform=splits.train_transform,
-        device=how.device,
+        device=options.device,
     )
     size = (splits.in_channels, splits.image_size, splits.image_size)
-    step = build_step(model, operator, size, make_optimizer, how)
-    if how.mode == "graph":
+    step = build_step(model, operator, size, options=options)
+    if options.mode == "graph":
         step = captured_step(step, *next(iter(loader)))
-    clock = clock_of(how.device)
+    clock = clock_of(options.device)
     seconds = 0.0
     for epoch in range(2):
         loader.set_epoch(epoch)

@@ -19,7 +19,7 @@ from mulfree.bench.device import (
     dtype_of,
     tuned_convolutions,
 )
-from mulfree.bench.operators import BenchLayer
+from mulfree.bench.layers import BenchLayer
 from mulfree.bench.passes import INPUTS, make, operands, taps, taps_per_s
 from mulfree.bench.timing import Spread, fastest, interleave
 from mulfree.cost.counting import BASELINE

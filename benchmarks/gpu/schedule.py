@@ -3,73 +3,45 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 OUT_OF_TIME = "not measured: out of time"
 MEASURED = "measured"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A part of a measurement.
-
-    Attributes:
-        name: Its name in the result.
-        entries: Measures and yields one entry after the other.
-    """
-
-    name: str
-    entries: Callable[[], Iterator[Any]]
+Entries = Callable[[], Iterator[Any]]
+"""Measures and yields one entry after the other."""
 
 
-@dataclass(kw_only=True)
-class Deadline:
-    """A moment after which nothing new is begun.
-
-    Attributes:
-        seconds: How far away it is at first.
-        clock: Source of time in seconds.
-    """
-
-    seconds: float
-    clock: Callable[[], float] = time.monotonic
-    _end: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._end = self.clock() + self.seconds
-
-    @property
-    def passed(self) -> bool:
-        """Whether it is over."""
-        return self.clock() >= self._end
-
-
-def carry_out(
-    parts: Sequence[Part], deadline: Deadline, save: Callable[[dict[str, Any]], None]
+def run_until(
+    end: float,
+    parts: Mapping[str, Entries],
+    save: Callable[[dict[str, Any]], None],
+    *,
+    clock: Callable[[], float] = time.monotonic,
 ) -> bool:
     """Measure the parts one after the other until the time is over.
 
     A part that fails says so in its status and keeps what it had; the next one is begun.
 
     Args:
-        parts: The most important first.
-        deadline: It is looked at before every entry.
+        end: Time of `clock` after which no entry is begun.
+        parts: Measurements by name, the most important first.
         save: Called at once and after every entry with all parts by name: their `entries`, and a
             `status` that is right even if nothing more follows.
+        clock: Source of time in seconds.
 
     Returns:
         Whether no part failed; parts without time do not count as failed.
     """
-    results: dict[str, Any] = {part.name: {"status": OUT_OF_TIME, "entries": []} for part in parts}
+    results: dict[str, Any] = {name: {"status": OUT_OF_TIME, "entries": []} for name in parts}
     save(results)
     sound = True
-    for part in parts:
-        result = results[part.name]
-        entries = part.entries()
+    for name, measure in parts.items():
+        result, entries = results[name], measure()
         try:
-            while not deadline.passed:
+            while clock() < end:
                 entry = next(entries, None)
                 if entry is None:
                     result["status"] = MEASURED
@@ -88,5 +60,5 @@ def carry_out(
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, without its line breaks."""
+    """Type and message of an exception, without line breaks."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,4 +1,4 @@
-"""What the GPU kernels are meant to reach, held against what was measured."""
+"""Performance targets of the GPU kernels, compared with measurements."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Parts = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class PerformanceTarget:
     """A figure with a bound.
 
     Attributes:
-        name: What it is.
-        bound: What it is compared with.
+        name: Description.
+        bound: Limit of the figure.
         at_least: Whether the bound is the least that will do, or else the most.
         measured: Reads the worst case from the parts of a result; None where it is not in them.
         unit: Of the figure.
@@ -58,26 +58,26 @@ def _memory_ratio(parts: Parts, operator: str) -> float | None:
 
 
 TARGETS = (
-    Target(
+    PerformanceTarget(
         name="forward of resnet18's and resnet50's 3x3 layers in fp32, share of the limit, worst",
         bound=0.7,
         at_least=True,
         measured=_share_of_limit,
     ),
-    Target(
+    PerformanceTarget(
         name="training step of resnet20, batch 256, fp32",
         bound=6.0,
         at_least=False,
         measured=_resnet20_step,
         unit="ms",
     ),
-    Target(
+    PerformanceTarget(
         name="training step of resnet50, fp32, over cuDNN's best without TF32",
         bound=3.0,
         at_least=False,
         measured=_resnet50_ratio,
     ),
-    Target(
+    PerformanceTarget(
         name="peak memory of training over the convolution's, worst network",
         bound=1.15,
         at_least=False,

@@ -9,6 +9,7 @@ from torch.optim import SGD, Optimizer
 
 from mulfree.bench import steps
 from mulfree.models import create_model
+from mulfree.operators import get_operator
 
 SETTINGS: dict[str, Any] = {"model": "lenet5_bn", "batch": 2, "input_size": (1, 28, 28)}
 
@@ -81,7 +82,7 @@ def test_both_memory_formats_and_the_best_of_each() -> None:
     assert (result["precision"], result["mode"]) == ("fp32", "eager")
 
 
-def seen_by_the_network(how: steps.How, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def seen_by_the_network(options: steps.StepOptions, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Images that reach the first layer, and the products that its layers return."""
     seen: list[Any] = []
 
@@ -92,17 +93,17 @@ def seen_by_the_network(how: steps.How, monkeypatch: pytest.MonkeyPatch) -> list
         return network
 
     monkeypatch.setattr(steps, "create_model", create)
-    steps.training_step("resnet20", "conv2d", 2, (3, 8, 8), sgd, how)()
+    steps.training_step("resnet20", "conv2d", 2, (3, 8, 8), sgd, options)()
     return seen
 
 
 def test_half_floats_are_those_of_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
-    images, products = seen_by_the_network(steps.How(precision="bf16"), monkeypatch)
+    images, products = seen_by_the_network(steps.StepOptions(precision="bf16"), monkeypatch)
     assert (images.dtype, products.dtype) == (torch.float32, torch.bfloat16)
 
 
 def test_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    for tensor in seen_by_the_network(steps.How(channels_last=True), monkeypatch):
+    for tensor in seen_by_the_network(steps.StepOptions(channels_last=True), monkeypatch):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -115,8 +116,8 @@ def test_compiling_asks_for_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "compile", compile)
     for mode in steps.MODES:
-        how = steps.How(mode=mode)
-        steps.training_step("lenet5_bn", "conv2d", 2, (1, 28, 28), sgd, how)()
+        options = steps.StepOptions(mode=mode)
+        steps.training_step("lenet5_bn", "conv2d", 2, (1, 28, 28), sgd, options)()
     assert asked == [
         {"fullgraph": True, "mode": None},
         {"fullgraph": True, "mode": "reduce-overhead"},
@@ -138,8 +139,8 @@ def test_a_captured_step_trains_as_an_eager_one(operator: str) -> None:
     results = []
     for captured in (False, True):
         torch.manual_seed(0)
-        how = steps.How(device=device)
-        step = steps.build_step("resnet20", operator, (3, 8, 8), remember, how)
+        options = steps.StepOptions(device=device)
+        step = steps.build_step("resnet20", operator, (3, 8, 8), remember, options)
         if captured:
             before = {name: v.clone() for name, v in networks[-1].state_dict().items()}
             step = steps.captured_step(step, images, labels)
@@ -154,9 +155,18 @@ def test_a_captured_step_trains_as_an_eager_one(operator: str) -> None:
 
 @pytest.mark.gpu
 def test_memory_of_a_gpu_is_what_its_allocator_gave() -> None:
-    how = steps.How(device=torch.device("cuda"))
+    options = steps.StepOptions(device=torch.device("cuda"))
     settings: dict[str, Any] = {"model": "resnet20", "batch": 64, "input_size": (3, 32, 32)}
-    memory = steps.step_memory(**settings, operator="conv2d", make_optimizer=sgd, how=how)
+    memory = steps.step_memory(**settings, operator="conv2d", make_optimizer=sgd, options=options)
     # At the least the input of every one of the 19 layers, of which the stages have 7, 6 and 6.
     activations = 4 * 64 * 1024 * (7 * 16 + 6 * 32 // 4 + 6 * 64 // 16)
     assert activations < memory["added"] < 10 * activations
+
+
+def test_the_papers_optimiser_rescales_adder_weights() -> None:
+    network = get_operator("adder2d").conv(2, 3, 3)
+    optimizer = steps.sgd(network)
+    weight = next(network.parameters())
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    assert float(weight.grad.square().mean().sqrt()) == pytest.approx(0.2)

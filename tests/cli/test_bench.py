@@ -2,24 +2,23 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from mulfree import functional, operators
-from mulfree.bench.report import report
+from mulfree._native import core
+from mulfree.bench.suites import SUITES, BenchOptions, Suite, get_suite, memory
+from mulfree.bench.suites import runtime as runtime_suite
 from mulfree.cli import bench
 from mulfree.cli.main import main
 from mulfree.environment import PACKAGES
-from mulfree.operators import get_operator
 
-TINY = ("--model", "lenet5_bn", "--input-size", "1,28,28", "--batch", "2", "--rounds", "2")
+TINY = ("--models", "lenet5_bn", "--input-size", "1,28,28", "--batches", "2", "--rounds", "2")
+PEAK = {"before": 1, "peak": 3, "added": 2}
+
+ISAS = core().supported_isas()
 
 # What a published result has to state: keys, and what their values are.
 NUMBER = (int, float)
@@ -84,8 +83,8 @@ SCHEMA: dict[str, Any] = {
             "geometry": str,
             "window": WINDOW,
             "pass": str,
-            "timings": {"best": TIMING, "scalar": COMPARED},
-            "gtaps_per_s": {"best": NUMBER, "scalar": NUMBER},
+            "timings": {isa: COMPARED if index else TIMING for index, isa in enumerate(ISAS)},
+            "gtaps_per_s": dict.fromkeys(ISAS, NUMBER),
         }
     ],
     "step": {
@@ -106,6 +105,39 @@ SCHEMA: dict[str, Any] = {
         "ratio": NUMBER,
     },
 }
+NAMES = (
+    "mulfree int8 adder2d",
+    "mulfree int8 conv2d",
+    "torch fp32",
+    "onnxruntime fp32",
+    "onnxruntime int8",
+)
+RUNTIME_SCHEMA = {
+    "schema": str,
+    "environment": dict,
+    "settings": {
+        "models": list,
+        "batches": list,
+        "threads": list,
+        "operator": str,
+        "baseline": str,
+        "quick": bool,
+    },
+    "times": [
+        {
+            "model": str,
+            "batch": int,
+            "threads": int,
+            "input_size": list,
+            "timings": dict,
+            "images_per_s": dict.fromkeys(NAMES, NUMBER),
+            "fastest_cnn": str,
+            "times_as_fast": dict.fromkeys(NAMES[:2], NUMBER),
+        }
+    ],
+    "files": [{"model": str, "bytes": dict.fromkeys(NAMES, int)}],
+    "memory": [{"model": str, "batch": int, "memory": dict.fromkeys(NAMES, MEMORY)}],
+}
 
 
 def conforms(value: Any, schema: Any, path: str = "result") -> None:
@@ -121,140 +153,90 @@ def conforms(value: Any, schema: Any, path: str = "result") -> None:
         assert isinstance(value, schema), f"{path} is {value!r}"
 
 
-@pytest.fixture
-def plain(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The adder operator in plain torch, with two instruction sets in name."""
-    adder = replace(
-        get_operator("adder2d"), function=partial(functional.adder2d, backend="reference")
-    )
-    everything = {name: get_operator(name) for name in operators.OPERATORS} | {"adder2d": adder}
-    monkeypatch.setattr(bench, "get_operator", everything.__getitem__)
-    fake = SimpleNamespace(supported_isas=lambda: ["best", "scalar"])
-    monkeypatch.setattr(bench, "core", lambda: fake)
-    monkeypatch.setattr("mulfree.environment.core", lambda: fake)
-    monkeypatch.delenv("MULFREE_ISA", raising=False)
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Stands in for the processes of their own; holds what they were asked."""
+def test_everything_is_measured_shown_and_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked: list[dict[str, Any]] = []
 
-    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
-        asked.append(json.loads(command[-1]))
-        added = 300 if asked[-1]["operator"] == "adder2d" else 200
-        memory = json.dumps({"before": 100, "peak": 100 + added, "added": added})
-        return subprocess.CompletedProcess(command, 0, stdout=memory, stderr="")
+    def measure(words: Any, settings: dict[str, Any], name: str) -> dict[str, int]:
+        asked.append(settings)
+        return PEAK | {"added": 3 if settings["operator"] == "adder2d" else 2}
 
-    monkeypatch.setattr(bench, "subprocess", SimpleNamespace(run=run))
-    return asked
-
-
-def steps_in_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def timed(**settings: Any) -> dict[str, Any]:
-        timing = {"median_s": 1.0, "q1_s": 1.0, "q3_s": 1.0, "samples": settings["rounds"]}
-        compared = {**timing, "ratio": 2.0, "ratio_q1": 2.0, "ratio_q3": 2.0}
-        return {
-            "model": settings["model"],
-            "batch": settings["batch"],
-            "input_size": list(settings["input_size"]),
-            "precision": settings["how"].precision,
-            "mode": settings["how"].mode,
-            "best": {"adder2d": "adder2d", "conv2d": "conv2d"},
-            "timings": {"adder2d": compared, "conv2d": timing},
-            "ratio": 2.0,
-        }
-
-    monkeypatch.setattr(bench, "bench_step", timed)
-
-
-@pytest.mark.usefixtures("plain")
-def test_everything_is_measured_shown_and_written(
-    measured: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    steps_in_plain_torch(monkeypatch)
-    path = tmp_path / "result.json"
-    threads = torch.get_num_threads()
+    monkeypatch.setattr(memory, "memory_in_process", measure)
+    path, threads = tmp_path / "result.json", torch.get_num_threads()
     assert main(["bench", *TINY, "--threads", "1", "--output", str(path)]) == 0
     result = json.loads(path.read_text())
     conforms(result, SCHEMA)
     assert result["schema"] == "mulfree.bench/1"
     assert result["settings"]["threads"] == 1
     assert torch.get_num_threads() == threads
-    assert [layer["window"]["kernel"] for layer in result["operator"]["layers"][::4]] == [
-        [5, 5],
-        [5, 5],
-        [1, 1],
-    ]
+    kernels = [layer["window"]["kernel"] for layer in result["operator"]["layers"][::4]]
+    assert kernels == [[5, 5], [5, 5], [1, 1]]
     assert result["memory"]["ratio"] == 1.5
-    assert [request["operator"] for request in measured] == ["adder2d", "conv2d"]
-    assert measured[0] == {
-        "model": "lenet5_bn",
-        "operator": "adder2d",
-        "batch": 2,
-        "input_size": [1, 28, 28],
-        "threads": 1,
-    }
-    assert capsys.readouterr().out == report(result)
+    settings = {"model": "lenet5_bn", "batch": 2, "input_size": (1, 28, 28), "threads": 1}
+    assert asked == [settings | {"operator": name} for name in ("adder2d", "conv2d")]
+    names = ("operator", "isa", "step", "memory")
+    tables = [get_suite(name).report("adder2d", result[name]) for name in names]
+    assert capsys.readouterr().out == "\n".join(tables)
 
 
-@pytest.mark.usefixtures("plain")
-def test_a_forced_instruction_set_reaches_the_kernels(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_networks_of_the_runtime_in_a_file_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: list[tuple[str | None, str | None]] = []
+    pytest.importorskip("onnxruntime", reason="needs mulfree[onnx]")
+    pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
+    monkeypatch.setattr(runtime_suite, "memory_of", lambda *args, **options: PEAK)
+    words = ("--models", "lenet5_bn", "--input-size", "1,28,28", "--batches", "1,2")
+    files = ("--output", str(tmp_path / "result.json"), "--plot", str(tmp_path / "result.png"))
+    assert main(["bench", "runtime", *words, "--threads", "1", "--rounds", "1", *files]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    conforms(result, RUNTIME_SCHEMA)
+    assert result["schema"] == "mulfree.bench-runtime/1"
+    assert result["environment"]["onnx"].keys() == {"onnx", "onnxruntime"}
+    assert [(entry["batch"], entry["threads"]) for entry in result["times"]] == [(1, 1), (2, 1)]
+    assert (tmp_path / "result.png").read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == get_suite("runtime").report("adder2d", result)
 
-    def spy(*arguments: Any, **options: Any) -> list[dict[str, Any]]:
-        seen.append((os.environ.get("MULFREE_ISA"), os.environ.get("ONEDNN_MAX_CPU_ISA")))
-        return []
 
-    monkeypatch.setattr(bench, "bench_layer", spy)
-    monkeypatch.setattr(bench, "report", lambda result: "")
-    assert main(["bench", "operator", *TINY, "--isa", "scalar"]) == 0
-    assert seen == [("scalar", "SSE41")] * 3
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Options and instruction sets that suites without measurements get, by name."""
+    given: dict[str, Any] = {}
+
+    def fake(name: str) -> Suite:
+        def run(options: BenchOptions, advance: Any) -> None:
+            isas = (os.environ.get("MULFREE_ISA"), os.environ.get("ONEDNN_MAX_CPU_ISA"))
+            given[name] = (options, isas)
+
+        return Suite(
+            summary="",
+            parts=lambda options: 1,
+            run=run,
+            report=lambda operator, result: "",
+            alone=name == "runtime",
+        )
+
+    monkeypatch.setattr(bench, "get_suite", fake)
+    monkeypatch.delenv("MULFREE_ISA", raising=False)
+    return given
+
+
+def test_a_forced_instruction_set_reaches_the_kernels(seen: dict[str, Any]) -> None:
+    assert main(["bench", "--isa", "scalar"]) == 0
+    assert {name: isas for name, (_, isas) in seen.items()} == dict.fromkeys(
+        ("operator", "step", "memory"), ("scalar", "SSE41")
+    )
     assert "MULFREE_ISA" not in os.environ
 
 
-def test_on_a_gpu_nothing_is_native_and_memory_is_the_allocators(
-    monkeypatch: pytest.MonkeyPatch,
+def test_on_a_gpu_instruction_sets_are_left_out(
+    seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    devices: dict[str, str] = {}
-
-    def layer(*args: Any, rounds: int, device: torch.device) -> list[dict[str, Any]]:
-        devices["operator"] = device.type
-        return []
-
-    def step(**settings: Any) -> dict[str, Any]:
-        devices["step"] = settings["how"].device.type
-        return {}
-
-    def memory(**settings: Any) -> dict[str, int]:
-        devices["memory"] = settings["how"].device.type
-        return {"before": 0, "peak": 2, "added": 2}
-
-    def missing() -> None:
-        raise AssertionError("the native kernels were asked for")
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(bench, "core", missing)
     monkeypatch.setattr(bench, "environment", lambda: {"load_average": None})
-    monkeypatch.setattr(bench, "bench_layer", layer)
-    monkeypatch.setattr(bench, "bench_step", step)
-    monkeypatch.setattr(bench, "step_memory", memory)
-    seen: list[dict[str, Any]] = []
-
-    def show(result: dict[str, Any]) -> str:
-        seen.append(result)
-        return ""
-
-    monkeypatch.setattr(bench, "report", show)
     assert main(["bench", "--device", "cuda", "--quick"]) == 0
-    assert devices == {"operator": "cuda", "step": "cuda", "memory": "cuda"}
-    assert seen[0]["settings"]["suites"] == ["operator", "step", "memory"]
-    assert seen[0]["memory"]["ratio"] == 1.0
+    assert list(seen) == ["operator", "step", "memory"]
+    assert {options for options, _ in seen.values()} == {BenchOptions(device="cuda", quick=True)}
 
 
 @pytest.mark.parametrize("words", [["isa"], ["operator", "--isa", "scalar"]])
@@ -267,87 +249,39 @@ def test_instruction_sets_are_a_cpus(
     assert line in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("plain")
-def test_quick_is_one_network_and_few_rounds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seen: list[tuple[str, int, int]] = []
-
-    def spy(operator: Any, layer: Any, *, rounds: int, device: Any) -> list[dict[str, Any]]:
-        seen.append((layer.model, layer.window.batch, rounds))
-        return []
-
-    monkeypatch.setattr(bench, "bench_layer", spy)
-    assert main(["bench", "operator", "--quick"]) == 0
-    assert set(seen) == {("resnet20", 8, 3)}
-    seen.clear()
-    assert main(["bench", "operator"]) == 0
-    assert set(seen) == {("resnet20", 128, 15), ("resnet18", 8, 15)}
-
-
-def test_the_papers_optimiser_rescales_adder_weights() -> None:
-    network = operators.get_operator("adder2d").conv(2, 3, 3)
-    optimizer = bench.sgd(network)
-    weight = next(network.parameters())
-    weight.grad = torch.randn_like(weight)
-    optimizer.step()
-    assert float(weight.grad.square().mean().sqrt()) == pytest.approx(0.2)
-
-
-def test_memory_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    def spy(**settings: Any) -> dict[str, int]:
-        asked.update(settings)
-        return {"before": 1, "peak": 3, "added": 2}
-
-    monkeypatch.setattr(bench, "step_memory", spy)
-    threads = torch.get_num_threads()
-    assert json.loads(bench.measure_memory(json.dumps({"model": "x", "threads": threads}))) == {
-        "before": 1,
-        "peak": 3,
-        "added": 2,
-    }
-    assert asked == {"model": "x", "make_optimizer": bench.sgd}
-
-
 @pytest.mark.slow
 def test_memory_in_processes_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "memory", *TINY]) == 0
     assert "Peak memory of training steps of lenet5_bn, batch 2, MiB" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("plain")
-@pytest.mark.parametrize(("stderr", "reason"), [("a\nkilled\n", "killed"), ("", "status 9")])
-def test_a_process_that_fails_is_one_line(
-    stderr: str,
-    reason: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    failed = subprocess.CompletedProcess([], 9, stdout="", stderr=stderr)
-    fake = SimpleNamespace(run=lambda command, **options: failed)
-    monkeypatch.setattr(bench, "subprocess", fake)
-    assert main(["bench", "memory", *TINY]) == 1
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert line == f"mulfree bench: error: bench: memory of adder2d was not measured: {reason}"
+def test_help_lists_every_suite(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "-h"]) == 0
+    listed = [line.partition(" ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert set(SUITES) <= set(listed)
 
 
-@pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
         (["spet"], 2, "argument suite: invalid choice: 'spet' (choose from 'operator', 'isa', 's"),
         (["--operator", "conv2d"], 2, "bench: `--operator` must be one of adder2d, got 'conv2d'"),
-        (["--model", "resnet2"], 2, "bench: `--model` must be one of "),
-        (["--isa", "sse"], 2, "bench: `--isa` must be one of best, scalar, got 'sse'"),
-        (["isa", "--isa", "best"], 2, "bench: `--isa` must be left out of the comparison of instr"),
-        (["step", "--batch", "1"], 2, "bench: `--batch` must be at least 2 for training steps, g"),
+        (["--models", "resnet20,resnet2"], 2, "bench: `--models` must be one of "),
+        (["--isa", "sse"], 2, f"bench: `--isa` must be one of {', '.join(ISAS)}, got 'sse'"),
+        (["isa", "--isa", "scalar"], 2, "bench: `--isa` must be left out of the comparison of i"),
+        (["step", "--batches", "1"], 2, "bench: `--batches` must be at least 2 for training step"),
         (["--output", "/no/where.json"], 1, "No such file or directory: /no/where.json"),
+        (["runtime", "--plot", "/no/where.png"], 1, "No such file or directory: /no/where.png"),
+        (["step", "--plot", "x.png"], 2, "bench: `--plot` must be left out, got suite step"),
+        (["step", "--batches", "2,3"], 2, "bench: `--batches` must be one number except for runti"),
+        (["isa", "--threads", "1,2"], 2, "bench: `--threads` must be one number except for runti"),
+        (["runtime", "--isa", "scalar"], 2, "bench: `--isa` must be left out for runtime, got sc"),
         (["--rounds", "0"], 2, "argument --rounds: must be a whole number >= 1, got '0'"),
-        (["--round", "3"], 2, "unknown option --round; did you mean --rounds?"),
+        (["--batches", "1,0"], 2, "argument --batches: must be a whole number >= 1, got '0'"),
+        (["--threads", "2000"], 2, "argument --threads: must be at most 1024, got '2000'"),
+        (["--model", "resnet20"], 2, "unknown option --model; did you mean --models?"),
         (["--device", "cuda"], 2, "bench: `--device` must be cpu where torch finds no CUDA GPU"),
-        (["operator", "--input-size", "3"], 2, "cost.count: `input_size` must fit ResidualN"),
+        (["--input-size", "3"], 2, "bench: `--input-size` must be three sizes C,H,W, got (3,)"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -16,6 +16,7 @@ from torch import nn
 from mulfree.bench.candidate_process import runner
 from mulfree.cost.counting import BASELINE
 from mulfree.errors import BackendUnavailableError
+from mulfree.export import to_onnx
 from mulfree.models import create_model, save_weights
 from mulfree.quantization import quantize
 from mulfree.runtime import save
@@ -27,8 +28,6 @@ CNNS = (TORCH, ONNX_FLOAT, ONNX_INT8)
 """What a network of the runtime is held against: the convolutional one in other libraries."""
 
 _CALIBRATION_IMAGES = 4
-
-ToOnnx = Callable[..., None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +61,6 @@ def make_candidates(
     *,
     input_size: Sequence[int],
     num_classes: int,
-    to_onnx: ToOnnx,
 ) -> list[Candidate]:
     """Networks with random weights, quantised on random images, in files.
 
@@ -72,7 +70,6 @@ def make_candidates(
         directory: Where the files go.
         input_size: C, H, W.
         num_classes: Number of logits.
-        to_onnx: `mulfree.export.to_onnx`.
 
     Returns:
         The operator's network and the convolutional one in the runtime, then `CNNS`.

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Optimizer
 
 from mulfree.bench.device import (
     Precision,
@@ -24,6 +24,7 @@ from mulfree.bench.memory import peak_device_memory, peak_memory
 from mulfree.bench.timing import compare, fastest, interleave
 from mulfree.cost.counting import BASELINE
 from mulfree.models import create_model
+from mulfree.training import AdaptiveLocalLR
 
 MakeOptimizer = Callable[[nn.Module], Optimizer]
 Step = Callable[[Tensor, Tensor], None]
@@ -44,8 +45,8 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
-    """How a training step is run.
+class StepOptions:
+    """Device, number format, mode and memory format of a training step.
 
     Attributes:
         device: Where.
@@ -65,7 +66,13 @@ class How:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-_PLAIN = How()
+_PLAIN = StepOptions()
+
+
+def sgd(network: nn.Module) -> Optimizer:
+    """The papers' optimiser, with a rate so small that random labels cannot make it diverge."""
+    optimizer = SGD(network.parameters(), lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    return AdaptiveLocalLR(optimizer)
 
 
 def bench_step(
@@ -75,8 +82,8 @@ def bench_step(
     batch: int,
     input_size: Sequence[int],
     rounds: int,
-    make_optimizer: MakeOptimizer,
-    how: How = _PLAIN,
+    make_optimizer: MakeOptimizer = sgd,
+    options: StepOptions = _PLAIN,
     both_layouts: bool = False,
 ) -> dict[str, Any]:
     """Time a training step: forward, loss, backward, step of the optimiser.
@@ -88,13 +95,13 @@ def bench_step(
         input_size: Shape of one image.
         rounds: Samples of each.
         make_optimizer: Gives the optimiser of a network.
-        how: Device, number format and mode of both.
+        options: Device, number format and mode of both.
         both_layouts: Time both networks in channels_last too; the faster format of each counts.
 
     Returns:
         Timings and the ratio of the operator's best to the convolution's, as JSON values.
     """
-    layouts = (False, True) if both_layouts else (how.channels_last,)
+    layouts = (False, True) if both_layouts else (options.channels_last,)
     names: dict[str, list[str]] = {operator: [], BASELINE: []}
     candidates = {}
     with tuned_convolutions():
@@ -102,17 +109,17 @@ def bench_step(
             label = name + (CHANNELS_LAST if last else "")
             names[name].append(label)
             candidates[label] = training_step(
-                model, name, batch, input_size, make_optimizer, replace(how, channels_last=last)
+                model, name, batch, input_size, make_optimizer, replace(options, channels_last=last)
             )
-        samples = interleave(candidates, rounds=rounds, clock=clock_of(how.device))
+        samples = interleave(candidates, rounds=rounds, clock=clock_of(options.device))
     best = {name: fastest(samples, labels) for name, labels in names.items()}
     timings = compare(samples, best[BASELINE])
     return {
         "model": model,
         "batch": batch,
         "input_size": list(input_size),
-        "precision": how.precision,
-        "mode": how.mode,
+        "precision": options.precision,
+        "mode": options.mode,
         "timings": timings,
         "best": best,
         "ratio": timings[best[operator]]["ratio"],
@@ -124,8 +131,8 @@ def training_step(
     operator: str,
     batch: int,
     input_size: Sequence[int],
-    make_optimizer: MakeOptimizer,
-    how: How = _PLAIN,
+    make_optimizer: MakeOptimizer = sgd,
+    options: StepOptions = _PLAIN,
 ) -> Callable[[], object]:
     """A function that makes one training step on a fixed batch of random images.
 
@@ -133,12 +140,12 @@ def training_step(
         RuntimeError: The step cannot be captured, or not be compiled as one graph.
     """
     generator = torch.Generator().manual_seed(0)
-    step = build_step(model, operator, input_size, make_optimizer, how)
+    step = build_step(model, operator, input_size, make_optimizer, options)
     images = torch.randn((batch, *input_size), generator=generator)
     labels = torch.randint(NUM_CLASSES, (batch,), generator=generator)
-    images = images.to(how.device, memory_format=how.memory_format)
-    run = partial(step, images, labels.to(how.device))
-    return captured(lambda: run, how.device) if how.mode == "graph" else run
+    images = images.to(options.device, memory_format=options.memory_format)
+    run = partial(step, images, labels.to(options.device))
+    return captured(lambda: run, options.device) if options.mode == "graph" else run
 
 
 def captured_step(step: Step, images: Tensor, labels: Tensor) -> Step:
@@ -164,8 +171,8 @@ def build_step(
     model: str,
     operator: str,
     input_size: Sequence[int],
-    make_optimizer: MakeOptimizer,
-    how: How = _PLAIN,
+    make_optimizer: MakeOptimizer = sgd,
+    options: StepOptions = _PLAIN,
 ) -> Step:
     """A function that makes one training step of a new network on images and labels.
 
@@ -175,22 +182,22 @@ def build_step(
         model, operator=operator, in_channels=input_size[0], num_classes=NUM_CLASSES
     )
     # torch's stubs know of memory formats for tensors only.
-    network.train().to(how.device).to(memory_format=how.memory_format)  # type: ignore[call-overload]
+    network.train().to(options.device).to(memory_format=options.memory_format)  # type: ignore[call-overload]
     optimizer = make_optimizer(network)
-    half = how.precision in ("bf16", "fp16")
+    half = options.precision in ("bf16", "fp16")
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(how.device.type, dtype_of(how.precision), enabled=half):
+        with torch.autocast(options.device.type, dtype_of(options.precision), enabled=half):
             return nn.functional.cross_entropy(network(images), labels)
 
-    if how.mode in ("compile", "reduce-overhead"):
-        mode = None if how.mode == "compile" else how.mode
+    if options.mode in ("compile", "reduce-overhead"):
+        mode = None if options.mode == "compile" else options.mode
         loss_of = torch.compile(loss_of, fullgraph=True, mode=mode)
 
     def step(images: Tensor, labels: Tensor) -> None:
-        images = images.contiguous(memory_format=how.memory_format)
+        images = images.contiguous(memory_format=options.memory_format)
         optimizer.zero_grad()
-        with computing_in(how.precision):
+        with computing_in(options.precision):
             loss_of(images, labels).backward()
         optimizer.step()
 
@@ -203,8 +210,8 @@ def step_memory(
     *,
     batch: int,
     input_size: Sequence[int],
-    make_optimizer: MakeOptimizer,
-    how: How = _PLAIN,
+    make_optimizer: MakeOptimizer = sgd,
+    options: StepOptions = _PLAIN,
 ) -> dict[str, int]:
     """Peak memory of training steps; on the CPU of this process, which should be a fresh one.
 
@@ -212,13 +219,13 @@ def step_memory(
     process needed before the network was built does not. The libraries' thread pools and caches
     are created by a tiny step first, so that they do not count.
     """
-    training_step(model, operator, MIN_BATCH, input_size, make_optimizer, how)()
+    training_step(model, operator, MIN_BATCH, input_size, make_optimizer, options)()
 
     def make() -> Callable[[], object]:
-        return training_step(model, operator, batch, input_size, make_optimizer, how)
+        return training_step(model, operator, batch, input_size, make_optimizer, options)
 
-    if how.device.type == "cuda":
-        return peak_device_memory(make, how.device)
+    if options.device.type == "cuda":
+        return peak_device_memory(make, options.device)
 
     def steps() -> None:
         step = make()

@@ -76,6 +76,16 @@ def threads(text: str) -> int:
     return positive(text, _MAX_THREADS)
 
 
+def thread_counts(text: str) -> tuple[int, ...]:
+    """Numbers of threads separated by commas."""
+    return tuple(threads(part) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Words separated by commas."""
+    return tuple(text.split(","))
+
+
 def file_path(text: str) -> Path:
     """A path, with the home directory in the place of `~` at its beginning."""
     try:

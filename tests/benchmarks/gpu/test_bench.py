@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,17 +9,15 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.gpu.bench import NETWORKS, GpuBench, Network
-from benchmarks.gpu.schedule import Deadline, carry_out
 from benchmarks.gpu.report import report
+from benchmarks.gpu.schedule import run_until
 from benchmarks.gpu.targets import targets
-from mulfree.bench.operators import layers_of
-from torch import nn
-from torch.optim import SGD, Optimizer
 
 from benchmarks.gpu import __main__ as gpu
 from benchmarks.gpu import bench, epoch
 from mulfree import data, models
-from mulfree.bench.steps import How
+from mulfree.bench.layers import layers_of
+from mulfree.bench.steps import StepOptions
 from mulfree.data import DataConfig, DataSplits, make_synthetic
 
 CPU = torch.device("cpu")
@@ -38,16 +37,11 @@ NAMES = [
 ]
 
 
-def sgd(network: nn.Module) -> Optimizer:
-    return SGD(network.parameters(), lr=1e-4)
-
-
 def made(*networks: Network) -> GpuBench:
     return GpuBench(
         operator="adder2d",
         device=CPU,
         networks=networks or (TINY,),
-        make_optimizer=sgd,
         limit=1e9,
         rounds=1,
     )
@@ -55,8 +49,8 @@ def made(*networks: Network) -> GpuBench:
 
 def measure(names: list[str], tiny: GpuBench) -> dict[str, Any]:
     result: dict[str, Any] = {}
-    parts = [part for part in tiny.parts() if part.name in names]
-    carry_out(parts, Deadline(seconds=60), result.update)
+    parts = {name: entries for name, entries in tiny.parts().items() if name in names}
+    run_until(math.inf, parts, result.update)
     return result
 
 
@@ -78,7 +72,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_parts_and_their_order() -> None:
-    assert [part.name for part in made().parts()] == NAMES
+    assert list(made().parts()) == NAMES
     assert {network.name for network in NETWORKS} - set(models.list_models()) <= {"efficientnet_b0"}
 
 
@@ -138,7 +132,7 @@ def test_what_fails_is_an_entry_with_an_error(monkeypatch: pytest.MonkeyPatch) -
 
 def test_an_epoch_is_the_second_one_and_all_of_it() -> None:
     entry = epoch.time_epoch(
-        "resnet20", "conv2d", SPLITS, batch=3, make_optimizer=sgd, how=How(mode="graph")
+        "resnet20", "conv2d", SPLITS, batch=3, options=StepOptions(mode="graph")
     )
     assert entry["steps"] == 2
     assert entry["images_per_s"] == pytest.approx(6 / entry["seconds"])

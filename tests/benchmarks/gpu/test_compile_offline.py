@@ -51,7 +51,9 @@ found["rates"] = [
         "name": rate.name,
         "capability": capability,
         "opcodes": rate.opcodes,
-        **compile_offline.describe(compile_offline.compile_launch(rates.launch_of(rate, out), capability)),
+        **compile_offline.describe(
+            compile_offline.compile_launch(rates.launch_of(rate, out), capability)
+        ),
     }
     for rate in rates.RATES
     for capability in (compile_offline.CAPABILITIES if "vabsdiff4" in rate.name else [90])
@@ -69,7 +71,7 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     # Triton reads the source of a kernel from its file.
-    folder = tmp_path_factory.mktemp("aot")
+    folder = tmp_path_factory.mktemp("offline")
     program = folder / "program.py"
     program.write_text(PROGRAM)
     variables = {**os.environ, "TRITON_CACHE_DIR": str(folder / "cache")}

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from mulfree.bench.operators import BenchLayer
 from torch import Tensor
 
 from benchmarks.gpu import layers
 from mulfree import functional
 from mulfree.bench.correctness import BenchmarkError
+from mulfree.bench.layers import BenchLayer
 from mulfree.bench.passes import ALL_PASSES
 from mulfree.operators import Operator, get_operator
 from mulfree.operators.window import Window

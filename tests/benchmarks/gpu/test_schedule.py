@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
-from benchmarks.gpu.schedule import OUT_OF_TIME, Deadline, Part, carry_out
+from benchmarks.gpu.schedule import OUT_OF_TIME, Entries, run_until
 
 
 class Clock:
@@ -14,10 +14,9 @@ class Clock:
         return self.now
 
 
-def run(parts: list[Part], clock: Clock, seconds: float = 10.0) -> tuple[bool, list[Any]]:
+def run(parts: dict[str, Entries], clock: Clock, seconds: float = 10.0) -> tuple[bool, list[Any]]:
     saved: list[Any] = []
-    deadline = Deadline(seconds=seconds, clock=clock)
-    sound = carry_out(parts, deadline, lambda results: saved.append(deepcopy(results)))
+    sound = run_until(seconds, parts, lambda results: saved.append(deepcopy(results)), clock=clock)
     return sound, saved
 
 
@@ -29,10 +28,10 @@ def taking(clock: Clock, seconds: float, count: int) -> Iterator[dict[str, int]]
 
 def test_every_entry_is_saved_with_a_status_that_is_right_if_nothing_follows() -> None:
     clock = Clock()
-    parts = [
-        Part(name="a", entries=lambda: taking(clock, 1.0, 2)),
-        Part(name="b", entries=lambda: taking(clock, 1.0, 1)),
-    ]
+    parts = {
+        "a": lambda: taking(clock, 1.0, 2),
+        "b": lambda: taking(clock, 1.0, 1),
+    }
     sound, saved = run(parts, clock)
     assert sound
     statuses = [[part["status"] for part in results.values()] for results in saved]
@@ -50,10 +49,10 @@ def test_every_entry_is_saved_with_a_status_that_is_right_if_nothing_follows() -
 
 def test_nothing_is_begun_after_the_deadline() -> None:
     clock = Clock()
-    parts = [
-        Part(name="a", entries=lambda: taking(clock, 6.0, 5)),
-        Part(name="b", entries=lambda: taking(clock, 6.0, 1)),
-    ]
+    parts = {
+        "a": lambda: taking(clock, 6.0, 5),
+        "b": lambda: taking(clock, 6.0, 1),
+    }
     sound, saved = run(parts, clock)
     assert sound
     assert clock.now == 12.0
@@ -71,11 +70,11 @@ def test_a_part_that_fails_keeps_what_it_had_and_the_next_one_is_measured() -> N
         yield from ({"number": number} for number in range(first))
         raise RuntimeError("out of\nmemory")
 
-    parts = [
-        Part(name="a", entries=lambda: failing(0)),
-        Part(name="b", entries=lambda: failing(1)),
-        Part(name="c", entries=lambda: iter([{"number": 7}])),
-    ]
+    parts = {
+        "a": lambda: failing(0),
+        "b": lambda: failing(1),
+        "c": lambda: iter([{"number": 7}]),
+    }
     sound, saved = run(parts, Clock())
     assert not sound
     assert [(part["status"], len(part["entries"])) for part in saved[-1].values()] == [
@@ -86,6 +85,6 @@ def test_a_part_that_fails_keeps_what_it_had_and_the_next_one_is_measured() -> N
 
 
 def test_an_entry_with_an_error_is_a_failure_too() -> None:
-    sound, saved = run([Part(name="a", entries=lambda: iter([{"error": "x"}]))], Clock())
+    sound, saved = run({"a": lambda: iter([{"error": "x"}])}, Clock())
     assert not sound
     assert saved[-1]["a"]["status"] == "measured"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mulfree.bench.report import report
+from mulfree.bench.suites import get_suite
 
 
 def timing(milliseconds: float, ratio: float | None = None) -> dict[str, float]:
@@ -14,7 +14,6 @@ def timing(milliseconds: float, ratio: float | None = None) -> dict[str, float]:
 
 
 RESULT: dict[str, Any] = {
-    "settings": {"operator": "adder2d"},
     "operator": {
         "layers": [
             {
@@ -100,12 +99,6 @@ Peak memory of training steps of resnet20, batch 128, MiB
 """  # noqa: E501
 
 
-def test_report() -> None:
-    assert report(RESULT) == TEXT
-
-
-def test_only_what_was_measured_is_shown() -> None:
-    assert (
-        report({"settings": RESULT["settings"], "step": RESULT["step"]})
-        == TEXT[TEXT.index("Training step") : TEXT.index("\nPeak memory")]
-    )
+def test_reports() -> None:
+    tables = [get_suite(name).report("adder2d", entry) for name, entry in RESULT.items()]
+    assert "\n".join(tables) == TEXT

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import builtins
 import json
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from mulfree.bench import candidate_process, runtimes
+from mulfree.bench import candidate_process
 from mulfree.bench.candidates import CNNS, Candidate, make_candidates
 from mulfree.bench.correctness import BenchmarkError
-from mulfree.export import to_onnx
+from mulfree.bench.suites import BenchOptions, runtime
+from mulfree.errors import BackendUnavailableError
 from mulfree.runtime import load, reference
 
 onnx = pytest.importorskip("onnx", reason="needs mulfree[onnx]")
@@ -33,7 +34,6 @@ def candidates(tmp_path_factory: pytest.TempPathFactory) -> list[Candidate]:
         tmp_path_factory.mktemp("files"),
         input_size=SIZE,
         num_classes=7,
-        to_onnx=to_onnx,
     )
 
 
@@ -54,8 +54,8 @@ def test_one_architecture_in_five_files(candidates: list[Candidate]) -> None:
     assert candidates[4].path.stat().st_size < 0.5 * candidates[3].path.stat().st_size
 
 
-def test_the_gate_is_open(candidates: list[Candidate]) -> None:
-    runtimes.check(candidates, SIZE)
+def test_right_candidates_pass(candidates: list[Candidate]) -> None:
+    runtime.check(candidates, SIZE)
 
 
 def test_an_integer_that_is_wrong(
@@ -64,24 +64,24 @@ def test_an_integer_that_is_wrong(
     def wrong(graph: Any, array: Any) -> Any:
         return reference.run(graph, array) + np.float32(0.5)
 
-    monkeypatch.setattr(runtimes, "reference", SimpleNamespace(run=wrong))
+    monkeypatch.setattr(runtime, "reference", SimpleNamespace(run=wrong))
     line = "mulfree int8 adder2d must equal the reference, got logits that differ by up to 0.5"
     with pytest.raises(BenchmarkError, match=line):
-        runtimes.check(candidates, SIZE)
+        runtime.check(candidates, SIZE)
 
 
 def test_another_network_as_onnx(candidates: list[Candidate]) -> None:
     other = replace(candidates[4], name="onnxruntime fp32")
     line = r"bench: onnxruntime fp32 must agree with torch fp32 to 0.0001, got \d"
     with pytest.raises(BenchmarkError, match=line):
-        runtimes.check([*candidates[:3], other, candidates[4]], SIZE)
+        runtime.check([*candidates[:3], other, candidates[4]], SIZE)
 
 
 def test_times_are_compared_with_the_fastest_convolutional_network(
     candidates: list[Candidate],
 ) -> None:
     threads = torch.get_num_threads()
-    entry = runtimes.bench_networks(candidates, batch=2, threads=1, input_size=SIZE, rounds=2)
+    entry = runtime.bench_networks(candidates, batch=2, threads=1, input_size=SIZE, rounds=2)
     assert torch.get_num_threads() == threads
     timings = entry["timings"]
     assert list(timings) == [*OWN, *CNNS]
@@ -95,25 +95,11 @@ def test_times_are_compared_with_the_fastest_convolutional_network(
         assert rate == 2 / timings[name]["median_s"]
 
 
-def test_memory_is_that_of_a_process_without_torch(
-    candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory = runtimes.memory_of(candidates[0], batch=1, threads=1, input_size=SIZE)
+def test_memory_is_that_of_a_process_without_torch(candidates: list[Candidate]) -> None:
+    memory = runtime.memory_of(candidates[0], batch=1, threads=1, input_size=SIZE)
     assert memory.keys() == {"before", "peak", "added"}
     # Torch alone takes twice as much.
     assert 0 < memory["peak"] < 100 * 2**20
-
-
-@pytest.mark.parametrize(("stderr", "reason"), [("a\nkilled\n", "killed"), ("", "status 9")])
-def test_a_process_that_fails_is_one_line(
-    stderr: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    failed = subprocess.CompletedProcess([], 9, stdout="", stderr=stderr)
-    fake = SimpleNamespace(run=lambda command, **options: failed)
-    monkeypatch.setattr(runtimes, "subprocess", fake)
-    candidate = Candidate(name="torch fp32", library="torch", path=Path("x"))
-    with pytest.raises(BenchmarkError, match=f"memory of torch fp32 was not measured: {reason}"):
-        runtimes.memory_of(candidate, batch=1, threads=1, input_size=SIZE)
 
 
 def test_every_library_measures_its_memory(candidates: list[Candidate]) -> None:
@@ -122,3 +108,57 @@ def test_every_library_measures_its_memory(candidates: list[Candidate]) -> None:
         argument = json.dumps({**settings, "shape": [1, *SIZE], "threads": 1})
         memory = json.loads(candidate_process.main(argument))
         assert memory.keys() == {"before", "peak", "added"}
+
+
+def measured(options: BenchOptions, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Networks, batches, threads and rounds of a run without measurements."""
+    asked: dict[str, Any] = {"made": [], "timed": []}
+
+    def make(model: str, operator: str, folder: Path, **options: Any) -> list[Any]:
+        asked["made"].append((model, options["input_size"], options["num_classes"]))
+        return []
+
+    def time(candidates: Any, **options: Any) -> dict[str, Any]:
+        asked["timed"].append((options["batch"], options["threads"], options["rounds"]))
+        return {}
+
+    monkeypatch.setattr(runtime, "make_candidates", make)
+    monkeypatch.setattr(runtime, "check", lambda candidates, size: None)
+    monkeypatch.setattr(runtime, "bench_networks", time)
+    parts: list[str] = []
+    runtime.run(options, parts.append)
+    assert len(parts) == runtime.SUITE.parts(options)
+    return asked
+
+
+def test_all_networks_at_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = measured(BenchOptions(), monkeypatch)
+    large, small = (3, 224, 224), (3, 32, 32)
+    assert asked["made"] == [
+        ("resnet18", large, 1000),
+        ("resnet34", large, 1000),
+        ("resnet50", large, 1000),
+        ("resnet20", small, 10),
+        ("resnet32", small, 10),
+        ("vgg_small", small, 10),
+    ]
+    assert asked["timed"] == [(1, 1, 21), (1, 2, 21), (32, 1, 7), (32, 2, 7)] * 6
+
+
+def test_quick_is_one_network_and_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = measured(BenchOptions(quick=True), monkeypatch)
+    assert asked == {"made": [("resnet20", (3, 32, 32), 10)], "timed": [(1, 1, 5)]}
+
+
+def test_onnx_runtime_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.partition(".")[0] == "onnxruntime":
+            raise ModuleNotFoundError(name)
+        return original(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    line = r"bench: `runtime` needs onnxruntime: pip install mulfree\[onnx\]"
+    with pytest.raises(BackendUnavailableError, match=line):
+        runtime.check_options(BenchOptions())

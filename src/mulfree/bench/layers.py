@@ -1,0 +1,78 @@
+"""Distinct layer geometries of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mulfree.bench.passes import taps_per_s
+from mulfree.cost.counting import count
+from mulfree.models import create_model
+from mulfree.operators import get_operator
+from mulfree.operators.window import Window
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLayer:
+    """A geometry that occurs in a network.
+
+    Attributes:
+        model: Name of the network.
+        window: The geometry, batch included.
+        occurrences: How many layers of the network have it.
+    """
+
+    model: str
+    window: Window
+    occurrences: int
+
+
+def layers_of(
+    model: str, operator: str, *, batch: int, input_size: Sequence[int]
+) -> list[BenchLayer]:
+    """The distinct geometries of the layers of a network that run an operator.
+
+    Args:
+        model: Name for `create_model`.
+        operator: Operator of the network; layers that stay convolutions are left out.
+        batch: Images in a batch.
+        input_size: Shape of one image.
+    """
+    network = create_model(model, operator=operator, in_channels=input_size[0])
+    found: dict[Window, int] = {}
+    for layer in count(network, input_size).layers:
+        module = network.get_submodule(layer.name)
+        if layer.operator == operator and isinstance(module, get_operator(operator).conv):
+            window = _window(module, batch, layer.input_shape)
+            found[window] = found.get(window, 0) + 1
+    return [
+        BenchLayer(model=model, window=window, occurrences=number)
+        for window, number in found.items()
+    ]
+
+
+def _window(layer: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Window:
+    """The geometry of a layer that has the attributes of `torch.nn.Conv2d`."""
+    settings: Any = layer
+    return Window(
+        batch=batch,
+        in_channels=settings.in_channels,
+        out_channels=settings.out_channels,
+        size=(input_shape[2], input_shape[3]),
+        kernel=settings.kernel_size,
+        stride=settings.stride,
+        padding=settings.padding,
+        dilation=settings.dilation,
+        groups=settings.groups,
+    )
+
+
+def gtaps_per_s(window: Window, direction: str, timing: Mapping[str, float]) -> float:
+    """Rate of a timed pass in 10^9 taps a second."""
+    return taps_per_s(window, direction, timing["median_s"]) / 1e9

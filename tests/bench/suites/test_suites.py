@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from mulfree.bench import suites
+from mulfree.bench.suites import SUITES, BenchOptions, get_suite, memory, operator, step
+
+PEAK = {"before": 0, "peak": 2, "added": 2}
+
+
+def test_each_name_is_a_module_with_a_suite() -> None:
+    for name in SUITES:
+        suite = get_suite(name)
+        assert max(map(len, suite.summary.split("\n"))) <= 88
+        assert suite.parts(BenchOptions(quick=True)) > 0
+
+
+def test_quick_is_one_network_and_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def spy(entry: Any, layer: Any, *, rounds: int, device: Any) -> list[dict[str, Any]]:
+        seen.append((layer.model, layer.window.batch, rounds))
+        return []
+
+    monkeypatch.setattr(operator, "bench_layer", spy)
+    for options, expected in (
+        (BenchOptions(quick=True), {("resnet20", 8, 3)}),
+        (BenchOptions(), {("resnet20", 128, 15), ("resnet18", 8, 15)}),
+        (BenchOptions(models=("lenet5_bn",), input_size=(1, 28, 28)), {("lenet5_bn", 8, 15)}),
+    ):
+        parts: list[str] = []
+        operator.run(options, parts.append)
+        assert set(seen) == expected
+        assert len(parts) == operator.SUITE.parts(options)
+        seen.clear()
+
+
+def test_the_device_reaches_every_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def layer(*args: Any, rounds: int, device: torch.device) -> list[dict[str, Any]]:
+        seen.append(device.type)
+        return []
+
+    def steps(**settings: Any) -> dict[str, int]:
+        seen.append(settings["options"].device.type)
+        return PEAK
+
+    monkeypatch.setattr(operator, "bench_layer", layer)
+    monkeypatch.setattr(step, "bench_step", steps)
+    monkeypatch.setattr(memory, "step_memory", steps)
+    options = BenchOptions(device="cuda", models=("lenet5_bn",), input_size=(1, 28, 28))
+    for suite in (operator, step, memory):
+        result = suite.run(options, lambda part: None)
+    assert set(seen) == {"cuda"}
+    assert result["ratio"] == 1.0
+
+
+def test_memory_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def spy(**settings: Any) -> dict[str, int]:
+        asked.update(settings)
+        return PEAK
+
+    monkeypatch.setattr(memory, "step_memory", spy)
+    memory.main(json.dumps({"model": "x", "threads": torch.get_num_threads()}))
+    assert json.loads(capsys.readouterr().out) == PEAK
+    assert asked == {"model": "x"}
+
+
+def test_a_suite_is_a_module_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = suites.Suite(
+        summary="counts to three",
+        parts=lambda options: 3,
+        run=lambda options, advance: list(map(advance, "123")),
+        report=lambda operator, result: f"{operator} {len(result)}",
+    )
+    monkeypatch.setitem(sys.modules, "mulfree.bench.suites.toy", type("toy", (), {"SUITE": toy}))
+    monkeypatch.setattr(suites, "SUITES", (*SUITES, "toy"))
+    suite = get_suite("toy")
+    suite.check(BenchOptions())
+    assert suite.report("adder2d", suite.run(BenchOptions(), lambda part: None)) == "adder2d 3"
