@@ -47,7 +47,7 @@ def main() -> None:
         print(f"epoch {epoch}: loss {loss.item():.3f}")
 
     total = cost.count(network, (1, 8, 8)).total
-    print(f"{total.mul:,} multiplications and {total.add:,} additions an image")
+    print(f"{total.cost.mul:,} multiplications and {total.cost.add:,} additions an image")
 
 
 if __name__ == "__main__":

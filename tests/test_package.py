@@ -21,7 +21,8 @@ TOY_OPERATOR = """
 from functools import partial
 import torch
 from torch import nn
-from mulfree.operators.operator import Cost, Operator, taps
+from mulfree.opcounts import OpCounts
+from mulfree.operators.operator import Operator, taps
 
 class Toy2d(nn.Module):
     def __init__(self, i, o, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
@@ -41,7 +42,7 @@ class ToyLinear(nn.Module):
 
 OPERATOR = Operator(
     name="toy", function=torch.nn.functional.conv2d, reference=torch.nn.functional.conv2d,
-    conv=Toy2d, linear=ToyLinear, count=lambda layer, i, o: Cost(xnor=taps(layer, o)),
+    conv=Toy2d, linear=ToyLinear, count=lambda layer, i, o: OpCounts(xnor=taps(layer, o)),
 )
 """
 
@@ -122,7 +123,7 @@ def test_operator_is_a_folder_and_a_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert network(torch.randn(2, 3, 16, 16)).shape == (2, 4)
     total = cost.count(network, (3, 32, 32)).total
     # All but the first and the last layer: 40.81 M - 0.443 M pairs of input and weight.
-    assert round(total.xnor / 1e6, 2) == 40.37
+    assert round(total.cost.xnor / 1e6, 2) == 40.37
 
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,11 @@ import pytest
 
 from mulfree.cost import ENERGY_45NM, energy
 from mulfree.errors import ConfigError
-from mulfree.operators import Cost
+from mulfree.opcounts import OpCounts
 
 
 def test_a_pair_in_a_convolution_and_in_an_adder_layer_takes_what_the_papers_say() -> None:
-    convolution, adder = Cost(mul=1, add=1), Cost(add=2)
+    convolution, adder = OpCounts(mul=1, add=1), OpCounts(add=2)
     for dtype, pair, taps in (
         ("fp32", 4.6, 1.8),
         ("fp16", 1.5, 0.8),
@@ -21,12 +21,17 @@ def test_a_pair_in_a_convolution_and_in_an_adder_layer_takes_what_the_papers_say
 
 def test_the_ratios_of_the_papers_follow() -> None:
     for dtype, ratio in (("fp32", 2.56), ("int8", 3.83)):
-        measured = energy(Cost(mul=1, add=1), dtype) / energy(Cost(add=2), dtype)
+        measured = energy(OpCounts(mul=1, add=1), dtype) / energy(OpCounts(add=2), dtype)
         assert measured == pytest.approx(ratio, abs=0.005)
 
 
 def test_xnor_is_neglected() -> None:
-    assert energy(Cost(xnor=1000)) == 0.0
+    assert energy(OpCounts(xnor=1000)) == 0.0
+
+
+def test_shifts_and_comparisons() -> None:
+    assert energy(OpCounts(shift=1000)) == pytest.approx(130.0)
+    assert energy(OpCounts(shift=10, compare=10), "int8") == pytest.approx(0.24 + 0.3)
 
 
 def test_sizes_of_numbers() -> None:
@@ -40,4 +45,4 @@ def test_sizes_of_numbers() -> None:
 
 def test_an_unknown_format_is_named() -> None:
     with pytest.raises(ConfigError, match=r"`dtype` must be one of fp16, .*, got 'fp31'; did you"):
-        energy(Cost(), "fp31")
+        energy(OpCounts(), "fp31")

@@ -45,7 +45,7 @@ def test_energy_by_hand() -> None:
 
 def test_totals_are_sums() -> None:
     total = cost.count_graph(tiny()).total
-    assert (total.mul, total.add, total.xnor) == (4 + 6, 72 + 10 + 6, 0)
+    assert (total.cost.mul, total.cost.add, total.cost.xnor) == (4 + 6, 72 + 10 + 6, 0)
     assert (total.params, total.weight_bytes, total.activation_bytes) == (276, 308, 27)
     assert total.energy == pytest.approx(17.36 + 1.0 + 10.4)
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from mulfree import cost
 from mulfree import nn as mnn
-from mulfree.cost.render import _scaled
+from mulfree.cost.render import scaled
+from mulfree.opcounts import OpCounts
 
 
 @pytest.fixture
@@ -112,16 +113,25 @@ def test_json_has_every_number_in_full(profile: cost.Profile) -> None:
     }
 
 
+def test_other_kinds_of_operations_have_a_column_where_there_are_any(profile: cost.Profile) -> None:
+    counts = profile.total.cost + OpCounts(shift=5)
+    profile = dataclasses.replace(profile, total=dataclasses.replace(profile.total, cost=counts))
+    assert "| #mul | #add | #shift | #xnor | params |" in cost.to_markdown(profile)
+    content = json.loads(cost.to_json(profile))
+    assert list(content["total"])[:4] == ["mul", "add", "shift", "xnor"]
+    assert content["layers"][0]["cost"] == {"mul": 6912, "add": 6912, "shift": 0, "xnor": 0}
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (999, "999"), (1000, "1 k"), (999_960, "1 M"), (69_124_736, "69.12 M")],
 )
-def test_scaled(value: int, text: str) -> None:
-    assert _scaled(value) == text
+def testscaled(value: int, text: str) -> None:
+    assert scaled(value) == text
 
 
-def test_scaled_with_a_unit() -> None:
-    assert _scaled(12, unit="B") == "12 B"
-    assert _scaled(0.06, unit="J", start="p") == "0.06 pJ"
-    assert _scaled(7.5e12, unit="J", start="p") == "7.5 J"
-    assert _scaled(1e28, unit="J", start="p") == "10 PJ"
+def testscaled_with_a_unit() -> None:
+    assert scaled(12, unit="B") == "12 B"
+    assert scaled(0.06, unit="J", start="p") == "0.06 pJ"
+    assert scaled(7.5e12, unit="J", start="p") == "7.5 J"
+    assert scaled(1e28, unit="J", start="p") == "10 PJ"

@@ -11,7 +11,7 @@ from torch import nn
 from mulfree import operators
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
-from mulfree.operators import Cost, get_operator, operator_of, uses_adaptive_local_lr
+from mulfree.operators import get_operator, operator_of, uses_adaptive_local_lr
 from mulfree.operators.window import SAMPLES, Window
 
 
@@ -55,12 +55,6 @@ def test_other_layers_belong_to_none() -> None:
 def test_unknown_operator() -> None:
     with pytest.raises(ConfigError, match="`name` must be one of adder2d, conv2d, got 'adder'"):
         get_operator("adder")
-
-
-def test_costs_add() -> None:
-    assert Cost(mul=1, add=2, xnor=3) + Cost(mul=10, add=20, xnor=30) == Cost(
-        mul=11, add=22, xnor=33
-    )
 
 
 @pytest.mark.parametrize("layer", [Adder2d(2, 3, 3, bias=True), AdderLinear(2, 3, bias=True)])

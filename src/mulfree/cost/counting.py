@@ -17,7 +17,8 @@ from mulfree.cost.profile import FunctionProfile, LayerProfile, Profile, Totals
 from mulfree.errors import ConfigError, choices_message
 from mulfree.models.wrappers import unwrapped
 from mulfree.models.zero_run import ARITHMETIC, Observer, tensors_in, zero_run
-from mulfree.operators import Cost, Operator, operator_of
+from mulfree.opcounts import OpCounts
+from mulfree.operators import Operator, operator_of
 
 CONVENTIONS = ("exact", "paper")
 
@@ -123,7 +124,7 @@ def count(
         )
         repeats[id(call.layer)] += 1
 
-    total = sum((layer.cost for layer in layers), Cost())
+    total = sum((layer.cost for layer in layers), OpCounts())
     params = sum(parameter.numel() for parameter in model.parameters())
     return Profile(
         model=name or type(model).__name__,
@@ -133,9 +134,7 @@ def count(
         normalisation=normalisation,
         layers=tuple(layers),
         total=Totals(
-            mul=total.mul,
-            add=total.add,
-            xnor=total.xnor,
+            cost=total,
             params=params,
             weight_bytes=params * itemsize,
             activation_bytes=sum(layer.activation_bytes for layer in layers),
@@ -163,7 +162,7 @@ class _Call:
     def normalises(self) -> bool:
         return isinstance(self.layer, _NORMALISATION)
 
-    def cost(self, stand_in: Operator | None, normalisation: bool) -> Cost:
+    def cost(self, stand_in: Operator | None, normalisation: bool) -> OpCounts:
         """Operations of the call; those of a convolution as if `stand_in` did them, if given."""
         if self.operator is not None:
             operator = self.operator
@@ -172,8 +171,8 @@ class _Call:
             return operator.count(self.layer, self.input_shape, self.output_shape)
         if self.normalises and normalisation:
             outputs = math.prod(self.output_shape)
-            return Cost(mul=outputs, add=outputs)
-        return Cost()
+            return OpCounts(mul=outputs, add=outputs)
+        return OpCounts()
 
 
 def _other_operator(calls: Sequence[_Call]) -> Operator | None:

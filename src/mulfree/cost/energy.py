@@ -5,6 +5,7 @@ authors of adder networks use too: 3.7 and 0.9 pJ for float32 (An Empirical Stud
 Networks for Object Detection, arXiv 2112.13608, section 3.3), 0.2 and 0.03 pJ for int8 (its
 supplement). Table 1 of ShiftAddLLM (arXiv 2406.05981) repeats them with two entries exchanged:
 a float16 multiplication takes 1.1 pJ and a float32 addition 0.9 pJ, not the other way round.
+Its shifts of 32, 16 and 8 bits take 0.13, 0.057 and 0.024 pJ.
 
 They are the energy of the arithmetic alone. Reading operands costs more than computing with them
 (32 bits from an 8 KB SRAM 5 pJ, from DRAM 640 pJ) and depends on the machine.
@@ -17,30 +18,39 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from mulfree.errors import ConfigError, choices_message
-from mulfree.operators import Cost
+from mulfree.opcounts import OpCounts
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumberFormat:
-    """What one operation on, and one number in, a number format costs.
+    """Price of each kind of operation, and size of a number, in a number format.
 
     Attributes:
         mul: Energy of a multiplication in pJ.
         add: Energy of an addition or subtraction in pJ.
+        shift: Energy of a shift of a number of this width in pJ.
         itemsize: Bytes of one number.
+        xnor: Energy of a one-bit multiplication in pJ, neglected.
     """
 
     mul: float
     add: float
+    shift: float
     itemsize: int
+    xnor: float = 0.0
+
+    @property
+    def compare(self) -> float:
+        """Energy of a comparison, which subtracts, in pJ."""
+        return self.add
 
 
 ENERGY_45NM: Mapping[str, NumberFormat] = MappingProxyType(
     {
-        "fp32": NumberFormat(mul=3.7, add=0.9, itemsize=4),
-        "fp16": NumberFormat(mul=1.1, add=0.4, itemsize=2),
-        "int32": NumberFormat(mul=3.1, add=0.1, itemsize=4),
-        "int8": NumberFormat(mul=0.2, add=0.03, itemsize=1),
+        "fp32": NumberFormat(mul=3.7, add=0.9, shift=0.13, itemsize=4),
+        "fp16": NumberFormat(mul=1.1, add=0.4, shift=0.057, itemsize=2),
+        "int32": NumberFormat(mul=3.1, add=0.1, shift=0.13, itemsize=4),
+        "int8": NumberFormat(mul=0.2, add=0.03, shift=0.024, itemsize=1),
     }
 )
 
@@ -56,11 +66,11 @@ def number_format(dtype: str) -> NumberFormat:
     return ENERGY_45NM[dtype]
 
 
-def energy(cost: Cost, dtype: str = "fp32") -> float:
-    """Energy of `cost` in pJ: multiplications and additions times their table entries.
+def energy(cost: OpCounts, dtype: str = "fp32") -> float:
+    """Energy of `cost` in pJ: operations of each kind times their table entries.
 
     All operations are taken at the width of `dtype`, as the papers do; sums of int8 products that
-    are accumulated in int32 take more. The table has no entry for a one-bit XNOR: it is neglected.
+    are accumulated in int32 take more. A one-bit XNOR is neglected.
 
     Args:
         cost: Number of operations.
@@ -70,4 +80,4 @@ def energy(cost: Cost, dtype: str = "fp32") -> float:
         ConfigError: The table has no such number format.
     """
     unit = number_format(dtype)
-    return cost.mul * unit.mul + cost.add * unit.add
+    return sum(number * float(getattr(unit, kind)) for kind, number in cost.items())

@@ -6,7 +6,7 @@ import math
 
 from mulfree.cost.energy import energy
 from mulfree.cost.profile import LayerProfile, Profile, Totals
-from mulfree.operators import Cost
+from mulfree.opcounts import OpCounts
 from mulfree.runtime import Graph
 from mulfree.runtime.graph import Input, Linear, Node, Operations
 from mulfree.runtime.rules import tensors
@@ -43,7 +43,7 @@ def count_graph(graph: Graph) -> Profile:
         )
         for node in graph.nodes
     ]
-    total = sum((layer.cost for layer in layers), Cost())
+    total = sum((layer.cost for layer in layers), OpCounts())
     return Profile(
         model=graph.name,
         input_size=pixels,
@@ -52,9 +52,7 @@ def count_graph(graph: Graph) -> Profile:
         normalisation=True,
         layers=tuple(layers),
         total=Totals(
-            mul=total.mul,
-            add=total.add,
-            xnor=total.xnor,
+            cost=total,
             params=sum(layer.params for layer in layers),
             weight_bytes=sum(layer.weight_bytes for layer in layers),
             activation_bytes=sum(layer.activation_bytes for layer in layers),
@@ -71,7 +69,7 @@ def _layer(
     made: _Shape,
     operations: Operations,
 ) -> LayerProfile:
-    costs = {dtype: Cost(mul=count.mul, add=count.add) for dtype, count in operations.items()}
+    costs = {dtype: OpCounts(mul=count.mul, add=count.add) for dtype, count in operations.items()}
     stored = tensors(part).values()
     return LayerProfile(
         name=name,
@@ -80,7 +78,7 @@ def _layer(
         call=0,
         input_shape=(1, *source),
         output_shape=(1, *made),
-        cost=sum(costs.values(), Cost()),
+        cost=sum(costs.values(), OpCounts()),
         params=sum(tensor.size for tensor in stored),
         weight_bytes=sum(tensor.nbytes for tensor in stored),
         # Logits are float32, all else bytes.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mulfree.operators import Cost
+from mulfree.opcounts import OpCounts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class LayerProfile:
     call: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
-    cost: Cost
+    cost: OpCounts
     params: int
     weight_bytes: int
     activation_bytes: int
@@ -64,18 +64,14 @@ class Totals:
     """Sums over a network.
 
     Attributes:
-        mul: Multiplications.
-        add: Additions and subtractions.
-        xnor: One-bit multiplications.
+        cost: Arithmetic operations.
         params: Parameters of the model, also of layers that were not called.
         weight_bytes: Bytes of the parameters.
         activation_bytes: Bytes of the outputs of all listed layers, for a batch of one.
         energy: Energy of the arithmetic in pJ.
     """
 
-    mul: int
-    add: int
-    xnor: int
+    cost: OpCounts
     params: int
     weight_bytes: int
     activation_bytes: int

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from mulfree.cost.profile import LayerProfile, Profile
 from mulfree.cost.table import text_table
 from mulfree.errors import printable
-from mulfree.operators import Cost
+from mulfree.opcounts import OpCounts
 
-_COLUMNS = ("layer", "operator", "output", "#mul", "#add", "#xnor", "params", "bytes", "energy")
-_TEXT_COLUMNS = 3
+_TEXT_COLUMNS = ("layer", "operator", "output")
+_SIZE_COLUMNS = ("params", "bytes", "energy")
+# Kinds of operations that are listed even where there are none.
+_ALWAYS = ("mul", "add", "xnor")
 _MAX_LISTED = 8
 
 
 def to_text(profile: Profile) -> str:
     """The profile as a table of plain characters."""
     *rows, total = _rows(profile)
-    table = text_table(_title(profile), _COLUMNS, rows, left=_TEXT_COLUMNS, total=total)
+    left = len(_TEXT_COLUMNS)
+    table = text_table(_title(profile), _columns(profile), rows, left=left, total=total)
     return table + "".join(f"{note}\n" for note in _notes(profile))
 
 
 def to_markdown(profile: Profile) -> str:
     """The profile as a table in markdown."""
-    rules = ["---" if index < _TEXT_COLUMNS else "---:" for index in range(len(_COLUMNS))]
-    rows = [_COLUMNS, rules, *_rows(profile)]
+    columns = _columns(profile)
+    rules = ["---" if column in _TEXT_COLUMNS else "---:" for column in columns]
+    rows = [columns, rules, *_rows(profile)]
     lines = [_title(profile), "", *("| " + " | ".join(row) + " |" for row in rows)]
     for note in _notes(profile):
         lines += ["", note]
@@ -36,7 +40,23 @@ def to_markdown(profile: Profile) -> str:
 
 def to_json(profile: Profile) -> str:
     """The profile as JSON with every number in full: operations, bytes, energy in pJ."""
-    return json.dumps(asdict(profile), indent=2) + "\n"
+    content = asdict(profile)
+    for layer in content["layers"]:
+        layer["cost"] = _listed_kinds(profile, layer["cost"])
+    total = content["total"]
+    content["total"] = _listed_kinds(profile, total.pop("cost")) | total
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _columns(profile: Profile) -> tuple[str, ...]:
+    kinds = (f"#{kind}" for kind in _listed_kinds(profile, profile.total.cost))
+    return (*_TEXT_COLUMNS, *kinds, *_SIZE_COLUMNS)
+
+
+def _listed_kinds(profile: Profile, cost: Mapping[str, int]) -> dict[str, int]:
+    """Counts of the usual kinds of operations and of the others that the network has."""
+    total = profile.total.cost
+    return {kind: number for kind, number in cost.items() if kind in _ALWAYS or total[kind]}
 
 
 def _title(profile: Profile) -> str:
@@ -86,6 +106,7 @@ def _rows(profile: Profile) -> list[list[str]]:
                 layer.operator,
                 "x".join(map(str, layer.output_shape[1:])),
                 *_numbers(
+                    profile,
                     layer.cost,
                     layer.params,
                     layer.weight_bytes + layer.activation_bytes,
@@ -100,7 +121,8 @@ def _rows(profile: Profile) -> list[list[str]]:
                 "",
                 "",
                 *_numbers(
-                    sum((layer.cost for layer in layers), Cost()),
+                    profile,
+                    sum((layer.cost for layer in layers), OpCounts()),
                     sum(layer.params for layer in layers),
                     sum(layer.weight_bytes + layer.activation_bytes for layer in layers),
                     sum(layer.energy for layer in layers),
@@ -109,7 +131,8 @@ def _rows(profile: Profile) -> list[list[str]]:
         )
     total = profile.total
     numbers = _numbers(
-        Cost(mul=total.mul, add=total.add, xnor=total.xnor),
+        profile,
+        total.cost,
         total.params,
         total.weight_bytes + total.activation_bytes,
         total.energy,
@@ -117,12 +140,14 @@ def _rows(profile: Profile) -> list[list[str]]:
     return [*rows, ["total", "", "", *numbers]]
 
 
-def _numbers(cost: Cost, params: int, size: int, energy: float) -> Sequence[str]:
-    counts = (cost.mul, cost.add, cost.xnor, params)
-    return (*map(_scaled, counts), _scaled(size, unit="B"), _scaled(energy, unit="J", start="p"))
+def _numbers(
+    profile: Profile, cost: OpCounts, params: int, size: int, energy: float
+) -> Sequence[str]:
+    counts = (*_listed_kinds(profile, cost).values(), params)
+    return (*map(scaled, counts), scaled(size, unit="B"), scaled(energy, unit="J", start="p"))
 
 
-def _scaled(value: float, unit: str = "", start: str = " ") -> str:
+def scaled(value: float, unit: str = "", start: str = " ") -> str:
     """`value` with four significant digits and a decimal prefix, counted up from `start`."""
     prefixes = "pnum kMGTP"
     index = prefixes.index(start)

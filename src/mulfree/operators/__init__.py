@@ -10,7 +10,7 @@ import importlib
 from torch import nn
 
 from mulfree.errors import ConfigError, choices_message
-from mulfree.operators.operator import Cost as Cost
+from mulfree.opcounts import OpCounts as OpCounts
 from mulfree.operators.operator import Operator as Operator
 from mulfree.operators.operator import uses_adaptive_local_lr as uses_adaptive_local_lr
 

@@ -8,28 +8,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
+from mulfree.opcounts import OpCounts
 from mulfree.operators.window import SAMPLES, Window
 
 _MARK = "mulfree_adaptive_local_lr"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Number of arithmetic operations of one call of a layer.
-
-    Attributes:
-        mul: Multiplications.
-        add: Additions and subtractions.
-        xnor: One-bit multiplications of binary networks.
-    """
-
-    mul: int = 0
-    add: int = 0
-    xnor: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        """The operations of both."""
-        return Cost(mul=self.mul + other.mul, add=self.add + other.add, xnor=self.xnor + other.xnor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +34,7 @@ class Operator:
     reference: Callable[..., Tensor]
     conv: type[nn.Module]
     linear: type[nn.Module]
-    count: Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], Cost]
+    count: Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], OpCounts]
     samples: tuple[Window, ...] = field(default=SAMPLES, repr=False)
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from mulfree.operators.operator import Cost, taps
+from mulfree.opcounts import OpCounts
+from mulfree.operators.operator import taps
 
 
-def count(layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Cost:
+def count(
+    layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> OpCounts:
     """Two additions for every pair of input and weight: the difference and its accumulation."""
-    return Cost(add=2 * taps(layer, output_shape))
+    return OpCounts(add=2) * taps(layer, output_shape)

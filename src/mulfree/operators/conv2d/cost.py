@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from mulfree.operators.operator import Cost, taps
+from mulfree.opcounts import OpCounts
+from mulfree.operators.operator import taps
 
 
-def count(layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]) -> Cost:
+def count(
+    layer: nn.Module, input_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> OpCounts:
     """One multiplication and one addition for every pair of input and weight."""
-    pairs = taps(layer, output_shape)
-    return Cost(mul=pairs, add=pairs)
+    return OpCounts(mul=1, add=1) * taps(layer, output_shape)
