@@ -16,6 +16,7 @@ TESTS = Path(__file__).parent
 SOURCES = TESTS.parents[1] / "src/mulfree"
 ADDER2D = SOURCES / "operators/adder2d/csrc"
 INT8 = ADDER2D / "int8"
+SLIDING = SOURCES / "_native/sliding"
 RUNTIME = SOURCES / "runtime/csrc"
 ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
 FLAGS = [
@@ -25,7 +26,7 @@ FLAGS = [
     "-pthread",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
-    *(f"-I{folder}" for folder in (ADDER2D, INT8, RUNTIME)),
+    *(f"-I{folder}" for folder in (SOURCES, ADDER2D, INT8, RUNTIME)),
 ]
 
 
@@ -88,7 +89,7 @@ def output(compiler: str, folder: Path, units: list[tuple[Path, list[str]]]) -> 
 
 def test_every_kernel_stays_inside_its_tensors(compiler: str, tmp_path: Path) -> None:
     units = kernels(ADDER2D, "adder2d")
-    units += [(ADDER2D / name, []) for name in ("dispatch.cpp", "forks.cpp")]
+    units += [(source, []) for source in (ADDER2D / "dispatch.cpp", SLIDING / "forks.cpp")]
     units += [(TESTS / "sanitize_adder2d.cpp", [])]
     (runs,) = output(compiler, tmp_path, units)
     assert runs > 1000
@@ -96,7 +97,7 @@ def test_every_kernel_stays_inside_its_tensors(compiler: str, tmp_path: Path) ->
 
 def test_integer_kernels_and_programs_of_random_calls(compiler: str, tmp_path: Path) -> None:
     units = kernels(INT8, "int8")
-    sources = [INT8 / "dispatch.cpp", INT8 / "layer.cpp", ADDER2D / "forks.cpp"]
+    sources = [INT8 / "dispatch.cpp", INT8 / "layer.cpp", SLIDING / "forks.cpp"]
     sources += [RUNTIME / f"{name}.cpp" for name in ("program", "steps", "team")]
     sources += [TESTS / "sanitize_integer.cpp"]
     values, refused = output(compiler, tmp_path, units + [(source, []) for source in sources])

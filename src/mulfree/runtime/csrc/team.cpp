@@ -3,7 +3,7 @@
 #include <functional>
 #include <system_error>
 
-#include "../../operators/adder2d/csrc/forks.h"
+#include "_native/sliding/forks.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -46,9 +46,9 @@ Team::~Team() {
 }
 
 void Team::abandon_lost() {
-  if (forks_ == forks()) return;
+  if (forks_ == sliding::forks()) return;
   static_cast<void>(crew_.release());
-  forks_ = forks();
+  forks_ = sliding::forks();
 }
 
 void Team::recruit(std::size_t threads) {

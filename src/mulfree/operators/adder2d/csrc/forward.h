@@ -19,10 +19,13 @@
 // with `absolute`, and so is the rest of the task.
 #pragma once
 
-#include "lowering.h"
+#include "_native/sliding/lowering.h"
+#include "adder2d.h"
 
 namespace mulfree::adder2d {
 namespace {
+
+using namespace sliding;
 
 // See above; measured with inputs shifted from well to ill conditioned.
 constexpr float kCondition = 2.5f;

@@ -5,13 +5,13 @@
 #include <limits>
 #include <stdexcept>
 
-#include "../support.h"
+#include "_native/sliding/support.h"
 
 namespace mulfree::int8 {
 
 Memory::Memory(i64 bytes) {
   constexpr i64 kLine = 64;
-  const auto size = static_cast<std::size_t>(adder2d::round_up(std::max<i64>(bytes, 1), kLine));
+  const auto size = static_cast<std::size_t>(sliding::round_up(std::max<i64>(bytes, 1), kLine));
   data_.reset(static_cast<u8*>(std::aligned_alloc(kLine, size)));
   if (data_ == nullptr) throw std::bad_alloc();
   std::memset(data_.get(), 0, size);
@@ -151,8 +151,8 @@ WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geom
   layer_.runs = geometry.groups == 1 && !depthwise ? geometry.kh : geometry.kh * geometry.kw;
   layer_.run_bytes = geometry.summands() / layer_.runs;
   const Format& format = kernel_->format;
-  const i64 blocks = adder2d::ceil_div(sharing, format.lanes);
-  const i64 bundles = adder2d::ceil_div(blocks, format.blocks);
+  const i64 blocks = sliding::ceil_div(sharing, format.lanes);
+  const i64 bundles = sliding::ceil_div(blocks, format.blocks);
   for (i64 first = 0; first < geometry.o; first += sharing) {
     for (i64 b = 0; b < bundles; ++b) {
       // Bundles of nearly the same size.
@@ -168,14 +168,14 @@ WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geom
 }
 
 i64 WindowLayer::steps() const {
-  return layer_.runs * adder2d::ceil_div(layer_.run_bytes, kernel_->format.group);
+  return layer_.runs * sliding::ceil_div(layer_.run_bytes, kernel_->format.group);
 }
 
 void WindowLayer::pack(Rule rule, const void* weight) {
   const Format& format = kernel_->format;
   i64 blocks = 0;
   for (const Bundle& bundle : bundles_) blocks += bundle.blocks;
-  weights_ = Memory(adder2d::size_product(blocks, steps() * format.step_bytes));
+  weights_ = Memory(sliding::size_product(blocks, steps() * format.step_bytes));
   bias_ = Memory(blocks * format.lanes * static_cast<i64>(sizeof(i32)));
   u8* step = weights_.data();
   i32* bias = reinterpret_cast<i32*>(bias_.data());
@@ -226,8 +226,8 @@ i64 WindowLayer::tasks(int team) const {
       static_cast<double>(geometry_.o * pixels) * static_cast<double>(geometry_.summands());
   const i64 shares = team == 1 ? 1 : kTasksPerThread * team;
   const i64 wanted = std::max(shares, static_cast<i64>(taps / kMostTaps));
-  return bundles * std::clamp<i64>(adder2d::ceil_div(wanted, bundles), 1,
-                                   adder2d::ceil_div(pixels, kLeastPixels));
+  return bundles * std::clamp<i64>(sliding::ceil_div(wanted, bundles), 1,
+                                   sliding::ceil_div(pixels, kLeastPixels));
 }
 
 Pair WindowLayer::filters(i64 task) const {
@@ -272,7 +272,7 @@ void window_sums(const Kernels& kernels, Rule rule, const Geometry& geometry, i6
     Image target{};
     target.x = padded.data();
     target.sums = out + image * geometry.ho * geometry.wo * geometry.o;
-    adder2d::parallel(tasks, threads, [&](int, i64 task) { layer.run(target, task, tasks); });
+    sliding::parallel(tasks, threads, [&](int, i64 task) { layer.run(target, task, tasks); });
   }
 }
 

@@ -11,15 +11,15 @@
 // load, tap, place; Extra and extras (one of each pixel's window), which `store` gets.
 #pragma once
 
-#include "../support.h"
+#include "_native/sliding/support.h"
 #include "int8.h"
 
 namespace mulfree::int8 {
 namespace {
 
-using adder2d::ceil_div;
-using adder2d::least;
-using adder2d::most;
+using sliding::ceil_div;
+using sliding::least;
+using sliding::most;
 
 // More pixels than this want more pointers than there are registers.
 constexpr i64 kMostPixels = 8;

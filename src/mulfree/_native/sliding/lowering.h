@@ -6,10 +6,9 @@
 // lanes of an output row read adjacent floats, whatever the stride.
 #pragma once
 
-#include "adder2d.h"
 #include "support.h"
 
-namespace mulfree::adder2d {
+namespace mulfree::sliding {
 namespace {
 
 // One spatial axis. Lane `i` reads, for tap `t`, source index
@@ -360,4 +359,4 @@ void for_each_stretch(const Block& block, const Plane& plane, i64 begin, i64 end
 }
 
 }  // namespace
-}  // namespace mulfree::adder2d
+}  // namespace mulfree::sliding

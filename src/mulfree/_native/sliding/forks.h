@@ -2,9 +2,9 @@
 // teams stay behind in the parent, and a child that waits for them waits for ever.
 #pragma once
 
-namespace mulfree {
+namespace mulfree::sliding {
 
 // Forks between the process that loaded the library and this one.
 int forks();
 
-}  // namespace mulfree
+}  // namespace mulfree::sliding

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #endif
 
-namespace mulfree {
+namespace mulfree::sliding {
 namespace {
 
 std::atomic<int> count{0};
@@ -20,4 +20,4 @@ std::atomic<int> count{0};
 
 int forks() { return count.load(std::memory_order_relaxed); }
 
-}  // namespace mulfree
+}  // namespace mulfree::sliding

@@ -16,7 +16,7 @@
 
 #include "forks.h"
 
-namespace mulfree::adder2d {
+namespace mulfree::sliding {
 namespace {
 
 using i64 = std::int64_t;
@@ -96,4 +96,4 @@ void parallel(i64 tasks, int threads, const Body& body) {
 }
 
 }  // namespace
-}  // namespace mulfree::adder2d
+}  // namespace mulfree::sliding
