@@ -13,8 +13,8 @@
 
 namespace {
 
-using mulfree::int8::Geometry;
-using mulfree::int8::Rule;
+using mulfree::nodes::Geometry;
+using mulfree::nodes::Rule;
 using mulfree::runtime::i32;
 using mulfree::runtime::i64;
 using mulfree::runtime::i8;
@@ -55,7 +55,7 @@ struct Random {
 };
 
 std::vector<i32> run_window(Random& random, const std::string& isa) {
-  const auto& kernels = mulfree::int8::select_kernels("sanitize", isa);
+  const auto& kernels = mulfree::nodes::select_kernels("sanitize", isa);
   const Rule rule = random.chance(50) ? Rule::adder : Rule::conv;
   i64 groups = random.in(1, 2), c = groups * random.in(1, 20), o = groups * random.in(1, 80);
   if (random.chance(20)) groups = o = c;
@@ -63,13 +63,13 @@ std::vector<i32> run_window(Random& random, const std::string& isa) {
   const Pair padding = {random.in(0, 2), random.in(0, 2)};
   const Pair stride = {random.in(1, 3), random.in(1, 3)};
   const i64 h = kh + random.in(0, 5), w = kw + random.in(0, 5), n = random.in(0, 2);
-  const Geometry geo = mulfree::int8::make_geometry(
+  const Geometry geo = mulfree::nodes::make_geometry(
       "sanitize", rule, {h, w, c}, {o, kh, kw, c / groups}, stride, padding, groups);
   const auto x = random.values<u8>(n * h * w * c);
   const auto weight = random.values<u8>(o * geo.summands());
   std::vector<i32> out(static_cast<std::size_t>(n * geo.ho * geo.wo * o));
-  mulfree::int8::window_sums(kernels, rule, geo, n, x.data(), 255, weight.data(), out.data(),
-                             static_cast<int>(random.in(1, 2)));
+  mulfree::nodes::window_sums(kernels, rule, geo, n, x.data(), 255, weight.data(), out.data(),
+                              static_cast<int>(random.in(1, 2)));
   return out;
 }
 
@@ -161,8 +161,8 @@ class RandomProgram {
       const bool forward = std::min(stride.first, stride.second) > 0;
       if (forward && std::min(padding.first, padding.second) >= 0 &&
           std::max(padding.first, padding.second) < 100) {
-        y.h = mulfree::int8::window_count(s.h, kernel.first, stride.first, padding.first);
-        y.w = mulfree::int8::window_count(s.w, kernel.second, stride.second, padding.second);
+        y.h = mulfree::nodes::window_count(s.h, kernel.first, stride.first, padding.first);
+        y.w = mulfree::nodes::window_count(s.w, kernel.second, stride.second, padding.second);
       }
       return Shape{y.c, std::clamp<i64>(y.h, 1, 99), std::clamp<i64>(y.w, 1, 99)};
     };
@@ -297,7 +297,7 @@ int main(int count, char** arguments) {
     std::vector<i32> sums;
     std::vector<float> outputs;
     bool first = true;
-    for (const std::string& isa : mulfree::int8::supported_isas()) {
+    for (const std::string& isa : mulfree::nodes::supported_isas()) {
       // The same calls for each instruction set.
       Random random{static_cast<std::uint64_t>(i) + 1};
       const std::vector<i32> own_sums = run_window(random, isa);

@@ -13,7 +13,7 @@ from tests.native.integer_reference import Array, Pair, Rule, Sample, sums
 from mulfree._native import core
 
 ISAS = core().int8_isas()
-KERNELS = Path(__file__).parents[2] / "src/mulfree/operators/adder2d/csrc/int8/kernels.inc"
+KERNELS = Path(__file__).parents[2] / "src/mulfree/nodes/csrc/window/kernels.inc"
 RULES: list[Rule] = ["adder2d", "conv2d"]
 
 

@@ -15,7 +15,7 @@ import pytest
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parents[1] / "src/mulfree"
 ADDER2D = SOURCES / "operators/adder2d/csrc"
-INT8 = ADDER2D / "int8"
+WINDOW = SOURCES / "nodes/csrc/window"
 SLIDING = SOURCES / "_native/sliding"
 RUNTIME = SOURCES / "runtime/csrc"
 ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
@@ -26,7 +26,7 @@ FLAGS = [
     "-pthread",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
-    *(f"-I{folder}" for folder in (SOURCES, ADDER2D, INT8, RUNTIME)),
+    *(f"-I{folder}" for folder in (SOURCES, ADDER2D, WINDOW, RUNTIME)),
 ]
 
 
@@ -96,8 +96,8 @@ def test_every_kernel_stays_inside_its_tensors(compiler: str, tmp_path: Path) ->
 
 
 def test_integer_kernels_and_programs_of_random_calls(compiler: str, tmp_path: Path) -> None:
-    units = kernels(INT8, "int8")
-    sources = [INT8 / "dispatch.cpp", INT8 / "layer.cpp", SLIDING / "forks.cpp"]
+    units = kernels(WINDOW, "window")
+    sources = [WINDOW / "dispatch.cpp", WINDOW / "layer.cpp", SLIDING / "forks.cpp"]
     sources += [RUNTIME / f"{name}.cpp" for name in ("program", "steps", "team")]
     sources += [TESTS / "sanitize_integer.cpp"]
     values, refused = output(compiler, tmp_path, units + [(source, []) for source in sources])

@@ -17,11 +17,11 @@ using namespace nb::literals;
 namespace mulfree {
 namespace {
 
-using int8::i32;
-using int8::i64;
-using int8::i8;
-using int8::Pair;
-using int8::u8;
+using nodes::i32;
+using nodes::i64;
+using nodes::i8;
+using nodes::Pair;
+using nodes::u8;
 using runtime::Program;
 
 template <class T, std::size_t kAxes>
@@ -44,36 +44,36 @@ i64 size(const Array<T, 1>& array) {
   return static_cast<i64>(array.shape(0));
 }
 
-template <int8::Rule kRule, class W>
+template <nodes::Rule kRule, class W>
 void window_sums(const Array<const u8, 4>& x, const Array<const W, 4>& w, const Array<i32, 4>& out,
                  Pair stride, Pair padding, i64 zero, i64 groups, int threads,
                  const std::string& isa) {
-  const std::string function = kRule == int8::Rule::adder ? "adder2d_u8" : "conv2d_s8";
+  const std::string function = kRule == nodes::Rule::adder ? "adder2d_u8" : "conv2d_s8";
   const auto in = shape(x);
   if (*std::min_element(in.begin() + 1, in.end()) < 1) {
-    int8::fail(function, "x", "have no empty axis but the first",
-               int8::text(std::vector<i64>(in.begin(), in.end())));
+    nodes::fail(function, "x", "have no empty axis but the first",
+                nodes::text(std::vector<i64>(in.begin(), in.end())));
   }
-  const auto geo = int8::make_geometry(function, kRule, {in[1], in[2], in[3]}, shape(w), stride,
-                                       padding, groups);
+  const auto geo = nodes::make_geometry(function, kRule, {in[1], in[2], in[3]}, shape(w), stride,
+                                        padding, groups);
   const std::array<i64, 4> want = {in[0], geo.ho, geo.wo, geo.o};
   const auto got = shape(out);
   if (got != want) {
-    int8::fail(function, "out",
-               "have shape " + int8::text(std::vector<i64>(want.begin(), want.end())),
-               int8::text(std::vector<i64>(got.begin(), got.end())));
+    nodes::fail(function, "out",
+                "have shape " + nodes::text(std::vector<i64>(want.begin(), want.end())),
+                nodes::text(std::vector<i64>(got.begin(), got.end())));
   }
   if (zero < 0 || zero > 255) {
-    int8::fail(function, "zero", "be in [0, 255]", std::to_string(zero));
+    nodes::fail(function, "zero", "be in [0, 255]", std::to_string(zero));
   }
-  if (threads < 1) int8::fail(function, "threads", "be positive", std::to_string(threads));
-  const auto& kernels = int8::select_kernels(function, isa);
+  if (threads < 1) nodes::fail(function, "threads", "be positive", std::to_string(threads));
+  const auto& kernels = nodes::select_kernels(function, isa);
   const gil::Released unlocked;
-  int8::window_sums(kernels, kRule, geo, in[0], x.data(), static_cast<int>(zero), w.data(),
-                    out.data(), threads);
+  nodes::window_sums(kernels, kRule, geo, in[0], x.data(), static_cast<int>(zero), w.data(),
+                     out.data(), threads);
 }
 
-template <int8::Rule kRule, class W>
+template <nodes::Rule kRule, class W>
 void window(Program& program, i64 x, i64 y, const Array<const W, 4>& weight, Pair stride,
             Pair padding, i64 groups, const Array<const i32, 1>& multiplier,
             const Array<const i64, 1>& offset, i64 shift, i64 low, i64 high, i64 residual,
@@ -94,7 +94,7 @@ void window(Program& program, i64 x, i64 y, const Array<const W, 4>& weight, Pai
                          residual});
 }
 
-template <int8::Rule kRule, class W>
+template <nodes::Rule kRule, class W>
 void define_window(nb::class_<Program>& program, const char* name) {
   program.def(name, &window<kRule, W>, "x"_a, "y"_a, "weight"_a.noconvert(), "stride"_a,
               "padding"_a, "groups"_a, "multiplier"_a.noconvert(), "offset"_a.noconvert(),
@@ -123,10 +123,10 @@ auto run(Program& program, const Array<const u8, 4>& input, const Array<float, 2
 }  // namespace
 
 void define_integer(nb::module_& m) {
-  m.def("int8_isas", &int8::supported_isas);
-  m.def("adder2d_u8", &window_sums<int8::Rule::adder, u8>, "x"_a.noconvert(), "w"_a.noconvert(),
+  m.def("int8_isas", &nodes::supported_isas);
+  m.def("adder2d_u8", &window_sums<nodes::Rule::adder, u8>, "x"_a.noconvert(), "w"_a.noconvert(),
         "out"_a.noconvert(), "stride"_a, "padding"_a, "zero"_a, "groups"_a, "threads"_a, "isa"_a);
-  m.def("conv2d_s8", &window_sums<int8::Rule::conv, i8>, "x"_a.noconvert(), "w"_a.noconvert(),
+  m.def("conv2d_s8", &window_sums<nodes::Rule::conv, i8>, "x"_a.noconvert(), "w"_a.noconvert(),
         "out"_a.noconvert(), "stride"_a, "padding"_a, "zero"_a, "groups"_a, "threads"_a, "isa"_a);
 
   nb::class_<Program> program(m, "Program");
@@ -139,8 +139,8 @@ void define_integer(nb::module_& m) {
             self.input_pixels(y, table.data(), shape_pair(table));
           },
           "y"_a, "table"_a.noconvert());
-  define_window<int8::Rule::adder, u8>(program, "adder2d");
-  define_window<int8::Rule::conv, i8>(program, "conv2d");
+  define_window<nodes::Rule::adder, u8>(program, "adder2d");
+  define_window<nodes::Rule::conv, i8>(program, "conv2d");
   program
       .def(
           "max_pool",

@@ -21,7 +21,7 @@ struct WindowArguments {
   std::array<i64, 4> shape;  // [o, kh, kw, c / groups]
   Pair stride, padding;
   i64 groups;
-  int8::Requantisation requantisation;
+  nodes::Requantisation requantisation;
   i64 residual;  // or -1
 };
 
@@ -41,7 +41,7 @@ class Program {
   i64 value(i64 channels, i64 height, i64 width, i64 zero);
   void input_quantised(i64 y);
   void input_pixels(i64 y, const u8* table, Pair shape);
-  void window(int8::Rule rule, const WindowArguments& arguments);
+  void window(nodes::Rule rule, const WindowArguments& arguments);
   void max_pool(i64 x, i64 y, Pair kernel, Pair stride, Pair padding, const u8* minimum, i64 size);
   void mean(i64 x, i64 y, Pair kernel, Pair stride, i64 multiplier, i64 offset, i64 shift, i64 low,
             i64 high);
@@ -97,10 +97,10 @@ class Program {
   void running_maxima(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                       const std::vector<u8>& minimum);
   // Makes room for the padding of a layer that reads x, and counts its work.
-  void note_window(Value& x, const int8::Geometry& geometry);
+  void note_window(Value& x, const nodes::Geometry& geometry);
   // A value between the steps of one node, in memory of its own or that of `home`.
   const Value* scratch(i64 c, i64 h, i64 w, const Value* home = nullptr);
-  void append_last(StepPointer step, const int8::Geometry& geometry);
+  void append_last(StepPointer step, const nodes::Geometry& geometry);
   void set_input(const char* function, i64 y);
   void plan();
   // Checks the arguments; the size of the team that the work is worth.
@@ -113,7 +113,7 @@ class Program {
   void run_together(const Frame& frame, int team, Watch& watch, double* seconds);
   void run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds);
 
-  const int8::Kernels* kernels_;
+  const nodes::Kernels* kernels_;
   std::deque<Value> values_;  // steps point into it
   std::deque<Value> scratch_;
   std::vector<bool> written_;
@@ -128,8 +128,8 @@ class Program {
   i64 arena_size_ = 0;
   std::mutex running_;
   Team team_;
-  std::deque<int8::Memory> arenas_;  // one per thread; threads share images in the first
-  std::vector<Progress> progress_;   // [steps][threads]
+  std::deque<nodes::Memory> arenas_;  // one per thread; threads share images in the first
+  std::vector<Progress> progress_;    // [steps][threads]
   Signal step_done_;
   std::atomic<i64> next_image_{0};
 };

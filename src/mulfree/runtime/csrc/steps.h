@@ -5,15 +5,15 @@
 #include <string>
 #include <vector>
 
-#include "../../operators/adder2d/csrc/int8/layer.h"
+#include "nodes/csrc/window/layer.h"
 
 namespace mulfree::runtime {
 
-using int8::i32;
-using int8::i64;
-using int8::i8;
-using int8::Pair;
-using int8::u8;
+using nodes::i32;
+using nodes::i64;
+using nodes::i8;
+using nodes::Pair;
+using nodes::u8;
 
 // A value u8 [h, w, c] in the arena, inside a border of `zero` as wide as its readers' padding.
 struct Value {
@@ -52,7 +52,7 @@ class Step {
   // Called once, when the borders of all values are known.
   virtual void prepare() {}
   // The step's weights, if any.
-  virtual int8::WindowLayer* layer() const { return nullptr; }
+  virtual nodes::WindowLayer* layer() const { return nullptr; }
   // Independent tasks, enough for `team` threads; results do not depend on their number.
   virtual i64 tasks(int team) const;
   void run(const Frame& frame, i64 task, i64 tasks) const;
@@ -79,7 +79,7 @@ struct Scalars {
 // Arguments are checked by Program. `table` may be empty: then frames must be quantised.
 StepPointer make_input(const Value* y, std::vector<u8> table);
 StepPointer make_window(const char* rule, const Value* x, const Value* y, const Value* residual,
-                        std::unique_ptr<int8::WindowLayer> layer);
+                        std::unique_ptr<nodes::WindowLayer> layer);
 StepPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                           std::vector<u8> minimum);
 // y[r, c] is the larger of x at stride * (r, c) and at `distance` from there.
@@ -97,7 +97,8 @@ StepPointer make_repeat(const Value* x, const Value* y, i64 factor);
 // one of x.
 StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places);
 // `sums` holds the i32 sums of the outputs, as bytes.
-StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<int8::WindowLayer> layer,
-                        std::vector<float> scale, std::vector<float> bias);
+StepPointer make_linear(const Value* x, const Value* sums,
+                        std::unique_ptr<nodes::WindowLayer> layer, std::vector<float> scale,
+                        std::vector<float> bias);
 
 }  // namespace mulfree::runtime

@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "int8.h"
+#include "kernels.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 
 using Pair = std::pair<i64, i64>;
 
@@ -125,4 +125,4 @@ const Kernels& select_kernels(const std::string& function, const std::string& is
 void window_sums(const Kernels& kernels, Rule rule, const Geometry& geometry, i64 n, const u8* x,
                  int zero, const void* weight, i32* out, int threads);
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

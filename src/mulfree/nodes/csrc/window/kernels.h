@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 
 using i8 = std::int8_t;
 using u8 = std::uint8_t;
@@ -95,4 +95,4 @@ extern const Kernels kernels_avx2;
 extern const Kernels kernels_neon;
 extern const Kernels kernels_scalar;
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

@@ -8,9 +8,9 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
-#include "window.h"
+#include "tiles.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 namespace {
 
 // Eight bytes of a pixel meet 8 filters.
@@ -91,4 +91,4 @@ i64 requantise_avx512(const Epilogue& e, i64 filter, i64 filters, const Results&
 }
 
 }  // namespace
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

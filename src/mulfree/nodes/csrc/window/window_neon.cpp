@@ -1,9 +1,9 @@
 // Integer kernels for ARM with the dot product instructions: four bytes of a pixel meet 4 filters.
 #include <arm_neon.h>
 
-#include "window.h"
+#include "tiles.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 namespace {
 
 struct NeonTap {
@@ -94,4 +94,4 @@ struct Neon {
 
 const Kernels kernels_neon = make_kernels<Neon>();
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

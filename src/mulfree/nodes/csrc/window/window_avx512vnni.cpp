@@ -1,7 +1,7 @@
 // Integer kernels for AVX-512 with VNNI: four bytes of a pixel meet 16 filters an instruction.
 #include "avx512.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 namespace {
 
 struct VnniTap {
@@ -84,4 +84,4 @@ struct Avx512Vnni {
 
 const Kernels kernels_avx512vnni = make_kernels<Avx512Vnni>();
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

@@ -1,7 +1,7 @@
 // Integer kernels for every machine: plain loops over the lanes.
-#include "window.h"
+#include "tiles.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 namespace {
 
 struct Lanes {
@@ -54,4 +54,4 @@ struct Scalar {
 
 const Kernels kernels_scalar = make_kernels<Scalar>();
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

@@ -7,7 +7,7 @@
 
 #include "_native/sliding/support.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 
 Memory::Memory(i64 bytes) {
   constexpr i64 kLine = 64;
@@ -276,4 +276,4 @@ void window_sums(const Kernels& kernels, Rule rule, const Geometry& geometry, i6
   }
 }
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

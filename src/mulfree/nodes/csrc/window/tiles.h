@@ -12,9 +12,9 @@
 #pragma once
 
 #include "_native/sliding/support.h"
-#include "int8.h"
+#include "kernels.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 namespace {
 
 using sliding::ceil_div;
@@ -257,4 +257,4 @@ constexpr Kernels make_kernels() {
 }
 
 }  // namespace
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

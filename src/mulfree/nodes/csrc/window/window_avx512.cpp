@@ -1,7 +1,7 @@
 // Integer kernels for AVX-512 without VNNI: vpsadbw, and dot products of 16-bit pairs.
 #include "avx512.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 namespace {
 
 struct Avx512 {
@@ -53,4 +53,4 @@ struct Avx512 {
 
 const Kernels kernels_avx512 = make_kernels<Avx512>();
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

@@ -8,7 +8,7 @@
 
 #include "layer.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 namespace {
 
 struct Entry {
@@ -80,4 +80,4 @@ const Kernels& select_kernels(const std::string& function, const std::string& is
        "be one of " + names + " on this machine", "'" + wanted + "'");
 }
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

@@ -2,9 +2,9 @@
 // saturates).
 #include <immintrin.h>
 
-#include "window.h"
+#include "tiles.h"
 
-namespace mulfree::int8 {
+namespace mulfree::nodes {
 namespace {
 
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -124,4 +124,4 @@ struct Avx2 {
 
 const Kernels kernels_avx2 = make_kernels<Avx2>();
 
-}  // namespace mulfree::int8
+}  // namespace mulfree::nodes

@@ -1,0 +1,1 @@
+"""The vocabulary of integer networks: one folder per node."""
