@@ -15,7 +15,8 @@ import pytest
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parents[1] / "src/mulfree"
 ADDER2D = SOURCES / "operators/adder2d/csrc"
-WINDOW = SOURCES / "nodes/csrc/window"
+NODES = SOURCES / "nodes/csrc"
+WINDOW = NODES / "window"
 SLIDING = SOURCES / "_native/sliding"
 RUNTIME = SOURCES / "runtime/csrc"
 ARCHITECTURES = {"x86_64": "x86", "amd64": "x86", "aarch64": "arm", "arm64": "arm"}
@@ -98,7 +99,7 @@ def test_every_kernel_stays_inside_its_tensors(compiler: str, tmp_path: Path) ->
 def test_integer_kernels_and_programs_of_random_calls(compiler: str, tmp_path: Path) -> None:
     units = kernels(WINDOW, "window")
     sources = [WINDOW / "dispatch.cpp", WINDOW / "layer.cpp", SLIDING / "forks.cpp"]
-    sources += [RUNTIME / f"{name}.cpp" for name in ("program", "steps", "team")]
+    sources += [NODES / "steps.cpp", RUNTIME / "program.cpp", RUNTIME / "team.cpp"]
     sources += [TESTS / "sanitize_integer.cpp"]
     values, refused = output(compiler, tmp_path, units + [(source, []) for source in sources])
     assert values > 100_000

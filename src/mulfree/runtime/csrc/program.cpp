@@ -6,12 +6,10 @@
 #include <unordered_map>
 
 namespace mulfree::runtime {
-namespace {
 
-using nodes::bounded_product;
-using nodes::fail;
-using nodes::kMostBytes;
-using nodes::text;
+using namespace nodes;
+
+namespace {
 
 // To wake a thread takes as long as so many taps.
 constexpr double kGrain = 1 << 20;
@@ -39,10 +37,9 @@ void check_window(const char* function, Pair kernel, Pair stride) {
 
 Scalars scalars(const char* function, i64 multiplier, i64 multiplier_b, i64 offset, i64 shift,
                 i64 low, i64 high, i64 largest) {
-  const nodes::Requantisation r{
-      {to_i32(function, "multiplier", multiplier)}, {offset}, shift, low, high,
-      to_i32(function, "multiplier", multiplier_b)};
-  nodes::check_requantisation(function, r, largest);
+  const Requantisation r{{to_i32(function, "multiplier", multiplier)}, {offset}, shift, low, high,
+                         to_i32(function, "multiplier", multiplier_b)};
+  check_requantisation(function, r, largest);
   return {r.multiplier[0],         r.residual_multiplier, offset + (i64{1} << (shift - 1)),
           static_cast<int>(shift), static_cast<int>(low), static_cast<int>(high)};
 }
@@ -92,7 +89,7 @@ class Program::Watch {
   std::atomic<bool> stopped_{false};
 };
 
-Program::Program(const std::string& isa) : kernels_(&nodes::select_kernels("Program", isa)) {}
+Program::Program(const std::string& isa) : kernels_(&select_kernels("Program", isa)) {}
 
 void Program::check_open(const char* function) const {
   if (compiled_ || outputs_ > 0) {
@@ -191,13 +188,13 @@ void Program::input_pixels(i64 y, const u8* table, Pair shape) {
   table_.assign(table, table + channels * 256);
 }
 
-void Program::window(nodes::Rule rule, const WindowArguments& a) {
-  const char* const function = rule == nodes::Rule::adder ? "adder2d" : "conv2d";
+void Program::window(Rule rule, const WindowArguments& a) {
+  const char* const function = rule == Rule::adder ? "adder2d" : "conv2d";
   check_open(function);
   Value& x = written(function, "x", a.x);
   Value& y = unwritten(function, "y", a.y);
-  const nodes::Geometry geo =
-      nodes::make_geometry(function, rule, {x.h, x.w, x.c}, a.shape, a.stride, a.padding, a.groups);
+  const Geometry geo =
+      make_geometry(function, rule, {x.h, x.w, x.c}, a.shape, a.stride, a.padding, a.groups);
   check_shape(function, y, geo.o, geo.ho, geo.wo);
   const auto filters = static_cast<std::size_t>(geo.o);
   if (a.requantisation.multiplier.size() != filters || a.requantisation.offset.size() != filters) {
@@ -205,8 +202,8 @@ void Program::window(nodes::Rule rule, const WindowArguments& a) {
          text(Pair{static_cast<i64>(a.requantisation.multiplier.size()),
                    static_cast<i64>(a.requantisation.offset.size())}));
   }
-  nodes::check_requantisation(function, a.requantisation,
-                              geo.summands() * (rule == nodes::Rule::adder ? 255 : 255 * 128));
+  check_requantisation(function, a.requantisation,
+                       geo.summands() * (rule == Rule::adder ? 255 : 255 * 128));
   const Value* residual = nullptr;
   if (a.residual != -1) {
     residual = &written(function, "residual", a.residual);
@@ -214,14 +211,14 @@ void Program::window(nodes::Rule rule, const WindowArguments& a) {
       fail(function, "residual", "have shape " + shape_text(y), shape_text(*residual));
     }
   }
-  append(make_window(function, &x, &y, residual,
-                     std::make_unique<nodes::WindowLayer>(*kernels_, rule, geo, a.weight,
-                                                          a.requantisation)),
-         a.y);
+  append(
+      make_window(function, &x, &y, residual,
+                  std::make_unique<WindowLayer>(*kernels_, rule, geo, a.weight, a.requantisation)),
+      a.y);
   note_window(x, geo);
 }
 
-void Program::note_window(Value& x, const nodes::Geometry& geo) {
+void Program::note_window(Value& x, const Geometry& geo) {
   x.border_h = std::max(x.border_h, geo.padding.first);
   x.border_w = std::max(x.border_w, geo.padding.second);
   work_ += static_cast<double>(geo.o) * static_cast<double>(geo.ho * geo.wo) *
@@ -239,9 +236,8 @@ void Program::max_pool(i64 x_id, i64 y_id, Pair kernel, Pair stride, Pair paddin
     fail("max_pool", "padding", "be non-negative and at most half of kernel " + text(kernel),
          text(padding));
   }
-  check_shape("max_pool", y, x.c,
-              nodes::window_count(x.h, kernel.first, stride.first, padding.first),
-              nodes::window_count(x.w, kernel.second, stride.second, padding.second));
+  check_shape("max_pool", y, x.c, window_count(x.h, kernel.first, stride.first, padding.first),
+              window_count(x.w, kernel.second, stride.second, padding.second));
   if (size != x.c) {
     fail("max_pool", "minimum", "have " + std::to_string(x.c) + " values", std::to_string(size));
   }
@@ -300,8 +296,8 @@ void Program::mean(i64 x_id, i64 y_id, Pair kernel, Pair stride, i64 multiplier,
   const Value& x = written("mean", "x", x_id);
   const Value& y = unwritten("mean", "y", y_id);
   check_window("mean", kernel, stride);
-  check_shape("mean", y, x.c, nodes::window_count(x.h, kernel.first, stride.first, 0),
-              nodes::window_count(x.w, kernel.second, stride.second, 0));
+  check_shape("mean", y, x.c, window_count(x.h, kernel.first, stride.first, 0),
+              window_count(x.w, kernel.second, stride.second, 0));
   const i64 largest = bounded_product({kernel.first, kernel.second, 255});
   if (largest >= kMostBytes) {
     fail("mean", "kernel", "have sums below 2**31", text(kernel));
@@ -414,12 +410,12 @@ void Program::linear(i64 x_id, const i8* weight, Pair shape, const float* scale,
     fail("linear", "scale, bias", "have " + std::to_string(shape.first) + " values each",
          text(Pair{scales, biases}));
   }
-  const auto geo = nodes::make_geometry("linear", nodes::Rule::conv, {x.h, x.w, x.c},
-                                        {shape.first, x.h, x.w, x.c}, {1, 1}, {0, 0}, 1);
+  const auto geo = make_geometry("linear", Rule::conv, {x.h, x.w, x.c},
+                                 {shape.first, x.h, x.w, x.c}, {1, 1}, {0, 0}, 1);
   const auto filters = static_cast<std::size_t>(shape.first);
-  auto layer = std::make_unique<nodes::WindowLayer>(
-      *kernels_, nodes::Rule::conv, geo, weight,
-      nodes::Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
+  auto layer = std::make_unique<WindowLayer>(
+      *kernels_, Rule::conv, geo, weight,
+      Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
   append_last(make_linear(&x, scratch(static_cast<i64>(sizeof(i32)) * shape.first, 1, 1),
                           std::move(layer), {scale, scale + scales}, {bias, bias + biases}),
               geo);
@@ -431,7 +427,7 @@ const Value* Program::scratch(i64 c, i64 h, i64 w, const Value* home) {
   return &scratch_.back();
 }
 
-void Program::append_last(StepPointer step, const nodes::Geometry& geo) {
+void Program::append_last(StepPointer step, const Geometry& geo) {
   append(std::move(step));
   outputs_ = geo.o;
   work_ += static_cast<double>(geo.o) * static_cast<double>(geo.summands());
@@ -453,7 +449,7 @@ void Program::compile() {
   }
   steps_.insert(steps_.begin(), make_input(&values_[static_cast<std::size_t>(*input_)], table_));
   nodes_.insert(nodes_.begin(), 0);
-  nodes::WindowLayer* last = nullptr;
+  WindowLayer* last = nullptr;
   for (const StepPointer& step : steps_) {
     step->prepare();
     if (step->layer() == nullptr) continue;
@@ -488,8 +484,7 @@ void Program::plan() {
       Block& block = blocks[numbers.at(value->home == nullptr ? value : value->home)];
       block.first = std::min(block.first, i);
       block.last = i;
-      block.size =
-          std::max(block.size, (value->bytes() + nodes::kSlack + kLine - 1) / kLine * kLine);
+      block.size = std::max(block.size, (value->bytes() + kSlack + kLine - 1) / kLine * kLine);
     }
   }
   const auto unused = [&](const Block& block) { return block.first == steps_.size(); };

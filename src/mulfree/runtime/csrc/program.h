@@ -9,10 +9,19 @@
 #include <mutex>
 #include <optional>
 
-#include "steps.h"
+#include "nodes/csrc/steps.h"
 #include "team.h"
 
 namespace mulfree::runtime {
+
+using nodes::Frame;
+using nodes::i32;
+using nodes::i64;
+using nodes::i8;
+using nodes::Pair;
+using nodes::StepPointer;
+using nodes::u8;
+using nodes::Value;
 
 // Arguments of an adder or convolution layer; arrays are read during the call only.
 struct WindowArguments {

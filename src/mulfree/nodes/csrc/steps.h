@@ -5,16 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "nodes/csrc/window/layer.h"
+#include "window/layer.h"
 
-namespace mulfree::runtime {
-
-using nodes::i32;
-using nodes::i64;
-using nodes::i8;
-using nodes::Pair;
-using nodes::u8;
-
+namespace mulfree::nodes {
 // A value u8 [h, w, c] in the arena, inside a border of `zero` as wide as its readers' padding.
 struct Value {
   i64 c, h, w;
@@ -52,7 +45,7 @@ class Step {
   // Called once, when the borders of all values are known.
   virtual void prepare() {}
   // The step's weights, if any.
-  virtual nodes::WindowLayer* layer() const { return nullptr; }
+  virtual WindowLayer* layer() const { return nullptr; }
   // Independent tasks, enough for `team` threads; results do not depend on their number.
   virtual i64 tasks(int team) const;
   void run(const Frame& frame, i64 task, i64 tasks) const;
@@ -79,7 +72,7 @@ struct Scalars {
 // Arguments are checked by Program. `table` may be empty: then frames must be quantised.
 StepPointer make_input(const Value* y, std::vector<u8> table);
 StepPointer make_window(const char* rule, const Value* x, const Value* y, const Value* residual,
-                        std::unique_ptr<nodes::WindowLayer> layer);
+                        std::unique_ptr<WindowLayer> layer);
 StepPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                           std::vector<u8> minimum);
 // y[r, c] is the larger of x at stride * (r, c) and at `distance` from there.
@@ -97,8 +90,7 @@ StepPointer make_repeat(const Value* x, const Value* y, i64 factor);
 // one of x.
 StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places);
 // `sums` holds the i32 sums of the outputs, as bytes.
-StepPointer make_linear(const Value* x, const Value* sums,
-                        std::unique_ptr<nodes::WindowLayer> layer, std::vector<float> scale,
-                        std::vector<float> bias);
+StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<WindowLayer> layer,
+                        std::vector<float> scale, std::vector<float> bias);
 
-}  // namespace mulfree::runtime
+}  // namespace mulfree::nodes

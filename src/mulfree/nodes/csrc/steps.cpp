@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-namespace mulfree::runtime {
+namespace mulfree::nodes {
 namespace {
 
 // Loops that write bytes keep their bounds in local variables: a byte may alias any member.
@@ -67,19 +67,19 @@ const u8* first_window(const Value& x, Pair padding, u8* arena) {
 class Window final : public Step {
  public:
   Window(const char* rule, const Value* x, const Value* y, const Value* residual,
-         std::unique_ptr<nodes::WindowLayer> layer)
+         std::unique_ptr<WindowLayer> layer)
       : Step(residual == nullptr ? std::vector{x} : std::vector{x, residual}, y),
         rule_(rule),
         layer_(std::move(layer)) {}
   std::string describe() const override { return std::string(rule_) + ": " + layer_->name(); }
   void prepare() override { layer_->set_row(reads()[0]->row()); }
-  nodes::WindowLayer* layer() const override { return layer_.get(); }
+  WindowLayer* layer() const override { return layer_.get(); }
   i64 tasks(int team) const override { return layer_->tasks(team); }
 
  protected:
   void work(const Frame& frame, i64 task, i64 tasks) const override {
     const Value &x = *reads()[0], &y = *writes();
-    nodes::Image image{};
+    Image image{};
     image.x = first_window(x, layer_->geometry().padding, frame.arena);
     image.y = y.origin(frame.arena);
     image.y_row = y.row();
@@ -94,7 +94,7 @@ class Window final : public Step {
 
  private:
   const char* rule_;
-  std::unique_ptr<nodes::WindowLayer> layer_;
+  std::unique_ptr<WindowLayer> layer_;
 };
 
 class MaxPool final : public Step {
@@ -132,7 +132,7 @@ class MaxPool final : public Step {
 
  private:
   static constexpr i64 kChannels = 64;
-  static_assert(kChannels <= nodes::kSlack);
+  static_assert(kChannels <= kSlack);
 
   // Reads whole pieces of channels: what lies behind the last one is not used.
   template <bool kFlips>
@@ -439,7 +439,7 @@ class Concat final : public Step {
 // The layer that ends the network. A task has one pixel and so its own filters.
 class Linear final : public Step {
  public:
-  Linear(const Value* x, const Value* sums, std::unique_ptr<nodes::WindowLayer> layer,
+  Linear(const Value* x, const Value* sums, std::unique_ptr<WindowLayer> layer,
          std::vector<float> scale, std::vector<float> bias)
       : Step({x}, sums),
         layer_(std::move(layer)),
@@ -447,12 +447,12 @@ class Linear final : public Step {
         bias_(std::move(bias)) {}
   std::string describe() const override { return std::string("linear: ") + layer_->name(); }
   void prepare() override { layer_->set_row(reads()[0]->row()); }
-  nodes::WindowLayer* layer() const override { return layer_.get(); }
+  WindowLayer* layer() const override { return layer_.get(); }
   i64 tasks(int) const override { return layer_->tasks(1); }
 
  protected:
   void work(const Frame& frame, i64 task, i64 tasks) const override {
-    nodes::Image image{};
+    Image image{};
     image.x = first_window(*reads()[0], {0, 0}, frame.arena);
     image.sums = reinterpret_cast<i32*>(writes()->origin(frame.arena));
     layer_->run(image, task, tasks);
@@ -464,7 +464,7 @@ class Linear final : public Step {
   }
 
  private:
-  std::unique_ptr<nodes::WindowLayer> layer_;
+  std::unique_ptr<WindowLayer> layer_;
   std::vector<float> scale_, bias_;
 };
 
@@ -489,7 +489,7 @@ StepPointer make_input(const Value* y, std::vector<u8> table) {
 }
 
 StepPointer make_window(const char* rule, const Value* x, const Value* y, const Value* residual,
-                        std::unique_ptr<nodes::WindowLayer> layer) {
+                        std::unique_ptr<WindowLayer> layer) {
   return std::make_unique<Window>(rule, x, y, residual, std::move(layer));
 }
 
@@ -535,10 +535,9 @@ StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vecto
   return std::make_unique<Concat>(std::move(xs), y, std::move(places));
 }
 
-StepPointer make_linear(const Value* x, const Value* sums,
-                        std::unique_ptr<nodes::WindowLayer> layer, std::vector<float> scale,
-                        std::vector<float> bias) {
+StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<WindowLayer> layer,
+                        std::vector<float> scale, std::vector<float> bias) {
   return std::make_unique<Linear>(x, sums, std::move(layer), std::move(scale), std::move(bias));
 }
 
-}  // namespace mulfree::runtime
+}  // namespace mulfree::nodes
