@@ -1,110 +1,17 @@
-// Python module mulfree._native._core: checks arrays, releases the GIL, calls the kernels.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
-#include <nanobind/stl/pair.h>
-#include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
-
-#include <stdexcept>
-
-#include "../operators/adder2d/csrc/adder2d.h"
-#include "gil.h"
-#include "integer.h"
-
-namespace nb = nanobind;
-using namespace nb::literals;
+// Python module mulfree._native._core, of all that is registered.
+#include "bindings.h"
 
 namespace mulfree {
-namespace {
 
-template <class T>
-using Array = nb::ndarray<T, nb::ndim<4>, nb::c_contig, nb::device::cpu>;
-
-template <class T>
-adder2d::Shape shape(const Array<T>& array) {
-  adder2d::Shape out;
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    out[i] = static_cast<std::int64_t>(array.shape(i));
-  }
-  return out;
+std::vector<Binding::Define>& Binding::all() {
+  static std::vector<Define> defines;
+  return defines;
 }
 
-adder2d::Shape output_shape(const adder2d::Geometry& geo) {
-  return {geo.n, geo.co, geo.ho, geo.wo};
-}
-
-void check_threads(int threads) {
-  if (threads < 1) {
-    throw std::invalid_argument("adder2d: `threads` must be positive, got " +
-                                std::to_string(threads));
-  }
-}
-
-template <class T>
-void adder2d_forward(const Array<const T>& x, const Array<const T>& w, const Array<T>& out,
-                     adder2d::Pair stride, adder2d::Pair padding, adder2d::Pair dilation,
-                     std::int64_t groups, int threads, const std::string& isa) {
-  const auto geo = adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
-  adder2d::check_shape("out", output_shape(geo), shape(out));
-  check_threads(threads);
-  const auto& kernels = adder2d::select_kernels<T>(isa);
-  const gil::Released unlocked;
-  kernels.forward(geo, x.data(), w.data(), out.data(), adder2d::useful_threads(geo, threads));
-}
-
-template <class T>
-void adder2d_input_grad(const Array<const T>& g, const Array<const T>& x, const Array<const T>& w,
-                        const Array<T>& out, adder2d::Pair stride, adder2d::Pair padding,
-                        adder2d::Pair dilation, std::int64_t groups, const std::string& rule,
-                        int threads, const std::string& isa) {
-  const auto geo = adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
-  adder2d::check_shape("grad", output_shape(geo), shape(g));
-  adder2d::check_shape("out", shape(x), shape(out));
-  check_threads(threads);
-  const adder2d::Rule parsed = adder2d::parse_rule(rule);
-  const auto& kernels = adder2d::select_kernels<T>(isa);
-  const gil::Released unlocked;
-  kernels.input_grad(geo, parsed, g.data(), x.data(), w.data(), out.data(),
-                     adder2d::useful_threads(geo, threads));
-}
-
-template <class T>
-void adder2d_weight_grad(const Array<const T>& g, const Array<const T>& x, const Array<const T>& w,
-                         const Array<T>& out, adder2d::Pair stride, adder2d::Pair padding,
-                         adder2d::Pair dilation, std::int64_t groups, const std::string& rule,
-                         int threads, const std::string& isa) {
-  const auto geo = adder2d::make_geometry(shape(x), shape(w), stride, padding, dilation, groups);
-  adder2d::check_shape("grad", output_shape(geo), shape(g));
-  adder2d::check_shape("out", shape(w), shape(out));
-  check_threads(threads);
-  const adder2d::Rule parsed = adder2d::parse_rule(rule);
-  const auto& kernels = adder2d::select_kernels<T>(isa);
-  const gil::Released unlocked;
-  kernels.weight_grad(geo, parsed, g.data(), x.data(), w.data(), out.data(),
-                      adder2d::useful_threads(geo, threads));
-}
-
-template <class T>
-void define_adder2d(nb::module_& m) {
-  m.def("adder2d_forward", &adder2d_forward<T>, "x"_a.noconvert(), "w"_a.noconvert(),
-        "out"_a.noconvert(), "stride"_a, "padding"_a, "dilation"_a, "groups"_a, "threads"_a,
-        "isa"_a);
-  m.def("adder2d_input_grad", &adder2d_input_grad<T>, "g"_a.noconvert(), "x"_a.noconvert(),
-        "w"_a.noconvert(), "out"_a.noconvert(), "stride"_a, "padding"_a, "dilation"_a, "groups"_a,
-        "rule"_a, "threads"_a, "isa"_a);
-  m.def("adder2d_weight_grad", &adder2d_weight_grad<T>, "g"_a.noconvert(), "x"_a.noconvert(),
-        "w"_a.noconvert(), "out"_a.noconvert(), "stride"_a, "padding"_a, "dilation"_a, "groups"_a,
-        "rule"_a, "threads"_a, "isa"_a);
-}
-
-}  // namespace
 }  // namespace mulfree
 
 NB_MODULE(_core, m) {
   // What threads still use when the interpreter ends, and what forks abandon, stays: no fault.
-  nb::set_leak_warnings(false);
-  mulfree::define_adder2d<float>(m);
-  mulfree::define_adder2d<double>(m);
-  m.def("supported_isas", &mulfree::adder2d::supported_isas);
-  mulfree::define_integer(m);
+  mulfree::nb::set_leak_warnings(false);
+  for (const auto define : mulfree::Binding::all()) define(m);
 }

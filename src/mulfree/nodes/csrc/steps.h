@@ -8,6 +8,7 @@
 #include "window/layer.h"
 
 namespace mulfree::nodes {
+
 // A value u8 [h, w, c] in the arena, inside a border of `zero` as wide as its readers' padding.
 struct Value {
   i64 c, h, w;
