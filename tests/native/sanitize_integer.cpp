@@ -14,7 +14,7 @@
 namespace {
 
 using mulfree::nodes::Geometry;
-using mulfree::nodes::Rule;
+using mulfree::nodes::Op;
 using mulfree::runtime::i32;
 using mulfree::runtime::i64;
 using mulfree::runtime::i8;
@@ -56,7 +56,7 @@ struct Random {
 
 std::vector<i32> run_window(Random& random, const std::string& isa) {
   const auto& kernels = mulfree::nodes::select_kernels("sanitize", isa);
-  const Rule rule = random.chance(50) ? Rule::adder : Rule::conv;
+  const Op op = random.chance(50) ? Op::adder : Op::conv;
   i64 groups = random.in(1, 2), c = groups * random.in(1, 20), o = groups * random.in(1, 80);
   if (random.chance(20)) groups = o = c;
   const i64 kh = random.in(1, 4), kw = random.in(1, 4);
@@ -64,11 +64,11 @@ std::vector<i32> run_window(Random& random, const std::string& isa) {
   const Pair stride = {random.in(1, 3), random.in(1, 3)};
   const i64 h = kh + random.in(0, 5), w = kw + random.in(0, 5), n = random.in(0, 2);
   const Geometry geo = mulfree::nodes::make_geometry(
-      "sanitize", rule, {h, w, c}, {o, kh, kw, c / groups}, stride, padding, groups);
+      "sanitize", op, {h, w, c}, {o, kh, kw, c / groups}, stride, padding, groups);
   const auto x = random.values<u8>(n * h * w * c);
   const auto weight = random.values<u8>(o * geo.summands());
   std::vector<i32> out(static_cast<std::size_t>(n * geo.ho * geo.wo * o));
-  mulfree::nodes::window_sums(kernels, rule, geo, n, x.data(), 255, weight.data(), out.data(),
+  mulfree::nodes::window_sums(kernels, op, geo, n, x.data(), 255, weight.data(), out.data(),
                               static_cast<int>(random.in(1, 2)));
   return out;
 }
@@ -180,7 +180,7 @@ class RandomProgram {
         for (i32& m : multiplier) m = static_cast<i32>(random_.wild(random_.in(-4000, 4000)));
         for (i64& b : offset) b = random_.wild(random_.in(-1000000, 1000000));
         attempt([&] {
-          program_.window(random_.chance(50) ? Rule::adder : Rule::conv,
+          program_.window(random_.chance(50) ? Op::adder : Op::conv,
                           {x,
                            random_.wild(y),
                            weight.data(),

@@ -11,7 +11,7 @@ std::vector<Binding::Define>& Binding::all() {
 }  // namespace mulfree
 
 NB_MODULE(_core, m) {
-  // What threads still use when the interpreter ends, and what forks abandon, stays: no fault.
+  // Objects in use by threads at exit, and objects abandoned by forks, leak by design.
   mulfree::nb::set_leak_warnings(false);
   for (const auto define : mulfree::Binding::all()) define(m);
 }

@@ -1,4 +1,4 @@
-// The lock of the interpreter. A daemon thread that wants it after the interpreter has begun to end
+// The lock of the interpreter. A daemon thread that takes it after the interpreter has begun to end
 // is ended by Python: pthread_exit unwinds its stack, through destructors that must not throw (the
 // process aborts) and under other threads that work on it. Here it waits for the end of the
 // process, as Python itself does from 3.14 on.

@@ -1,5 +1,5 @@
-// Whether this process is a fork of the one that loaded the library: the threads of OpenMP and of
-// teams stay behind in the parent, and a child that waits for them waits for ever.
+// Forks of the process that loaded the library: the threads of OpenMP and of teams exist in the
+// parent only, and a child that waits for them deadlocks.
 #pragma once
 
 namespace mulfree::sliding {

@@ -44,7 +44,7 @@ inline void make_window_axis(Axis& axis, i64 source, i64 lanes, i64 kernel, i64 
     axis.slot[t] = slot;
     axis.index[t] = t * dilation / stride;
     axis.tap[t] = t;
-    axis.span = most(axis.span, axis.index[t]);
+    axis.span = max_i64(axis.span, axis.index[t]);
   }
 }
 
@@ -84,14 +84,14 @@ struct Blocks {
 
   Blocks(i64 n, i64 grid_rows, i64 grid_cols, i64 target)
       : images(n), rows(grid_rows), cols(grid_cols) {
-    col_blocks = most(1, ceil_div(cols, target));
+    col_blocks = max_i64(1, ceil_div(cols, target));
     block_cols = ceil_div(cols, col_blocks);
     col_blocks = ceil_div(cols, block_cols);
-    const i64 fit_rows = most(1, target / block_cols);
+    const i64 fit_rows = max_i64(1, target / block_cols);
     row_blocks = ceil_div(rows, fit_rows);
     block_rows = ceil_div(rows, row_blocks);
     row_blocks = ceil_div(rows, block_rows);
-    const i64 fit_images = most(1, target / (block_rows * block_cols));
+    const i64 fit_images = max_i64(1, target / (block_rows * block_cols));
     image_blocks = row_blocks * col_blocks > 1 ? images : ceil_div(images, fit_images);
     block_images = image_blocks > 0 ? ceil_div(images, image_blocks) : 0;
     image_blocks = block_images > 0 ? ceil_div(images, block_images) : 0;
@@ -103,9 +103,9 @@ struct Blocks {
   Block operator[](i64 i) const {
     const i64 c = i % col_blocks, r = i / col_blocks % row_blocks;
     const i64 n = i / col_blocks / row_blocks;
-    return {n * block_images, least(block_images, images - n * block_images),
-            r * block_rows,   least(block_rows, rows - r * block_rows),
-            c * block_cols,   least(block_cols, cols - c * block_cols)};
+    return {n * block_images, min_i64(block_images, images - n * block_images),
+            r * block_rows,   min_i64(block_rows, rows - r * block_rows),
+            c * block_cols,   min_i64(block_cols, cols - c * block_cols)};
   }
 };
 
@@ -115,7 +115,7 @@ inline typename V::R load_spaced(const typename V::T* p, i64 step, i64 n) {
   if (step == 1) return n >= V::kLanes ? V::load(p) : V::load_first(p, n);
   if (step == 2) return V::load_even(p, n);
   typename V::T lanes[V::kLanes] = {};
-  for (i64 i = 0; i < least(n, V::kLanes); ++i) lanes[i] = p[i * step];
+  for (i64 i = 0; i < min_i64(n, V::kLanes); ++i) lanes[i] = p[i * step];
   return V::load(lanes);
 }
 
@@ -126,7 +126,7 @@ inline void store_spaced(typename V::T* p, i64 step, i64 n, typename V::R v) {
   if (step == 2) return V::store_even(p, n, v);
   typename V::T lanes[V::kLanes];
   V::store(lanes, v);
-  for (i64 i = 0; i < least(n, V::kLanes); ++i) p[i * step] = lanes[i];
+  for (i64 i = 0; i < min_i64(n, V::kLanes); ++i) p[i * step] = lanes[i];
 }
 
 // Which of the values row[start + j * stride], 0 <= j < length, lie inside a row: those with
@@ -135,8 +135,8 @@ struct Cut {
   i64 start, stride, length, lo, hi;
 
   Cut(i64 first, i64 step, i64 count, i64 width) : start(first), stride(step), length(count) {
-    lo = start >= 0 ? 0 : least(length, ceil_div(-start, stride));
-    hi = start >= width ? lo : most(lo, least(length, (width - 1 - start) / stride + 1));
+    lo = start >= 0 ? 0 : min_i64(length, ceil_div(-start, stride));
+    hi = start >= width ? lo : max_i64(lo, min_i64(length, (width - 1 - start) / stride + 1));
   }
 };
 
@@ -211,7 +211,7 @@ class Lowering {
 
   i64 lanes() const { return block_.lanes(); }
   i64 tiles() const { return ceil_div(lanes(), tile_); }
-  i64 tile_lanes(i64 t) const { return least(tile_, lanes() - t * tile_); }
+  i64 tile_lanes(i64 t) const { return min_i64(tile_, lanes() - t * tile_); }
   i64 channel_taps() const { return rows_->taps * cols_->taps; }
 
   // Copies channels [0, count) at `source` with distance `plane`; images are `image` apart.
@@ -298,7 +298,7 @@ class Lowering {
         const i64 n = p / (block_.rows * block_.cols), r = p / block_.cols % block_.rows;
         const i64 c = p % block_.cols;
         const i64 offset = n * image_pitch_ + r * pitch_ + c;
-        const i64 length = least(block_.cols - c, end - lane);
+        const i64 length = min_i64(block_.cols - c, end - lane);
         const bool joins =
             count > first_[t] && runs_[count - 1].offset + runs_[count - 1].length == offset;
         if (joins) {
@@ -323,7 +323,7 @@ class Lowering {
   Buffer<i64> first_, taps_;
 };
 
-// Whether no value is infinite or NaN.
+// Returns true if no value is infinite or NaN.
 template <class V>
 bool all_finite(const typename V::T* p, i64 count) {
   auto acc = V::zero();
@@ -350,7 +350,7 @@ void for_each_stretch(const Block& block, const Plane& plane, i64 begin, i64 end
     const i64 n = p / (block.rows * block.cols), in_image = p % (block.rows * block.cols);
     const i64 r = in_image / block.cols, c = in_image % block.cols;
     const i64 rest = joined ? row_lanes - in_image : row_lanes - c;
-    const i64 length = least(rest, end - p);
+    const i64 length = min_i64(rest, end - p);
     const i64 offset = (plane.top + (block.row + r) * plane.row_step) * plane.width + plane.left +
                        (block.col + c) * plane.col_step;
     body(p - begin, length, block.image + n, offset);

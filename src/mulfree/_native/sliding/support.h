@@ -21,8 +21,8 @@ namespace {
 
 using i64 = std::int64_t;
 
-inline i64 least(i64 a, i64 b) { return a < b ? a : b; }
-inline i64 most(i64 a, i64 b) { return a < b ? b : a; }
+inline i64 min_i64(i64 a, i64 b) { return a < b ? a : b; }
+inline i64 max_i64(i64 a, i64 b) { return a < b ? b : a; }
 inline i64 ceil_div(i64 a, i64 b) { return (a + b - 1) / b; }
 inline i64 round_up(i64 a, i64 b) { return ceil_div(a, b) * b; }
 
@@ -45,7 +45,7 @@ class Buffer {
 
   void reset(i64 count) {
     std::free(data_);
-    const i64 bytes = round_up(size_product(most(count, 1), sizeof(T)), kLine);
+    const i64 bytes = round_up(size_product(max_i64(count, 1), sizeof(T)), kLine);
     data_ = static_cast<T*>(std::aligned_alloc(kLine, static_cast<std::size_t>(bytes)));
     if (data_ == nullptr) throw std::bad_alloc();
   }
@@ -78,7 +78,7 @@ class Workers {
 // workers get free, so a body may depend on its task alone. In a fork there is one worker.
 template <class Body>
 void parallel(i64 tasks, int threads, const Body& body) {
-  const int team = forks() > 0 ? 1 : static_cast<int>(least(tasks, threads));
+  const int team = forks() > 0 ? 1 : static_cast<int>(min_i64(tasks, threads));
   if (team <= 1) {
     for (i64 task = 0; task < tasks; ++task) body(0, task);
     return;

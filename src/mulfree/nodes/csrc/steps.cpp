@@ -10,7 +10,7 @@ namespace {
 
 // Tasks per thread, to even out.
 constexpr i64 kTasksPerThread = 4;
-// The most that one task writes: between tasks a run can be interrupted.
+// Bytes that one task writes, at most: runs are interrupted between tasks.
 constexpr i64 kTaskBytes = 1 << 22;
 
 void fill_border(const Value& value, u8* arena) {
@@ -30,9 +30,9 @@ u8 clamp_byte(i64 v, const Scalars& s) {
   return static_cast<u8>(std::clamp<i64>(v >> s.shift, s.low, s.high));
 }
 
-class Input final : public Step {
+class Input final : public NativeOp {
  public:
-  Input(const Value* y, std::vector<u8> table) : Step({}, y), table_(std::move(table)) {}
+  Input(const Value* y, std::vector<u8> table) : NativeOp({}, y), table_(std::move(table)) {}
   std::string describe() const override { return "input"; }
 
  protected:
@@ -64,16 +64,16 @@ const u8* first_window(const Value& x, Pair padding, u8* arena) {
   return x.origin(arena) - padding.first * x.row() - padding.second * x.c;
 }
 
-class Window final : public Step {
+class WindowOp final : public NativeOp {
  public:
-  Window(const char* rule, const Value* x, const Value* y, const Value* residual,
-         std::unique_ptr<WindowLayer> layer)
-      : Step(residual == nullptr ? std::vector{x} : std::vector{x, residual}, y),
-        rule_(rule),
+  WindowOp(const char* op, const Value* x, const Value* y, const Value* residual,
+           std::unique_ptr<PackedLayer> layer)
+      : NativeOp(residual == nullptr ? std::vector{x} : std::vector{x, residual}, y),
+        op_(op),
         layer_(std::move(layer)) {}
-  std::string describe() const override { return std::string(rule_) + ": " + layer_->name(); }
+  std::string describe() const override { return std::string(op_) + ": " + layer_->name(); }
   void prepare() override { layer_->set_row(reads()[0]->row()); }
-  WindowLayer* layer() const override { return layer_.get(); }
+  PackedLayer* layer() const override { return layer_.get(); }
   i64 tasks(int team) const override { return layer_->tasks(team); }
 
  protected:
@@ -93,15 +93,15 @@ class Window final : public Step {
   }
 
  private:
-  const char* rule_;
-  std::unique_ptr<WindowLayer> layer_;
+  const char* op_;
+  std::unique_ptr<PackedLayer> layer_;
 };
 
-class MaxPool final : public Step {
+class MaxPool final : public NativeOp {
  public:
   MaxPool(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
           std::vector<u8> minimum)
-      : Step({x}, y), kernel_(kernel), stride_(stride), padding_(padding), flip_(minimum) {
+      : NativeOp({x}, y), kernel_(kernel), stride_(stride), padding_(padding), flip_(minimum) {
     // min(x) = 255 - max(255 - x), and 255 - x = x ^ 255.
     for (u8& flip : flip_) flip = flip != 0 ? 255 : 0;
     flips_ = std::any_of(flip_.begin(), flip_.end(), [](u8 flip) { return flip != 0; });
@@ -134,7 +134,7 @@ class MaxPool final : public Step {
   static constexpr i64 kChannels = 64;
   static_assert(kChannels <= kSlack);
 
-  // Reads whole pieces of channels: what lies behind the last one is not used.
+  // Reads whole pieces of channels; lanes after the last channel are ignored.
   template <bool kFlips>
   void best_of(const u8* window, i64 height, i64 width, const u8* flip, u8* best) const {
     // A vector of the baseline; plain bytes would live in memory, and each step wait for the last.
@@ -165,10 +165,10 @@ class MaxPool final : public Step {
   bool flips_;
 };
 
-class Larger final : public Step {
+class Larger final : public NativeOp {
  public:
   Larger(const Value* x, const Value* y, Pair distance, Pair stride)
-      : Step({x}, y), distance_(distance), stride_(stride) {}
+      : NativeOp({x}, y), distance_(distance), stride_(stride) {}
   std::string describe() const override { return "larger"; }
 
  protected:
@@ -191,10 +191,10 @@ class Larger final : public Step {
   Pair distance_, stride_;
 };
 
-class Mean final : public Step {
+class Mean final : public NativeOp {
  public:
   Mean(const Value* x, const Value* y, Pair kernel, Pair stride, Scalars scalars)
-      : Step({x}, y), kernel_(kernel), stride_(stride), scalars_(scalars) {}
+      : NativeOp({x}, y), kernel_(kernel), stride_(stride), scalars_(scalars) {}
   std::string describe() const override { return "mean"; }
 
  protected:
@@ -233,10 +233,10 @@ class Mean final : public Step {
   Scalars scalars_;
 };
 
-class SumsOfRows final : public Step {
+class SumsOfRows final : public NativeOp {
  public:
   SumsOfRows(const Value* x, const Value* sums, i64 kernel, i64 stride)
-      : Step({x}, sums), kernel_(kernel), stride_(stride) {}
+      : NativeOp({x}, sums), kernel_(kernel), stride_(stride) {}
   std::string describe() const override { return "sums of rows"; }
 
  protected:
@@ -271,10 +271,10 @@ class SumsOfRows final : public Step {
   i64 kernel_, stride_;
 };
 
-class MeanOfColumns final : public Step {
+class MeanOfColumns final : public NativeOp {
  public:
   MeanOfColumns(const Value* sums, const Value* y, i64 kernel, i64 stride, Scalars scalars)
-      : Step({sums}, y), kernel_(kernel), stride_(stride), scalars_(scalars) {}
+      : NativeOp({sums}, y), kernel_(kernel), stride_(stride), scalars_(scalars) {}
   std::string describe() const override { return "mean of columns"; }
 
  protected:
@@ -317,10 +317,10 @@ class MeanOfColumns final : public Step {
   Scalars scalars_;
 };
 
-class Add final : public Step {
+class Add final : public NativeOp {
  public:
   Add(const Value* a, const Value* b, const Value* y, Scalars scalars)
-      : Step({a, b}, y), scalars_(scalars) {}
+      : NativeOp({a, b}, y), scalars_(scalars) {}
   std::string describe() const override { return "add"; }
 
  protected:
@@ -342,10 +342,10 @@ class Add final : public Step {
   Scalars scalars_;
 };
 
-class Lut final : public Step {
+class Lut final : public NativeOp {
  public:
   Lut(const Value* x, const Value* y, std::vector<u8> table)
-      : Step({x}, y), table_(std::move(table)) {}
+      : NativeOp({x}, y), table_(std::move(table)) {}
   std::string describe() const override { return "lut"; }
 
  protected:
@@ -365,9 +365,10 @@ class Lut final : public Step {
   std::vector<u8> table_;
 };
 
-class Pad final : public Step {
+class Pad final : public NativeOp {
  public:
-  Pad(const Value* x, const Value* y, i64 left, i64 top) : Step({x}, y), left_(left), top_(top) {}
+  Pad(const Value* x, const Value* y, i64 left, i64 top)
+      : NativeOp({x}, y), left_(left), top_(top) {}
   std::string describe() const override { return "pad"; }
 
  protected:
@@ -386,9 +387,9 @@ class Pad final : public Step {
   i64 left_, top_;
 };
 
-class Repeat final : public Step {
+class Repeat final : public NativeOp {
  public:
-  Repeat(const Value* x, const Value* y, i64 factor) : Step({x}, y), factor_(factor) {}
+  Repeat(const Value* x, const Value* y, i64 factor) : NativeOp({x}, y), factor_(factor) {}
   std::string describe() const override { return "repeat"; }
 
  protected:
@@ -408,10 +409,10 @@ class Repeat final : public Step {
   i64 factor_;
 };
 
-class Concat final : public Step {
+class Concat final : public NativeOp {
  public:
   Concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places)
-      : Step(std::move(xs), y), places_(std::move(places)) {}
+      : NativeOp(std::move(xs), y), places_(std::move(places)) {}
   std::string describe() const override { return "concat"; }
 
  protected:
@@ -437,17 +438,17 @@ class Concat final : public Step {
 };
 
 // The layer that ends the network. A task has one pixel and so its own filters.
-class Linear final : public Step {
+class Linear final : public NativeOp {
  public:
-  Linear(const Value* x, const Value* sums, std::unique_ptr<WindowLayer> layer,
+  Linear(const Value* x, const Value* sums, std::unique_ptr<PackedLayer> layer,
          std::vector<float> scale, std::vector<float> bias)
-      : Step({x}, sums),
+      : NativeOp({x}, sums),
         layer_(std::move(layer)),
         scale_(std::move(scale)),
         bias_(std::move(bias)) {}
   std::string describe() const override { return std::string("linear: ") + layer_->name(); }
   void prepare() override { layer_->set_row(reads()[0]->row()); }
-  WindowLayer* layer() const override { return layer_.get(); }
+  PackedLayer* layer() const override { return layer_.get(); }
   i64 tasks(int) const override { return layer_->tasks(1); }
 
  protected:
@@ -464,79 +465,80 @@ class Linear final : public Step {
   }
 
  private:
-  std::unique_ptr<WindowLayer> layer_;
+  std::unique_ptr<PackedLayer> layer_;
   std::vector<float> scale_, bias_;
 };
 
 }  // namespace
 
-i64 Step::tasks(int team) const {
+i64 NativeOp::tasks(int team) const {
   const i64 shares = team == 1 ? 1 : kTasksPerThread * team;
   return std::min(writes_->h, std::max(shares, writes_->bytes() / kTaskBytes));
 }
 
-void Step::run(const Frame& frame, i64 task, i64 tasks) const {
+void NativeOp::run(const Frame& frame, i64 task, i64 tasks) const {
   if (task == 0) fill_border(*writes_, frame.arena);
   work(frame, task, tasks);
 }
 
-void Step::work(const Frame& frame, i64 task, i64 tasks) const {
+void NativeOp::work(const Frame& frame, i64 task, i64 tasks) const {
   rows(frame, task * writes_->h / tasks, (task + 1) * writes_->h / tasks);
 }
 
-StepPointer make_input(const Value* y, std::vector<u8> table) {
+NativeOpPointer make_input(const Value* y, std::vector<u8> table) {
   return std::make_unique<Input>(y, std::move(table));
 }
 
-StepPointer make_window(const char* rule, const Value* x, const Value* y, const Value* residual,
-                        std::unique_ptr<WindowLayer> layer) {
-  return std::make_unique<Window>(rule, x, y, residual, std::move(layer));
+NativeOpPointer make_window(const char* op, const Value* x, const Value* y, const Value* residual,
+                            std::unique_ptr<PackedLayer> layer) {
+  return std::make_unique<WindowOp>(op, x, y, residual, std::move(layer));
 }
 
-StepPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
-                          std::vector<u8> minimum) {
+NativeOpPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride,
+                              Pair padding, std::vector<u8> minimum) {
   return std::make_unique<MaxPool>(x, y, kernel, stride, padding, std::move(minimum));
 }
 
-StepPointer make_larger(const Value* x, const Value* y, Pair distance, Pair stride) {
+NativeOpPointer make_larger(const Value* x, const Value* y, Pair distance, Pair stride) {
   return std::make_unique<Larger>(x, y, distance, stride);
 }
 
-StepPointer make_sums_of_rows(const Value* x, const Value* sums, i64 kernel, i64 stride) {
+NativeOpPointer make_sums_of_rows(const Value* x, const Value* sums, i64 kernel, i64 stride) {
   return std::make_unique<SumsOfRows>(x, sums, kernel, stride);
 }
 
-StepPointer make_mean_of_columns(const Value* sums, const Value* y, i64 kernel, i64 stride,
-                                 Scalars scalars) {
+NativeOpPointer make_mean_of_columns(const Value* sums, const Value* y, i64 kernel, i64 stride,
+                                     Scalars scalars) {
   return std::make_unique<MeanOfColumns>(sums, y, kernel, stride, scalars);
 }
 
-StepPointer make_mean(const Value* x, const Value* y, Pair kernel, Pair stride, Scalars scalars) {
+NativeOpPointer make_mean(const Value* x, const Value* y, Pair kernel, Pair stride,
+                          Scalars scalars) {
   return std::make_unique<Mean>(x, y, kernel, stride, scalars);
 }
 
-StepPointer make_add(const Value* a, const Value* b, const Value* y, Scalars scalars) {
+NativeOpPointer make_add(const Value* a, const Value* b, const Value* y, Scalars scalars) {
   return std::make_unique<Add>(a, b, y, scalars);
 }
 
-StepPointer make_lut(const Value* x, const Value* y, std::vector<u8> table) {
+NativeOpPointer make_lut(const Value* x, const Value* y, std::vector<u8> table) {
   return std::make_unique<Lut>(x, y, std::move(table));
 }
 
-StepPointer make_pad(const Value* x, const Value* y, i64 left, i64 top) {
+NativeOpPointer make_pad(const Value* x, const Value* y, i64 left, i64 top) {
   return std::make_unique<Pad>(x, y, left, top);
 }
 
-StepPointer make_repeat(const Value* x, const Value* y, i64 factor) {
+NativeOpPointer make_repeat(const Value* x, const Value* y, i64 factor) {
   return std::make_unique<Repeat>(x, y, factor);
 }
 
-StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places) {
+NativeOpPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places) {
   return std::make_unique<Concat>(std::move(xs), y, std::move(places));
 }
 
-StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<WindowLayer> layer,
-                        std::vector<float> scale, std::vector<float> bias) {
+NativeOpPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<PackedLayer> layer,
+                            std::vector<float> scale, std::vector<float> bias) {
   return std::make_unique<Linear>(x, sums, std::move(layer), std::move(scale), std::move(bias));
 }
 

@@ -1,4 +1,4 @@
-// The steps of an integer network: each writes one value, or the output, of one image.
+// Native ops of an integer network: each writes one value, or the output, of one image.
 #pragma once
 
 #include <memory>
@@ -23,7 +23,7 @@ struct Value {
   u8* origin(u8* arena) const { return arena + offset + border_h * row() + border_w * c; }
 };
 
-// What a step of one image works on.
+// Operands of an op: one image.
 struct Frame {
   u8* arena;
   const u8* input;  // [c, h, w]
@@ -31,13 +31,13 @@ struct Frame {
   float* output;
 };
 
-class Step {
+class NativeOp {
  public:
-  Step(std::vector<const Value*> reads, const Value* writes)
+  NativeOp(std::vector<const Value*> reads, const Value* writes)
       : reads_(std::move(reads)), writes_(writes) {}
-  Step(const Step&) = delete;
-  Step& operator=(const Step&) = delete;
-  virtual ~Step() = default;
+  NativeOp(const NativeOp&) = delete;
+  NativeOp& operator=(const NativeOp&) = delete;
+  virtual ~NativeOp() = default;
 
   const std::vector<const Value*>& reads() const { return reads_; }
   const Value* writes() const { return writes_; }
@@ -45,8 +45,8 @@ class Step {
   virtual std::string describe() const = 0;
   // Called once, when the borders of all values are known.
   virtual void prepare() {}
-  // The step's weights, if any.
-  virtual WindowLayer* layer() const { return nullptr; }
+  // Packed weights, if any.
+  virtual PackedLayer* layer() const { return nullptr; }
   // Independent tasks, enough for `team` threads; results do not depend on their number.
   virtual i64 tasks(int team) const;
   void run(const Frame& frame, i64 task, i64 tasks) const;
@@ -61,9 +61,9 @@ class Step {
   const Value* writes_;
 };
 
-using StepPointer = std::unique_ptr<Step>;
+using NativeOpPointer = std::unique_ptr<NativeOp>;
 
-// Scalars of the fixed-point step of `mean` and `add`, with the rounding term in `offset`.
+// Scalars of the fixed-point epilogue of `mean` and `add`, with the rounding term in `offset`.
 struct Scalars {
   i32 multiplier, multiplier_b;
   i64 offset;
@@ -71,27 +71,28 @@ struct Scalars {
 };
 
 // Arguments are checked by Program. `table` may be empty: then frames must be quantised.
-StepPointer make_input(const Value* y, std::vector<u8> table);
-StepPointer make_window(const char* rule, const Value* x, const Value* y, const Value* residual,
-                        std::unique_ptr<WindowLayer> layer);
-StepPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
-                          std::vector<u8> minimum);
+NativeOpPointer make_input(const Value* y, std::vector<u8> table);
+NativeOpPointer make_window(const char* op, const Value* x, const Value* y, const Value* residual,
+                            std::unique_ptr<PackedLayer> layer);
+NativeOpPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride,
+                              Pair padding, std::vector<u8> minimum);
 // y[r, c] is the larger of x at stride * (r, c) and at `distance` from there.
-StepPointer make_larger(const Value* x, const Value* y, Pair distance, Pair stride);
-StepPointer make_mean(const Value* x, const Value* y, Pair kernel, Pair stride, Scalars scalars);
-// The same in two steps, of which the first writes i32 sums of `kernel` rows, as bytes.
-StepPointer make_sums_of_rows(const Value* x, const Value* sums, i64 kernel, i64 stride);
-StepPointer make_mean_of_columns(const Value* sums, const Value* y, i64 kernel, i64 stride,
-                                 Scalars scalars);
-StepPointer make_add(const Value* a, const Value* b, const Value* y, Scalars scalars);
-StepPointer make_lut(const Value* x, const Value* y, std::vector<u8> table);
-StepPointer make_pad(const Value* x, const Value* y, i64 left, i64 top);
-StepPointer make_repeat(const Value* x, const Value* y, i64 factor);
+NativeOpPointer make_larger(const Value* x, const Value* y, Pair distance, Pair stride);
+NativeOpPointer make_mean(const Value* x, const Value* y, Pair kernel, Pair stride,
+                          Scalars scalars);
+// `mean` in two ops: the first writes i32 sums of `kernel` rows, as bytes.
+NativeOpPointer make_sums_of_rows(const Value* x, const Value* sums, i64 kernel, i64 stride);
+NativeOpPointer make_mean_of_columns(const Value* sums, const Value* y, i64 kernel, i64 stride,
+                                     Scalars scalars);
+NativeOpPointer make_add(const Value* a, const Value* b, const Value* y, Scalars scalars);
+NativeOpPointer make_lut(const Value* x, const Value* y, std::vector<u8> table);
+NativeOpPointer make_pad(const Value* x, const Value* y, i64 left, i64 top);
+NativeOpPointer make_repeat(const Value* x, const Value* y, i64 factor);
 // `places` has for each channel of the stacked `xs` its channel in y, `channels` for each of y the
 // one of x.
-StepPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places);
+NativeOpPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places);
 // `sums` holds the i32 sums of the outputs, as bytes.
-StepPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<WindowLayer> layer,
-                        std::vector<float> scale, std::vector<float> bias);
+NativeOpPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<PackedLayer> layer,
+                            std::vector<float> scale, std::vector<float> bias);
 
 }  // namespace mulfree::nodes

@@ -14,35 +14,35 @@ using nodes::i8;
 using nodes::Pair;
 using nodes::u8;
 
-template <nodes::Rule kRule, class W>
+template <nodes::Op kOp, class W>
 void window(Program& program, i64 x, i64 y, const Array<const W, 4>& weight, Pair stride,
             Pair padding, i64 groups, const Array<const i32, 1>& multiplier,
             const Array<const i64, 1>& offset, i64 shift, i64 low, i64 high, i64 residual,
             i32 residual_multiplier) {
-  program.window(kRule, {x,
-                         y,
-                         weight.data(),
-                         shape(weight),
-                         stride,
-                         padding,
-                         groups,
-                         {{multiplier.data(), multiplier.data() + size(multiplier)},
-                          {offset.data(), offset.data() + size(offset)},
-                          shift,
-                          low,
-                          high,
-                          residual_multiplier},
-                         residual});
+  program.window(kOp, {x,
+                       y,
+                       weight.data(),
+                       shape(weight),
+                       stride,
+                       padding,
+                       groups,
+                       {{multiplier.data(), multiplier.data() + size(multiplier)},
+                        {offset.data(), offset.data() + size(offset)},
+                        shift,
+                        low,
+                        high,
+                        residual_multiplier},
+                       residual});
 }
 
-template <nodes::Rule kRule, class W>
+template <nodes::Op kOp, class W>
 void define_window(nb::class_<Program>& program, const char* name) {
-  program.def(name, &window<kRule, W>, "x"_a, "y"_a, "weight"_a.noconvert(), "stride"_a,
-              "padding"_a, "groups"_a, "multiplier"_a.noconvert(), "offset"_a.noconvert(),
-              "shift"_a, "low"_a, "high"_a, "residual"_a = -1, "residual_multiplier"_a = 0);
+  program.def(name, &window<kOp, W>, "x"_a, "y"_a, "weight"_a.noconvert(), "stride"_a, "padding"_a,
+              "groups"_a, "multiplier"_a.noconvert(), "offset"_a.noconvert(), "shift"_a, "low"_a,
+              "high"_a, "residual"_a = -1, "residual_multiplier"_a = 0);
 }
 
-// Whether a signal handler of Python has raised; on threads other than the main one none runs.
+// Returns true if a signal handler of Python has raised; handlers run on the main thread only.
 bool raised() {
   const gil::Acquired locked;
   return PyErr_CheckSignals() != 0;
@@ -72,8 +72,8 @@ const Binding binding([](nb::module_& m) {
             self.input_pixels(y, table.data(), shape(table));
           },
           "y"_a, "table"_a.noconvert());
-  define_window<nodes::Rule::adder, u8>(program, "adder2d");
-  define_window<nodes::Rule::conv, i8>(program, "conv2d");
+  define_window<nodes::Op::adder, u8>(program, "adder2d");
+  define_window<nodes::Op::conv, i8>(program, "conv2d");
   program
       .def(
           "max_pool",

@@ -16,7 +16,7 @@ constexpr double kGrain = 1 << 20;
 
 // Images of more taps are shared by all threads: the one that called, which looks for signals, is
 // not to wait long for others.
-constexpr double kMostAlone = i64{1} << 32;
+constexpr double kMaxSingleThreaded = i64{1} << 32;
 
 std::string shape_text(const Value& v) { return text(std::vector<i64>{v.c, v.h, v.w}); }
 
@@ -29,7 +29,7 @@ i32 to_i32(const char* function, const char* argument, i64 v) {
 
 void check_window(const char* function, Pair kernel, Pair stride) {
   for (const auto& [name, pair] : {std::pair{"kernel", kernel}, {"stride", stride}}) {
-    if (std::min(pair.first, pair.second) < 1 || std::max(pair.first, pair.second) >= kMostBytes) {
+    if (std::min(pair.first, pair.second) < 1 || std::max(pair.first, pair.second) >= kMaxBytes) {
       fail(function, name, "be positive and below 2**31", text(pair));
     }
   }
@@ -44,15 +44,15 @@ Scalars scalars(const char* function, i64 multiplier, i64 multiplier_b, i64 offs
           static_cast<int>(shift), static_cast<int>(low), static_cast<int>(high)};
 }
 
-// How many of the steps n, 2 n, 4 n, ... n * size has.
+// Number of reaches 1, 2, 4, ... below `size`.
 int doublings(i64 size) {
   int steps = 0;
   for (i64 reach = 1; reach < size; reach *= 2) ++steps;
   return steps;
 }
 
-// Whether windows overlap so much that to sum rows and columns one after the other, in `passes`
-// over the image, is worth the memory.
+// Holds where windows overlap so much that summing rows and columns one after the other, in
+// `passes` over the image, is worth the memory.
 bool worth_passes(Pair kernel, Pair outputs, Pair image, int passes) {
   const auto area = [](Pair pair) {
     return static_cast<double>(pair.first) * static_cast<double>(pair.second);
@@ -130,20 +130,20 @@ void Program::check_zero(const char* function, const char* name, const Value& x,
   }
 }
 
-const Value* Program::part(StepPointer step) {
-  steps_.push_back(std::move(step));
+const Value* Program::part(NativeOpPointer op) {
+  ops_.push_back(std::move(op));
   nodes_.push_back(names_.size());
-  return steps_.back()->writes();
+  return ops_.back()->writes();
 }
 
-void Program::append(StepPointer step) {
-  std::string name = step->describe();
-  part(std::move(step));
+void Program::append(NativeOpPointer op) {
+  std::string name = op->describe();
+  part(std::move(op));
   names_.push_back(std::move(name));
 }
 
-void Program::append(StepPointer step, i64 y) {
-  append(std::move(step));
+void Program::append(NativeOpPointer op, i64 y) {
+  append(std::move(op));
   written_[static_cast<std::size_t>(y)] = true;
 }
 
@@ -156,7 +156,7 @@ i64 Program::value(i64 channels, i64 height, i64 width, i64 zero) {
   check_open("value");
   const std::string shape = text(std::vector<i64>{channels, height, width});
   if (std::min({channels, height, width}) < 1 ||
-      bounded_product({channels, height, width}) >= kMostBytes) {
+      bounded_product({channels, height, width}) >= kMaxBytes) {
     fail("value", "channels, height, width", "be positive with a product below 2**31", shape);
   }
   if (zero < 0 || zero > 255) fail("value", "zero", "be in [0, 255]", std::to_string(zero));
@@ -167,7 +167,7 @@ i64 Program::value(i64 channels, i64 height, i64 width, i64 zero) {
 
 void Program::set_input(const char* function, i64 y) {
   check_open(function);
-  if (input_.has_value() ? *input_ != y : !steps_.empty()) {
+  if (input_.has_value() ? *input_ != y : !ops_.empty()) {
     fail(function, "y", "be the program's one input, given before all nodes", std::to_string(y));
   }
   if (!input_.has_value()) {
@@ -188,13 +188,13 @@ void Program::input_pixels(i64 y, const u8* table, Pair shape) {
   table_.assign(table, table + channels * 256);
 }
 
-void Program::window(Rule rule, const WindowArguments& a) {
-  const char* const function = rule == Rule::adder ? "adder2d" : "conv2d";
+void Program::window(Op op, const WindowArguments& a) {
+  const char* const function = op == Op::adder ? "adder2d" : "conv2d";
   check_open(function);
   Value& x = written(function, "x", a.x);
   Value& y = unwritten(function, "y", a.y);
   const Geometry geo =
-      make_geometry(function, rule, {x.h, x.w, x.c}, a.shape, a.stride, a.padding, a.groups);
+      make_geometry(function, op, {x.h, x.w, x.c}, a.shape, a.stride, a.padding, a.groups);
   check_shape(function, y, geo.o, geo.ho, geo.wo);
   const auto filters = static_cast<std::size_t>(geo.o);
   if (a.requantisation.multiplier.size() != filters || a.requantisation.offset.size() != filters) {
@@ -203,7 +203,7 @@ void Program::window(Rule rule, const WindowArguments& a) {
                    static_cast<i64>(a.requantisation.offset.size())}));
   }
   check_requantisation(function, a.requantisation,
-                       geo.summands() * (rule == Rule::adder ? 255 : 255 * 128));
+                       geo.summands() * (op == Op::adder ? 255 : 255 * 128));
   const Value* residual = nullptr;
   if (a.residual != -1) {
     residual = &written(function, "residual", a.residual);
@@ -211,14 +211,13 @@ void Program::window(Rule rule, const WindowArguments& a) {
       fail(function, "residual", "have shape " + shape_text(y), shape_text(*residual));
     }
   }
-  append(
-      make_window(function, &x, &y, residual,
-                  std::make_unique<WindowLayer>(*kernels_, rule, geo, a.weight, a.requantisation)),
-      a.y);
-  note_window(x, geo);
+  append(make_window(function, &x, &y, residual,
+                     std::make_unique<PackedLayer>(*kernels_, op, geo, a.weight, a.requantisation)),
+         a.y);
+  reserve_border(x, geo);
 }
 
-void Program::note_window(Value& x, const Geometry& geo) {
+void Program::reserve_border(Value& x, const Geometry& geo) {
   x.border_h = std::max(x.border_h, geo.padding.first);
   x.border_w = std::max(x.border_w, geo.padding.second);
   work_ += static_cast<double>(geo.o) * static_cast<double>(geo.ho * geo.wo) *
@@ -252,8 +251,8 @@ void Program::max_pool(i64 x_id, i64 y_id, Pair kernel, Pair stride, Pair paddin
   close_node("max_pool: running maxima", y_id);
 }
 
-// Few comparisons, however large the window: the largest of 2 n rows is the larger one of the
-// largest of n and of the largest of the n behind them.
+// Few comparisons, however large the window: the maximum of 2 n rows is the maximum of two maxima
+// of n rows.
 void Program::running_maxima(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                              const std::vector<u8>& minimum) {
   const i64 channels = x->c;
@@ -299,7 +298,7 @@ void Program::mean(i64 x_id, i64 y_id, Pair kernel, Pair stride, i64 multiplier,
   check_shape("mean", y, x.c, window_count(x.h, kernel.first, stride.first, 0),
               window_count(x.w, kernel.second, stride.second, 0));
   const i64 largest = bounded_product({kernel.first, kernel.second, 255});
-  if (largest >= kMostBytes) {
+  if (largest >= kMaxBytes) {
     fail("mean", "kernel", "have sums below 2**31", text(kernel));
   }
   const Scalars s = scalars("mean", multiplier, 0, offset, shift, low, high, largest);
@@ -344,7 +343,7 @@ void Program::pad(i64 x_id, i64 y_id, i64 left, i64 right, i64 top, i64 bottom) 
   const Value& x = written("pad", "x", x_id);
   const Value& y = unwritten("pad", "y", y_id);
   if (std::min({left, right, top, bottom}) < 0 ||
-      std::max({left, right, top, bottom}) >= kMostBytes) {
+      std::max({left, right, top, bottom}) >= kMaxBytes) {
     fail("pad", "left, right, top, bottom", "be non-negative and below 2**31",
          text(std::vector<i64>{left, right, top, bottom}));
   }
@@ -357,7 +356,7 @@ void Program::repeat(i64 x_id, i64 y_id, i64 factor) {
   check_open("repeat");
   const Value& x = written("repeat", "x", x_id);
   const Value& y = unwritten("repeat", "y", y_id);
-  if (factor < 1 || factor >= kMostBytes) {
+  if (factor < 1 || factor >= kMaxBytes) {
     fail("repeat", "factor", "be positive and below 2**31", std::to_string(factor));
   }
   check_shape("repeat", y, x.c, x.h * factor, x.w * factor);
@@ -410,11 +409,11 @@ void Program::linear(i64 x_id, const i8* weight, Pair shape, const float* scale,
     fail("linear", "scale, bias", "have " + std::to_string(shape.first) + " values each",
          text(Pair{scales, biases}));
   }
-  const auto geo = make_geometry("linear", Rule::conv, {x.h, x.w, x.c},
-                                 {shape.first, x.h, x.w, x.c}, {1, 1}, {0, 0}, 1);
+  const auto geo = make_geometry("linear", Op::conv, {x.h, x.w, x.c}, {shape.first, x.h, x.w, x.c},
+                                 {1, 1}, {0, 0}, 1);
   const auto filters = static_cast<std::size_t>(shape.first);
-  auto layer = std::make_unique<WindowLayer>(
-      *kernels_, Rule::conv, geo, weight,
+  auto layer = std::make_unique<PackedLayer>(
+      *kernels_, Op::conv, geo, weight,
       Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
   append_last(make_linear(&x, scratch(static_cast<i64>(sizeof(i32)) * shape.first, 1, 1),
                           std::move(layer), {scale, scale + scales}, {bias, bias + biases}),
@@ -427,8 +426,8 @@ const Value* Program::scratch(i64 c, i64 h, i64 w, const Value* home) {
   return &scratch_.back();
 }
 
-void Program::append_last(StepPointer step, const Geometry& geo) {
-  append(std::move(step));
+void Program::append_last(NativeOpPointer op, const Geometry& geo) {
+  append(std::move(op));
   outputs_ = geo.o;
   work_ += static_cast<double>(geo.o) * static_cast<double>(geo.summands());
 }
@@ -441,20 +440,20 @@ void Program::compile() {
   }
   for (const auto* values : {&values_, &scratch_}) {
     for (const Value& v : *values) {
-      if (bounded_product({v.h + 2 * v.border_h, v.w + 2 * v.border_w, v.c}) >= kMostBytes) {
+      if (bounded_product({v.h + 2 * v.border_h, v.w + 2 * v.border_w, v.c}) >= kMaxBytes) {
         fail("compile", "padding", "leave every value with its border below 2**31 bytes",
              shape_text(v));
       }
     }
   }
-  steps_.insert(steps_.begin(), make_input(&values_[static_cast<std::size_t>(*input_)], table_));
+  ops_.insert(ops_.begin(), make_input(&values_[static_cast<std::size_t>(*input_)], table_));
   nodes_.insert(nodes_.begin(), 0);
-  WindowLayer* last = nullptr;
-  for (const StepPointer& step : steps_) {
-    step->prepare();
-    if (step->layer() == nullptr) continue;
-    if (last != nullptr) last->set_next(step->layer());
-    last = step->layer();
+  PackedLayer* last = nullptr;
+  for (const NativeOpPointer& op : ops_) {
+    op->prepare();
+    if (op->layer() == nullptr) continue;
+    if (last != nullptr) last->set_next(op->layer());
+    last = op->layer();
   }
   plan();
   compiled_ = true;
@@ -474,12 +473,12 @@ void Program::plan() {
     for (Value& value : *values) {
       if (value.home != nullptr) continue;
       numbers[&value] = blocks.size();
-      blocks.push_back({&value, steps_.size(), 0, 0});
+      blocks.push_back({&value, ops_.size(), 0, 0});
     }
   }
-  for (std::size_t i = 0; i < steps_.size(); ++i) {
-    std::vector<const Value*> used = steps_[i]->reads();
-    used.push_back(steps_[i]->writes());
+  for (std::size_t i = 0; i < ops_.size(); ++i) {
+    std::vector<const Value*> used = ops_[i]->reads();
+    used.push_back(ops_[i]->writes());
     for (const Value* value : used) {
       Block& block = blocks[numbers.at(value->home == nullptr ? value : value->home)];
       block.first = std::min(block.first, i);
@@ -487,7 +486,7 @@ void Program::plan() {
       block.size = std::max(block.size, (value->bytes() + kSlack + kLine - 1) / kLine * kLine);
     }
   }
-  const auto unused = [&](const Block& block) { return block.first == steps_.size(); };
+  const auto unused = [&](const Block& block) { return block.first == ops_.size(); };
   blocks.erase(std::remove_if(blocks.begin(), blocks.end(), unused), blocks.end());
   std::stable_sort(blocks.begin(), blocks.end(),
                    [](const Block& a, const Block& b) { return a.size > b.size; });
@@ -533,9 +532,9 @@ int Program::prepare(const std::array<i64, 4>& input_shape, Pair output_shape, b
     fail(function, "memory", "be at least " + std::to_string(arena_size_) + " bytes",
          std::to_string(memory));
   }
-  constexpr int kMostThreads = 1024;
+  constexpr int kMaxThreads = 1024;
   const double taps = work_ * static_cast<double>(input_shape[0]);
-  return static_cast<int>(std::min<double>(1 + taps / kGrain, std::min(threads, kMostThreads)));
+  return static_cast<int>(std::min<double>(1 + taps / kGrain, std::min(threads, kMaxThreads)));
 }
 
 void Program::make_arenas(std::size_t count) {
@@ -548,39 +547,38 @@ Frame Program::frame(const Batch& batch, i64 image, u8* arena) const {
           batch.output + image * outputs_};
 }
 
-void Program::run_alone(const Frame& frame, int worker, Watch& watch) const {
-  for (const StepPointer& step : steps_) {
-    const i64 tasks = step->tasks(1);
+void Program::run_single_threaded(const Frame& frame, int worker, Watch& watch) const {
+  for (const NativeOpPointer& op : ops_) {
+    const i64 tasks = op->tasks(1);
     for (i64 task = 0; task < tasks; ++task) {
       if (watch.stops(worker)) return;
-      step->run(frame, task, tasks);
+      op->run(frame, task, tasks);
     }
   }
 }
 
-// Called by all threads of a team. A thread does its own range of a step's tasks, where it finds
-// in its caches what it wrote itself, then what others have left. The next step starts when all
-// tasks are done, not when all threads are there: one that the system keeps waiting holds nobody
-// up.
+// Called by all threads of a team. A thread does its own range of an op's tasks, where it finds
+// the cached results of its own, then the remaining ones of others. The next op starts when all
+// tasks are done, not when all threads have arrived: a descheduled thread delays no other.
 void Program::run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds) {
   using Clock = std::chrono::steady_clock;
   Progress* progress = progress_.data();
-  for (std::size_t i = 0; i < steps_.size(); ++i, progress += team) {
+  for (std::size_t i = 0; i < ops_.size(); ++i, progress += team) {
     const auto start = Clock::now();
-    const i64 tasks = steps_[i]->tasks(team);
+    const i64 tasks = ops_[i]->tasks(team);
     i64 done = 0;
     for (int k = 0; k < team; ++k) {
       const int owner = (worker + k) % team;
       const i64 begin = owner * tasks / team, end = (owner + 1) * tasks / team;
       if (progress[owner].taken >= end - begin) continue;
       for (i64 task; !watch.stops(worker) && (task = begin + progress[owner].taken++) < end;) {
-        steps_[i]->run(frame, task, tasks);
+        ops_[i]->run(frame, task, tasks);
         ++done;
       }
     }
     if (done > 0) progress->done += done;
-    if (progress->done == tasks || watch.stopped()) step_done_.notify();
-    step_done_.wait([&] { return progress->done == tasks || watch.stopped(); });
+    if (progress->done == tasks || watch.stopped()) op_done_.notify();
+    op_done_.wait([&] { return progress->done == tasks || watch.stopped(); });
     if (watch.stopped()) return;
     if (worker == 0 && seconds != nullptr) {
       seconds[nodes_[i]] += std::chrono::duration<double>(Clock::now() - start).count();
@@ -589,7 +587,7 @@ void Program::run_shared(const Frame& frame, int worker, int team, Watch& watch,
 }
 
 void Program::run_together(const Frame& frame, int team, Watch& watch, double* seconds) {
-  const std::size_t count = static_cast<std::size_t>(team) * steps_.size();
+  const std::size_t count = static_cast<std::size_t>(team) * ops_.size();
   if (progress_.size() < count) progress_ = std::vector<Progress>(count);
   for (Progress& progress : progress_) progress.taken = progress.done = 0;
   team_.run(team, [&](int worker) { run_shared(frame, worker, team, watch, seconds); });
@@ -603,7 +601,7 @@ void Program::run(const u8* input, const std::array<i64, 4>& input_shape, float*
   const std::lock_guard lock(running_);
   const int team = prepare(input_shape, output_shape, quantised, threads, memory, "run");
   const Batch batch{input, input_shape[0], output, quantised};
-  const bool apart = team <= memory / arena_size_ && work_ <= kMostAlone;
+  const bool apart = team <= memory / arena_size_ && work_ <= kMaxSingleThreaded;
   const i64 alone = apart ? batch.images - batch.images % team : 0;
   make_arenas(alone > 0 ? static_cast<std::size_t>(team) : 1);
   Watch watch(interrupted);
@@ -612,7 +610,7 @@ void Program::run(const u8* input, const std::array<i64, 4>& input_shape, float*
     team_.run(team, [&](int worker) {
       u8* const own = arenas_[static_cast<std::size_t>(worker)].data();
       for (i64 image; !watch.stopped() && (image = next_image_++) < alone;) {
-        run_alone(frame(batch, image, own), worker, watch);
+        run_single_threaded(frame(batch, image, own), worker, watch);
       }
     });
   }

@@ -1,4 +1,4 @@
-// An integer network as a list of steps with a static plan of its memory.
+// An integer network as a list of native ops with a static memory plan.
 #pragma once
 
 #include <atomic>
@@ -18,8 +18,8 @@ using nodes::Frame;
 using nodes::i32;
 using nodes::i64;
 using nodes::i8;
+using nodes::NativeOpPointer;
 using nodes::Pair;
-using nodes::StepPointer;
 using nodes::u8;
 using nodes::Value;
 
@@ -34,10 +34,10 @@ struct WindowArguments {
   i64 residual;  // or -1
 };
 
-// Whether a run is to stop; asked now and then by a long one, on the thread that called it.
+// Returns true to stop a run; called now and then during a long one, on the calling thread.
 using Interrupted = std::function<bool()>;
 
-// What a run that was stopped throws; its output is incomplete, and the program as it was.
+// Thrown by a run that was stopped: its output is incomplete, the program unchanged.
 class Interruption : public std::exception {};
 
 constexpr i64 kAnyMemory = std::numeric_limits<i64>::max();
@@ -50,7 +50,7 @@ class Program {
   i64 value(i64 channels, i64 height, i64 width, i64 zero);
   void input_quantised(i64 y);
   void input_pixels(i64 y, const u8* table, Pair shape);
-  void window(nodes::Rule rule, const WindowArguments& arguments);
+  void window(nodes::Op op, const WindowArguments& arguments);
   void max_pool(i64 x, i64 y, Pair kernel, Pair stride, Pair padding, const u8* minimum, i64 size);
   void mean(i64 x, i64 y, Pair kernel, Pair stride, i64 multiplier, i64 offset, i64 shift, i64 low,
             i64 high);
@@ -76,7 +76,7 @@ class Program {
   std::vector<std::string> describe() const;
 
  private:
-  // How far one step of one image is. Each thread of a team has a range of the tasks, and cache
+  // Progress of one op on one image. Each thread of a team has a range of the tasks, and cache
   // lines, of its own; `done` counts for all of them, in the first thread's.
   struct Progress {
     alignas(64) std::atomic<i64> taken{0};
@@ -96,20 +96,20 @@ class Program {
   Value& unwritten(const char* function, const char* argument, i64 id);
   void check_shape(const char* function, const Value& y, i64 c, i64 h, i64 w) const;
   void check_zero(const char* function, const char* name, const Value& x, const Value& y) const;
-  // A step of a node that has several; what it writes.
-  const Value* part(StepPointer step);
-  // The only step of a node.
-  void append(StepPointer step);
-  void append(StepPointer step, i64 y);
-  // Ends a node whose steps are parts.
+  // Appends one of several ops of a node; returns the value that it writes.
+  const Value* part(NativeOpPointer op);
+  // Appends the only op of a node.
+  void append(NativeOpPointer op);
+  void append(NativeOpPointer op, i64 y);
+  // Ends a node of several ops.
   void close_node(const char* name, i64 y);
   void running_maxima(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                       const std::vector<u8>& minimum);
   // Makes room for the padding of a layer that reads x, and counts its work.
-  void note_window(Value& x, const nodes::Geometry& geometry);
-  // A value between the steps of one node, in memory of its own or that of `home`.
+  void reserve_border(Value& x, const nodes::Geometry& geometry);
+  // A value between the ops of one node, in memory of its own or in the memory of `home`.
   const Value* scratch(i64 c, i64 h, i64 w, const Value* home = nullptr);
-  void append_last(StepPointer step, const nodes::Geometry& geometry);
+  void append_last(NativeOpPointer op, const nodes::Geometry& geometry);
   void set_input(const char* function, i64 y);
   void plan();
   // Checks the arguments; the size of the team that the work is worth.
@@ -117,17 +117,17 @@ class Program {
               i64 memory, const char* function) const;
   void make_arenas(std::size_t count);
   Frame frame(const Batch& batch, i64 image, u8* arena) const;
-  void run_alone(const Frame& frame, int worker, Watch& watch) const;
+  void run_single_threaded(const Frame& frame, int worker, Watch& watch) const;
   // `seconds` of each node, or null.
   void run_together(const Frame& frame, int team, Watch& watch, double* seconds);
   void run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds);
 
   const nodes::Kernels* kernels_;
-  std::deque<Value> values_;  // steps point into it
+  std::deque<Value> values_;  // ops point into it
   std::deque<Value> scratch_;
   std::vector<bool> written_;
-  std::vector<StepPointer> steps_;
-  std::vector<std::size_t> nodes_;           // of each step the number of its node
+  std::vector<NativeOpPointer> ops_;
+  std::vector<std::size_t> nodes_;           // of each op the number of its node
   std::vector<std::string> names_{"input"};  // of each node what computes it
   std::optional<i64> input_;
   std::vector<u8> table_;
@@ -138,8 +138,8 @@ class Program {
   std::mutex running_;
   Team team_;
   std::deque<nodes::Memory> arenas_;  // one per thread; threads share images in the first
-  std::vector<Progress> progress_;    // [steps][threads]
-  Signal step_done_;
+  std::vector<Progress> progress_;    // [ops][threads]
+  Signal op_done_;
   std::atomic<i64> next_image_{0};
 };
 

@@ -60,7 +60,7 @@ class Signal {
   std::condition_variable changed_;
 };
 
-// Threads besides the caller's, started when they are first wanted. One job at a time.
+// Threads besides the caller's, started at first use. One job at a time.
 class Team {
  public:
   Team() = default;
@@ -68,8 +68,8 @@ class Team {
   Team& operator=(const Team&) = delete;
   ~Team();
 
-  // Calls body(0) here and body(1) to body(size - 1) on other threads, at once. Not every thread
-  // need come: whoever has not begun when body(0) returns is not waited for. `body` does not throw.
+  // Calls body(0) here and body(1) to body(size - 1) on other threads, at once. A thread that has
+  // not begun when body(0) returns is left out. `body` does not throw.
   template <class Body>
   void run(int size, const Body& body) {
     if (size <= 1) return body(0);

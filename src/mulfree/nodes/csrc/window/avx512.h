@@ -1,4 +1,4 @@
-// What the AVX-512 kernels with and without VNNI share: vpsadbw and the epilogue.
+// Parts of the AVX-512 kernels with and without VNNI: vpsadbw and the epilogue.
 #pragma once
 
 // GCC's own headers initialise unused operands with themselves (GCC bug 105593).

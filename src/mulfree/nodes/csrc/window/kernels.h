@@ -14,12 +14,12 @@ using u8 = std::uint8_t;
 using i32 = std::int32_t;
 using i64 = std::int64_t;
 
-// Kernels may read (and ignore) so many bytes behind the last byte of an image's values.
+// Bytes after the last value of an image that kernels may read (and ignore).
 constexpr i64 kSlack = 64;
 
 // Filters that one call computes, and their packed weights: for each step of `group` bytes of K
 // one piece of `step_bytes` for each block of `lanes` filters. Tails are padded by weight 0.
-struct Bundle {
+struct FilterTile {
   i64 x;       // first byte of the channels these filters read, from a pixel's first
   i64 filter;  // the first one, of `filters`
   i64 filters;
@@ -28,8 +28,8 @@ struct Bundle {
   const i32* bias;  // [blocks * lanes]; -sum w of an adder's filter, sum w of a convolution's
 };
 
-// Memory that will be wanted soon: the weights of a thread's next bundle.
-struct Ahead {
+// Memory to prefetch: the weights of a thread's next filter tile.
+struct Prefetch {
   const u8* data;
   i64 bytes;
 };
@@ -44,7 +44,7 @@ struct Epilogue {
 };
 
 // The window of one output pixel is `runs` pieces of `run_bytes` contiguous bytes.
-struct Layer {
+struct KernelLayer {
   i64 runs, run_bytes;
   const i64* run_offsets;  // from the window's first byte
   i64 x_row, x_pixel;      // from one output pixel's window to that below and to the right
@@ -63,10 +63,10 @@ struct Image {
   i64 residual_row, residual_pixel;
 };
 
-// How a kernel wants its weights.
+// Layout of a kernel's packed weights.
 struct Format {
   i64 lanes, group, step_bytes;
-  i64 blocks;  // at most so many in a bundle
+  i64 blocks;  // at most, of a filter tile
   // Puts the weight of byte j of a step's group for one lane.
   void (*place)(u8* step, i64 lane, i64 j, int weight);
 };
@@ -74,9 +74,9 @@ struct Format {
 struct Kernel {
   const char* name;
   Format format;
-  // Output pixels [begin, end), counted row by row, of one bundle.
-  void (*compute)(const Layer& layer, const Image& image, const Bundle& bundle, const Ahead& ahead,
-                  i64 begin, i64 end);
+  // Output pixels [begin, end), counted row by row, of one filter tile.
+  void (*compute)(const KernelLayer& layer, const Image& image, const FilterTile& filter_tile,
+                  const Prefetch& prefetch, i64 begin, i64 end);
 };
 
 // One set of kernels. Narrow layers have at most `narrow` filters that share their input.

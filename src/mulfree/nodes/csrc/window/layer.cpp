@@ -37,7 +37,7 @@ i64 bounded_product(std::initializer_list<i64> factors) {
   i64 product = 1;
   for (const i64 factor : factors) {
     if (factor == 0) return 0;
-    product = factor >= (kMostBytes + product - 1) / product ? kMostBytes : product * factor;
+    product = factor >= (kMaxBytes + product - 1) / product ? kMaxBytes : product * factor;
   }
   return product;
 }
@@ -47,16 +47,16 @@ i64 window_count(i64 extent, i64 kernel, i64 stride, i64 padding) {
   return room < 0 ? 0 : room / stride + 1;
 }
 
-Geometry make_geometry(const std::string& function, Rule rule, const std::array<i64, 3>& hwc,
+Geometry make_geometry(const std::string& function, Op op, const std::array<i64, 3>& hwc,
                        const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups) {
   const std::string weight_text = text(std::vector<i64>(weight.begin(), weight.end()));
   const std::string image_text = text(std::vector<i64>(hwc.begin(), hwc.end()));
   if (std::min({stride.first, stride.second}) < 1 ||
-      std::max(stride.first, stride.second) >= kMostBytes) {
+      std::max(stride.first, stride.second) >= kMaxBytes) {
     fail(function, "stride", "be positive and below 2**31", text(stride));
   }
   if (std::min(padding.first, padding.second) < 0 ||
-      std::max(padding.first, padding.second) >= kMostBytes) {
+      std::max(padding.first, padding.second) >= kMaxBytes) {
     fail(function, "padding", "be non-negative and below 2**31", text(padding));
   }
   if (groups < 1 || hwc[2] % groups != 0 || weight[0] % groups != 0) {
@@ -66,7 +66,7 @@ Geometry make_geometry(const std::string& function, Rule rule, const std::array<
          std::to_string(groups));
   }
   if (*std::min_element(weight.begin(), weight.end()) < 1 || weight[3] != hwc[2] / groups ||
-      bounded_product({weight[0], weight[1], weight[2], weight[3]}) >= kMostBytes) {
+      bounded_product({weight[0], weight[1], weight[2], weight[3]}) >= kMaxBytes) {
     fail(function, "weight",
          "have shape [O, Kh, Kw, " + std::to_string(hwc[2] / groups) +
              "] without empty axes, below 2**31 bytes",
@@ -88,11 +88,11 @@ Geometry make_geometry(const std::string& function, Rule rule, const std::array<
          "fit the padded image " + image_text + " with padding " + text(padding), weight_text);
   }
   if (bounded_product({geo.h + 2 * padding.first, geo.w + 2 * padding.second, geo.c}) >=
-      kMostBytes) {
+      kMaxBytes) {
     fail(function, "padding", "leave the padded image " + image_text + " below 2**31 bytes",
          text(padding));
   }
-  const i64 term = rule == Rule::adder ? 255 : 255 * 128;
+  const i64 term = op == Op::adder ? 255 : 255 * 128;
   if (geo.summands() > std::numeric_limits<i32>::max() / term) {
     fail(function, "weight",
          "have at most " + std::to_string(std::numeric_limits<i32>::max() / term) +
@@ -121,13 +121,13 @@ void check_requantisation(const std::string& function, const Requantisation& r, 
   }
 }
 
-WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry,
+PackedLayer::PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry,
                          const void* weight, const Requantisation& requantisation)
     : geometry_(geometry),
       multiplier_(requantisation.multiplier),
       offset_(requantisation.offset),
       layer_{} {
-  const bool adder = rule == Rule::adder;
+  const bool adder = op == Op::adder;
   const bool depthwise = geometry.groups == geometry.c && geometry.o == geometry.c &&
                          geometry.kh * geometry.kw <= kDepthwiseTaps;
   const i64 sharing = depthwise ? geometry.o : geometry.o / geometry.groups;
@@ -152,57 +152,57 @@ WindowLayer::WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geom
   layer_.run_bytes = geometry.summands() / layer_.runs;
   const Format& format = kernel_->format;
   const i64 blocks = sliding::ceil_div(sharing, format.lanes);
-  const i64 bundles = sliding::ceil_div(blocks, format.blocks);
+  const i64 filter_tiles = sliding::ceil_div(blocks, format.blocks);
   for (i64 first = 0; first < geometry.o; first += sharing) {
-    for (i64 b = 0; b < bundles; ++b) {
+    for (i64 b = 0; b < filter_tiles; ++b) {
       // Bundles of nearly the same size.
-      const i64 begin = b * blocks / bundles, end = (b + 1) * blocks / bundles;
+      const i64 begin = b * blocks / filter_tiles, end = (b + 1) * blocks / filter_tiles;
       const i64 filter = first + begin * format.lanes;
       const i64 group = filter / (geometry.o / geometry.groups);
-      bundles_.push_back({group * (geometry.c / geometry.groups), filter,
-                          std::min(end * format.lanes, sharing) - begin * format.lanes, end - begin,
-                          nullptr, nullptr});
+      filter_tiles_.push_back({group * (geometry.c / geometry.groups), filter,
+                               std::min(end * format.lanes, sharing) - begin * format.lanes,
+                               end - begin, nullptr, nullptr});
     }
   }
-  pack(rule, weight);
+  pack(op, weight);
 }
 
-i64 WindowLayer::steps() const {
+i64 PackedLayer::steps() const {
   return layer_.runs * sliding::ceil_div(layer_.run_bytes, kernel_->format.group);
 }
 
-void WindowLayer::pack(Rule rule, const void* weight) {
+void PackedLayer::pack(Op op, const void* weight) {
   const Format& format = kernel_->format;
   i64 blocks = 0;
-  for (const Bundle& bundle : bundles_) blocks += bundle.blocks;
+  for (const FilterTile& filter_tile : filter_tiles_) blocks += filter_tile.blocks;
   weights_ = Memory(sliding::size_product(blocks, steps() * format.step_bytes));
   bias_ = Memory(blocks * format.lanes * static_cast<i64>(sizeof(i32)));
   u8* step = weights_.data();
   i32* bias = reinterpret_cast<i32*>(bias_.data());
   const i64 k = geometry_.summands();
-  for (Bundle& bundle : bundles_) {
-    bundle.weights = step;
-    bundle.bias = bias;
+  for (FilterTile& filter_tile : filter_tiles_) {
+    filter_tile.weights = step;
+    filter_tile.bias = bias;
     for (i64 run = 0; run < layer_.runs; ++run) {
       for (i64 i = 0; i < layer_.run_bytes; i += format.group) {
-        for (i64 t = 0; t < bundle.filters; ++t) {
+        for (i64 t = 0; t < filter_tile.filters; ++t) {
           u8* to = step + t / format.lanes * format.step_bytes;
           for (i64 j = 0; j < std::min(format.group, layer_.run_bytes - i); ++j) {
-            const i64 at = (bundle.filter + t) * k + run * layer_.run_bytes + i + j;
-            const int w = rule == Rule::adder ? int{static_cast<const u8*>(weight)[at]}
-                                              : int{static_cast<const i8*>(weight)[at]};
+            const i64 at = (filter_tile.filter + t) * k + run * layer_.run_bytes + i + j;
+            const int w = op == Op::adder ? int{static_cast<const u8*>(weight)[at]}
+                                          : int{static_cast<const i8*>(weight)[at]};
             format.place(to, t % format.lanes, j, w);
-            bias[t] += rule == Rule::adder ? -w : w;
+            bias[t] += op == Op::adder ? -w : w;
           }
         }
-        step += bundle.blocks * format.step_bytes;
+        step += filter_tile.blocks * format.step_bytes;
       }
     }
-    bias += bundle.blocks * format.lanes;
+    bias += filter_tile.blocks * format.lanes;
   }
 }
 
-void WindowLayer::set_row(i64 bytes) {
+void PackedLayer::set_row(i64 bytes) {
   const Geometry& geo = geometry_;
   layer_.x_row = geo.stride.first * bytes;
   layer_.x_pixel = geo.stride.second * geo.c;
@@ -215,45 +215,46 @@ void WindowLayer::set_row(i64 bytes) {
   layer_.run_offsets = run_offsets_.data();
 }
 
-i64 WindowLayer::tasks(int team) const {
-  const auto bundles = static_cast<i64>(bundles_.size());
+i64 PackedLayer::tasks(int team) const {
+  const auto filter_tiles = static_cast<i64>(filter_tiles_.size());
   // Some tasks per thread even out; a task with few pixels wastes registers. A long layer is cut
   // in any case: between tasks a run can be interrupted.
-  constexpr i64 kTasksPerThread = 4, kLeastPixels = 24;
-  constexpr double kMostTaps = 1 << 27;
+  constexpr i64 kTasksPerThread = 4, kMinPixels = 24;
+  constexpr double kMaxTaps = 1 << 27;
   const i64 pixels = geometry_.ho * geometry_.wo;
   const double taps =
       static_cast<double>(geometry_.o * pixels) * static_cast<double>(geometry_.summands());
   const i64 shares = team == 1 ? 1 : kTasksPerThread * team;
-  const i64 wanted = std::max(shares, static_cast<i64>(taps / kMostTaps));
-  return bundles * std::clamp<i64>(sliding::ceil_div(wanted, bundles), 1,
-                                   sliding::ceil_div(pixels, kLeastPixels));
+  const i64 wanted = std::max(shares, static_cast<i64>(taps / kMaxTaps));
+  return filter_tiles * std::clamp<i64>(sliding::ceil_div(wanted, filter_tiles), 1,
+                                        sliding::ceil_div(pixels, kMinPixels));
 }
 
-Pair WindowLayer::filters(i64 task) const {
-  const Bundle& bundle = bundles_[static_cast<std::size_t>(task)];
-  return {bundle.filter, bundle.filter + bundle.filters};
+Pair PackedLayer::filters(i64 task) const {
+  const FilterTile& filter_tile = filter_tiles_[static_cast<std::size_t>(task)];
+  return {filter_tile.filter, filter_tile.filter + filter_tile.filters};
 }
 
-Ahead WindowLayer::ahead(std::size_t bundle) const {
-  if (bundle == bundles_.size()) return next_ == nullptr ? Ahead{nullptr, 0} : next_->ahead(0);
-  const Bundle& b = bundles_[bundle];
+Prefetch PackedLayer::prefetch(std::size_t filter_tile) const {
+  if (filter_tile == filter_tiles_.size())
+    return next_ == nullptr ? Prefetch{nullptr, 0} : next_->prefetch(0);
+  const FilterTile& b = filter_tiles_[filter_tile];
   return {b.weights, b.blocks * steps() * kernel_->format.step_bytes};
 }
 
-void WindowLayer::run(const Image& image, i64 task, i64 tasks) const {
+void PackedLayer::run(const Image& image, i64 task, i64 tasks) const {
   const i64 pixels = geometry_.ho * geometry_.wo;
-  const i64 chunks = tasks / static_cast<i64>(bundles_.size());
+  const i64 chunks = tasks / static_cast<i64>(filter_tiles_.size());
   const i64 chunk = task % chunks;
-  const auto bundle = static_cast<std::size_t>(task / chunks);
-  kernel_->compute(layer_, image, bundles_[bundle], ahead(bundle + 1), chunk * pixels / chunks,
-                   (chunk + 1) * pixels / chunks);
+  const auto filter_tile = static_cast<std::size_t>(task / chunks);
+  kernel_->compute(layer_, image, filter_tiles_[filter_tile], prefetch(filter_tile + 1),
+                   chunk * pixels / chunks, (chunk + 1) * pixels / chunks);
 }
 
-void window_sums(const Kernels& kernels, Rule rule, const Geometry& geometry, i64 n, const u8* x,
+void window_sums(const Kernels& kernels, Op op, const Geometry& geometry, i64 n, const u8* x,
                  int zero, const void* weight, i32* out, int threads) {
   const auto filters = static_cast<std::size_t>(geometry.o);
-  WindowLayer layer(kernels, rule, geometry, weight,
+  PackedLayer layer(kernels, op, geometry, weight,
                     {std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
   const i64 row = (geometry.w + 2 * geometry.padding.second) * geometry.c;
   const i64 bytes = (geometry.h + 2 * geometry.padding.first) * row;

@@ -17,7 +17,7 @@ namespace mulfree::nodes {
 using Pair = std::pair<i64, i64>;
 
 // Extents and sizes in bytes of single tensors stay below this.
-constexpr i64 kMostBytes = i64{1} << 31;
+constexpr i64 kMaxBytes = i64{1} << 31;
 
 // Zeros, aligned to a cache line (and to a zmm register).
 class Memory {
@@ -41,10 +41,10 @@ class Memory {
 std::string text(Pair pair);
 std::string text(const std::vector<i64>& shape);
 
-// The product of non-negative numbers, or kMostBytes where it is not below that.
+// The product of non-negative numbers, or kMaxBytes where it is not below that.
 i64 bounded_product(std::initializer_list<i64> factors);
 
-enum class Rule { adder, conv };
+enum class Op { adder, conv };
 
 // An image [h, w, c], o filters [kh, kw, c / groups], their output [ho, wo, o].
 struct Geometry {
@@ -61,7 +61,7 @@ struct Geometry {
 i64 window_count(i64 extent, i64 kernel, i64 stride, i64 padding);
 
 // Checks the arguments of `function`, and that 32 bits hold every sum.
-Geometry make_geometry(const std::string& function, Rule rule, const std::array<i64, 3>& hwc,
+Geometry make_geometry(const std::string& function, Op op, const std::array<i64, 3>& hwc,
                        const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups);
 
 // Values of the fixed-point step as users give them, without the rounding term in `offset`.
@@ -76,16 +76,16 @@ struct Requantisation {
 void check_requantisation(const std::string& function, const Requantisation& r, i64 largest);
 
 // One layer: weights packed for one set of kernels.
-class WindowLayer {
+class PackedLayer {
  public:
   // `weight` is u8 (adder) or s8 (conv) [o, kh, kw, c / groups].
-  WindowLayer(const Kernels& kernels, Rule rule, const Geometry& geometry, const void* weight,
+  PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry, const void* weight,
               const Requantisation& requantisation);
 
   // Bytes from one row of the image to the next; before the first `run`.
   void set_row(i64 bytes);
-  // The layer that is run after this one: its first weights are fetched ahead.
-  void set_next(const WindowLayer* layer) { next_ = layer; }
+  // The layer that is run after this one: its first weights are prefetched.
+  void set_next(const PackedLayer* layer) { next_ = layer; }
 
   const char* name() const { return kernel_->name; }
   const Geometry& geometry() const { return geometry_; }
@@ -97,21 +97,21 @@ class WindowLayer {
   void run(const Image& image, i64 task, i64 tasks) const;
 
  private:
-  void pack(Rule rule, const void* weight);
+  void pack(Op op, const void* weight);
   i64 steps() const;
-  // The weights of a bundle; behind the last one comes the first of the next layer.
-  Ahead ahead(std::size_t bundle) const;
+  // The weights of a filter tile; after the last one, the first of the next layer.
+  Prefetch prefetch(std::size_t filter_tile) const;
 
   Geometry geometry_;
   const Kernel* kernel_;
-  const WindowLayer* next_ = nullptr;
+  const PackedLayer* next_ = nullptr;
   std::vector<i32> multiplier_;
   std::vector<i64> offset_;
   std::vector<i64> run_offsets_;
-  std::vector<Bundle> bundles_;
+  std::vector<FilterTile> filter_tiles_;
   Memory weights_;
   Memory bias_;
-  Layer layer_;
+  KernelLayer layer_;
 };
 
 // Instruction sets with integer kernels that this machine runs, best first.
@@ -122,7 +122,7 @@ std::vector<std::string> supported_isas();
 const Kernels& select_kernels(const std::string& function, const std::string& isa);
 
 // out i32 [n, ho, wo, o]: the bare sums of x [n, h, w, c] with a border of `zero`.
-void window_sums(const Kernels& kernels, Rule rule, const Geometry& geometry, i64 n, const u8* x,
+void window_sums(const Kernels& kernels, Op op, const Geometry& geometry, i64 n, const u8* x,
                  int zero, const void* weight, i32* out, int threads);
 
 }  // namespace mulfree::nodes

@@ -37,7 +37,7 @@ struct Avx512Vnni {
     // The sum of x over the window, in all lanes.
     using Extra = __m512i;
     template <int kPixels>
-    static void extras(const Layer& layer, const u8* const* windows, Extra* sums) {
+    static void extras(const KernelLayer& layer, const u8* const* windows, Extra* sums) {
 #pragma GCC unroll 8
       for (int p = 0; p < kPixels; ++p) sums[p] = _mm512_setzero_si512();
       for (i64 run = 0; run < layer.runs; ++run) {

@@ -25,7 +25,7 @@ struct Avx2 {
 
   static __m256i first(i64 n) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(least(n, kLanes))), lane);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(min_i64(n, kLanes))), lane);
   }
   static R zero() { return _mm256_setzero_ps(); }
   static R set1(T v) { return _mm256_set1_ps(v); }
@@ -33,7 +33,7 @@ struct Avx2 {
   static R load_first(const T* p, i64 n) { return _mm256_maskload_ps(p, first(n)); }
   // p[0], p[2], ... for the first n lanes; reads no more than these need.
   static R load_even(const T* p, i64 n) {
-    const i64 reach = 2 * least(n, kLanes) - 1;
+    const i64 reach = 2 * min_i64(n, kLanes) - 1;
     const R low = load_first(p, reach);
     const R high = reach > kLanes ? load_first(p + kLanes, reach - kLanes) : zero();
     const __m256d mixed = _mm256_castps_pd(_mm256_shuffle_ps(low, high, 0x88));
@@ -43,7 +43,7 @@ struct Avx2 {
   static void store_even(T* p, i64 n, R v) {
     alignas(32) T lanes[kLanes];
     _mm256_store_ps(lanes, v);
-    for (i64 i = 0; i < least(n, kLanes); ++i) p[2 * i] = lanes[i];
+    for (i64 i = 0; i < min_i64(n, kLanes); ++i) p[2 * i] = lanes[i];
   }
   static void store(T* p, R v) { _mm256_storeu_ps(p, v); }
   static void store_first(T* p, i64 n, R v) {

@@ -40,7 +40,7 @@ struct Avx512 {
   static R load_first(const T* p, i64 n) { return _mm512_maskz_loadu_ps(first(n), p); }
   // p[0], p[2], ... for the first n lanes; reads no more than these need.
   static R load_even(const T* p, i64 n) {
-    const i64 reach = 2 * least(n, kLanes) - 1;
+    const i64 reach = 2 * min_i64(n, kLanes) - 1;
     const R low = load_first(p, reach);
     const R high = reach > kLanes ? load_first(p + kLanes, reach - kLanes) : zero();
     const __m512i even =

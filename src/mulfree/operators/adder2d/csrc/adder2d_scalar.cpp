@@ -46,20 +46,20 @@ struct Portable {
   }
   static R load_first(const T* p, i64 n) {
     R v{};
-    for (i64 i = 0; i < least(n, kLanes); ++i) v[i] = p[i];
+    for (i64 i = 0; i < min_i64(n, kLanes); ++i) v[i] = p[i];
     return v;
   }
   static R load_even(const T* p, i64 n) {
     R v{};
-    for (i64 i = 0; i < least(n, kLanes); ++i) v[i] = p[2 * i];
+    for (i64 i = 0; i < min_i64(n, kLanes); ++i) v[i] = p[2 * i];
     return v;
   }
   static void store_even(T* p, i64 n, R v) {
-    for (i64 i = 0; i < least(n, kLanes); ++i) p[2 * i] = v[i];
+    for (i64 i = 0; i < min_i64(n, kLanes); ++i) p[2 * i] = v[i];
   }
   static void store(T* p, R v) { __builtin_memcpy(p, &v, sizeof v); }
   static void store_first(T* p, i64 n, R v) {
-    for (i64 i = 0; i < least(n, kLanes); ++i) p[i] = v[i];
+    for (i64 i = 0; i < min_i64(n, kLanes); ++i) p[i] = v[i];
   }
   static R add(R a, R b) { return a + b; }
   static R sub(R a, R b) { return a - b; }

@@ -170,7 +170,7 @@ struct Depth {
     const i64 total = channels * channel_taps;
     if (channel_taps <= target) {
       const i64 fit = target / channel_taps;
-      taps = channel_taps * ceil_div(channels, most(1, ceil_div(channels, fit)));
+      taps = channel_taps * ceil_div(channels, max_i64(1, ceil_div(channels, fit)));
     } else {
       taps = ceil_div(channel_taps, ceil_div(channel_taps, target));
     }
@@ -182,7 +182,7 @@ struct Depth {
 // while packing a panel stays cheap beside its use. Depends on the geometry alone.
 inline i64 rows_of_task(i64 rows, i64 lanes, i64 pixel_tasks, i64 row_unit, i64 value_size) {
   constexpr i64 kSumsBytes = 512 * 1024;
-  const i64 fit = most(row_unit, kSumsBytes / value_size / most(1, lanes));
+  const i64 fit = max_i64(row_unit, kSumsBytes / value_size / max_i64(1, lanes));
   i64 parts = ceil_div(rows, fit);
   while (pixel_tasks * parts < 8 && rows / (2 * parts) >= 128) parts *= 2;
   while (pixel_tasks * parts < 4 && rows / (2 * parts) >= 32) parts *= 2;
@@ -200,15 +200,15 @@ bool sum_weights(const Geometry& geo, const typename V::T* weight, const Depth& 
   Buffer<char> finite(tasks);
   parallel(tasks, threads, [&](int, i64 task) {
     bool good = true;
-    const i64 begin = task * kRows, rows = least(kRows, geo.co - begin);
+    const i64 begin = task * kRows, rows = min_i64(kRows, geo.co - begin);
     for (i64 b = 0; b < depth.blocks; ++b) {
-      const i64 end = least(taps, (b + 1) * depth.taps);
+      const i64 end = min_i64(taps, (b + 1) * depth.taps);
       // Eight independent chains hide the latency that the fixed order imposes.
       T sums[kRows] = {}, sizes[kRows] = {};
       for (i64 k = b * depth.taps; k < end; ++k) {
 #pragma GCC unroll 8
         for (i64 i = 0; i < kRows; ++i) {
-          const T w = weight[(begin + least(i, rows - 1)) * taps + k];
+          const T w = weight[(begin + min_i64(i, rows - 1)) * taps + k];
           sums[i] += w;
           sizes[i] += w < 0 ? -w : w;
         }
@@ -230,7 +230,7 @@ bool sum_weights(const Geometry& geo, const typename V::T* weight, const Depth& 
 template <class T>
 bool looks_non_negative(const T* x, i64 count) {
   bool good = true;
-  for (i64 i = 0; i < least(count, 1024); ++i) good &= x[i] >= 0;
+  for (i64 i = 0; i < min_i64(count, 1024); ++i) good &= x[i] >= 0;
   return good;
 }
 
@@ -273,7 +273,7 @@ void forward(const Geometry& geo, const typename V::T* x, const typename V::T* w
     Buffer<T> panel, sums, sum_x;
     Buffer<Step> steps;
   };
-  const int team = static_cast<int>(most(1, least(threads, tasks)));
+  const int team = static_cast<int>(max_i64(1, min_i64(threads, tasks)));
   Workers<Scratch> scratch(team);
   for (int i = 0; i < team; ++i) {
     scratch[i].lowering.reserve(rows, cols, blocks, kTile, (depth.taps - 1) / window + 2);
@@ -287,13 +287,13 @@ void forward(const Geometry& geo, const typename V::T* x, const typename V::T* w
     Scratch& own = scratch[worker];
     const i64 part = task % filter_parts, group = task / filter_parts % geo.groups;
     const Block block = blocks[task / filter_parts / geo.groups];
-    const i64 first = part * task_filters, count = least(task_filters, filters - first);
+    const i64 first = part * task_filters, count = min_i64(task_filters, filters - first);
     const i64 co = group * filters + first;
     Lowering<V>& lowering = own.lowering;
     lowering.start(block);
     bool conditioned = integer;
     for (i64 b = 0; b < depth.blocks; ++b) {
-      const i64 begin = b * depth.taps, end = least(taps, begin + depth.taps);
+      const i64 begin = b * depth.taps, end = min_i64(taps, begin + depth.taps);
       const i64 channel = begin / window;
       const bool non_negative =
           lowering.copy(x + (group * channels + channel) * in_plane,
@@ -343,7 +343,7 @@ void forward(const Geometry& geo, const typename V::T* x, const typename V::T* w
                            for (i64 row = 0; row < count; ++row) {
                              const T* src = sums + row * kTile + lane;
                              for (i64 j = 0; j < length; j += L) {
-                               V::store_first(dst + row * out_plane + j, least(L, length - j),
+                               V::store_first(dst + row * out_plane + j, min_i64(L, length - j),
                                               V::negate(V::load_first(src + j, length - j)));
                              }
                            }

@@ -133,7 +133,7 @@ void input_grad_phase(const Geometry& geo, const PhaseAxis& rows, const PhaseAxi
     Buffer<T> panel, sums, x;
     Buffer<Step> steps;
   };
-  const int team = static_cast<int>(most(1, least(threads, tasks)));
+  const int team = static_cast<int>(max_i64(1, min_i64(threads, tasks)));
   Workers<Scratch> scratch(team);
   const i64 tile_values = task_channels * kTile;
   for (int i = 0; i < team; ++i) {
@@ -148,7 +148,7 @@ void input_grad_phase(const Geometry& geo, const PhaseAxis& rows, const PhaseAxi
     Scratch& own = scratch[worker];
     const i64 part = task % channel_parts, group = task / channel_parts % geo.groups;
     const Block block = blocks[task / channel_parts / geo.groups];
-    const i64 first = part * task_channels, count = least(task_channels, channels - first);
+    const i64 first = part * task_channels, count = min_i64(task_channels, channels - first);
     const i64 ci = group * channels + first;
     const Plane plane = {rows.first, cols.first, geo.sh, geo.sw, geo.w};
     Lowering<V>& lowering = own.lowering;
@@ -173,7 +173,7 @@ void input_grad_phase(const Geometry& geo, const PhaseAxis& rows, const PhaseAxi
     }
     const bool finite = finite_weight && V::all_zero(poison);
     for (i64 b = 0; b < depth.blocks; ++b) {
-      const i64 begin = b * depth.taps, end = least(taps, begin + depth.taps);
+      const i64 begin = b * depth.taps, end = min_i64(taps, begin + depth.taps);
       const i64 filter = begin / reach;
       lowering.copy(g + (group * filters + filter) * out_plane, (end - 1) / reach - filter + 1,
                     out_plane, geo.co * out_plane);
@@ -241,11 +241,11 @@ void input_grad_rule(const Geometry& geo, const typename V::T* g, const typename
       for (i64 i = n * geo.c * plane; i < (n + 1) * geo.c * plane; ++i) out[i] = 0;
     });
   }
-  for (i64 top = 0; top < least(geo.sh, geo.h); ++top) {
+  for (i64 top = 0; top < min_i64(geo.sh, geo.h); ++top) {
     PhaseAxis rows;
     rows.first = top;
     make_transposed_axis(rows, top, geo.h, geo.ho, geo.kh, geo.sh, geo.ph, geo.dh);
-    for (i64 left = 0; left < least(geo.sw, geo.w); ++left) {
+    for (i64 left = 0; left < min_i64(geo.sw, geo.w); ++left) {
       PhaseAxis cols;
       cols.first = left;
       make_transposed_axis(cols, left, geo.w, geo.wo, geo.kw, geo.sw, geo.pw, geo.dw);

@@ -80,7 +80,7 @@ void mean_weights(const Geometry& geo, const typename V::T* weight, typename V::
   constexpr i64 kStretch = 256;
   const i64 parts = ceil_div(taps, kStretch);
   parallel(geo.groups * parts, threads, [&](int, i64 task) {
-    const i64 begin = task % parts * kStretch, count = least(kStretch, taps - begin);
+    const i64 begin = task % parts * kStretch, count = min_i64(kStretch, taps - begin);
     const T* first = weight + task / parts * filters * taps + begin;
     T* sum = centres + task / parts * taps + begin;
     // Relative to the first filter: equal weights have exactly themselves as mean.
@@ -110,12 +110,12 @@ void weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
   const i64 sums_pitch = round_up(filters, kFilters);
   const i64 plane_values = geo.groups * (taps + channels * kTaps) * sums_pitch;
   const i64 fit_chunks = 1024 * 1024 / static_cast<i64>(sizeof(T)) / plane_values;
-  i64 chunks = most(1, least(least(8, blocks.count()), fit_chunks));
+  i64 chunks = max_i64(1, min_i64(min_i64(8, blocks.count()), fit_chunks));
   const i64 chunk_blocks = ceil_div(blocks.count(), chunks);
   chunks = ceil_div(blocks.count(), chunk_blocks);
-  const i64 fit_channels = most(1, 144 / window);
+  const i64 fit_channels = max_i64(1, 144 / window);
   const i64 wanted = ceil_div(8, chunks * geo.groups);
-  const i64 channel_parts = most(ceil_div(channels, fit_channels), least(channels, wanted));
+  const i64 channel_parts = max_i64(ceil_div(channels, fit_channels), min_i64(channels, wanted));
   const i64 task_channels = ceil_div(channels, channel_parts);
   const i64 parts = ceil_div(channels, task_channels);
   const i64 part_taps = round_up(task_channels * window, kTaps);
@@ -134,7 +134,7 @@ void weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
     Buffer<T> x, g;
     Buffer<Step> steps;
   };
-  const int team = static_cast<int>(most(1, least(threads, tasks)));
+  const int team = static_cast<int>(max_i64(1, min_i64(threads, tasks)));
   Workers<Scratch> scratch(team);
   const i64 max_pitch = round_up(blocks.max_lanes(), L);
   for (int i = 0; i < team; ++i) {
@@ -148,7 +148,7 @@ void weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
     Scratch& own = scratch[worker];
     const i64 part = task % parts, group = task / parts % geo.groups;
     const i64 chunk = task / parts / geo.groups;
-    const i64 first = part * task_channels, count = least(task_channels, channels - first);
+    const i64 first = part * task_channels, count = min_i64(task_channels, channels - first);
     const i64 own_taps = count * window, padded_taps = round_up(own_taps, kTaps);
     T* total = sums.data() + task * part_taps * sums_pitch;
     for (i64 i = 0; i < part_taps * sums_pitch; ++i) total[i] = 0;
@@ -156,7 +156,8 @@ void weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
     if (part == 0) {
       for (i64 f = 0; f < sums_pitch; ++f) g_total[f] = 0;
     }
-    for (i64 b = chunk * chunk_blocks; b < least(blocks.count(), (chunk + 1) * chunk_blocks); ++b) {
+    for (i64 b = chunk * chunk_blocks; b < min_i64(blocks.count(), (chunk + 1) * chunk_blocks);
+         ++b) {
       const Block block = blocks[b];
       const i64 lanes = block.lanes(), pitch = round_up(lanes, L);
       own.lowering.start(block);
@@ -190,7 +191,7 @@ void weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
                            const T* src =
                                g + (image * geo.co + group * filters + f) * out_plane + offset;
                            for (i64 j = 0; j < length; j += L) {
-                             const i64 n = least(L, length - j);
+                             const i64 n = min_i64(L, length - j);
                              V::store_first(row + lane + j, n, V::load_first(src + j, n));
                            }
                          });
@@ -209,7 +210,7 @@ void weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
           const T* weights[kFilters];
           T tail[kFilters][kTaps];
           for (i64 j = 0; j < kFilters; ++j) {
-            const i64 filter = group * filters + least(f + j, filters - 1);
+            const i64 filter = group * filters + min_i64(f + j, filters - 1);
             weights[j] = weight + filter * taps + first * window + k;
             if (kForm != Difference::centred && k + kTaps > own_taps) {
               for (i64 i = 0; i < kTaps; ++i) {
@@ -229,10 +230,10 @@ void weight_grad_form(const Geometry& geo, const typename V::T* g, const typenam
   constexpr i64 kStretch = 64 / sizeof(T);
   const i64 stretches = ceil_div(filters, kStretch);
   parallel(geo.groups * parts * stretches, threads, [&](int, i64 task) {
-    const i64 begin = task % stretches * kStretch, end = least(filters, begin + kStretch);
+    const i64 begin = task % stretches * kStretch, end = min_i64(filters, begin + kStretch);
     const i64 part = task / stretches % parts, group = task / stretches / parts;
     const i64 first = part * task_channels * window;
-    for (i64 k = first; k < least(taps, first + task_channels * window); ++k) {
+    for (i64 k = first; k < min_i64(taps, first + task_channels * window); ++k) {
       for (i64 f = begin; f < end; ++f) {
         T sum = 0, g_sum = 0;
         for (i64 chunk = 0; chunk < chunks; ++chunk) {
