@@ -98,8 +98,8 @@ def test_every_kernel_stays_inside_its_tensors(compiler: str, tmp_path: Path) ->
 
 def test_integer_kernels_and_programs_of_random_calls(compiler: str, tmp_path: Path) -> None:
     units = kernels(WINDOW, "window")
-    sources = [WINDOW / "dispatch.cpp", WINDOW / "layer.cpp", SLIDING / "forks.cpp"]
-    sources += [NODES / "steps.cpp", RUNTIME / "program.cpp", RUNTIME / "team.cpp"]
+    sources = [WINDOW / "dispatch.cpp", WINDOW / "packed_layer.cpp", SLIDING / "forks.cpp"]
+    sources += [NODES / "native_ops.cpp", RUNTIME / "program.cpp", RUNTIME / "team.cpp"]
     sources += [TESTS / "sanitize_integer.cpp"]
     values, refused = output(compiler, tmp_path, units + [(source, []) for source in sources])
     assert values > 100_000

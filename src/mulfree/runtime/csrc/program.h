@@ -9,7 +9,7 @@
 #include <mutex>
 #include <optional>
 
-#include "nodes/csrc/steps.h"
+#include "nodes/csrc/native_ops.h"
 #include "team.h"
 
 namespace mulfree::runtime {

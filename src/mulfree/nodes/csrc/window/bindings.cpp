@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "_native/gil.h"
-#include "layer.h"
+#include "packed_layer.h"
 
 namespace mulfree::nodes {
 namespace {

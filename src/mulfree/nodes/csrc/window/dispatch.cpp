@@ -6,7 +6,7 @@
 #include <sys/auxv.h>
 #endif
 
-#include "layer.h"
+#include "packed_layer.h"
 
 namespace mulfree::nodes {
 namespace {

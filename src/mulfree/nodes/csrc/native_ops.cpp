@@ -1,4 +1,4 @@
-#include "steps.h"
+#include "native_ops.h"
 
 #include <algorithm>
 #include <cstring>

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "window/layer.h"
+#include "window/packed_layer.h"
 
 namespace mulfree::nodes {
 

@@ -1,4 +1,4 @@
-#include "layer.h"
+#include "packed_layer.h"
 
 #include <algorithm>
 #include <cstring>
