@@ -263,11 +263,12 @@ def test_networks_just_built_are_placed_as_they_are_converted(
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 4, 1), Adder2d(4, 4, 1), nn.Conv2d(4, 2, 1))
 
+    options = placement.Placement(keep=("first",), gradient=gradient)
     if operator == "conv2d" and gradient is not None:
         with pytest.raises(ConfigError, match=r"`gradient` must be None for operator 'conv2d'"):
-            placement.placed(network(), operator, ("first",), gradient)
+            placement.placed(network(), operator, options)
         return
-    placed = placement.placed(network(), operator, ("first",), gradient)
+    placed = placement.placed(network(), operator, options)
     converted = models.convert(network(), operator, ("first",), gradient=gradient)
     assert str(placed) == str(converted)
     assert list(map(type, placed.children())) == list(map(type, converted.children()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -119,9 +120,20 @@ def convert(
     return new.get(model, model)
 
 
-def placed(
-    network: nn.Module, operator: str, keep: Sequence[str], gradient: str | None
-) -> nn.Module:
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Options of `create_model` for the layers of an operator.
+
+    Attributes:
+        gradient: Gradient rule of these layers; None for the operator's default.
+        keep: Layers that multiply instead, see `convert`.
+    """
+
+    gradient: str | None = None
+    keep: Sequence[str] = FIRST_AND_LAST
+
+
+def placed(network: nn.Module, operator: str, placement: Placement) -> nn.Module:
     """Change the operator of the layers inside a network that was just built, in place.
 
     As `convert`, but nothing else can hold the layers yet, so that it is not searched for.
@@ -130,8 +142,8 @@ def placed(
         ConfigError: Unknown operator or gradient rule, or a name in `keep` that matches nothing.
     """
     target = operators.get_operator(operator)
-    options = _rule(target, gradient)
-    selection = Selection.of(network, target, keep, linear=True)
+    options = _rule(target, placement.gradient)
+    selection = Selection.of(network, target, placement.keep, linear=True)
     _swap(network, _replacements(selection.replaced, target, options))
     for layer in selection.same:
         vars(layer.module).update(options)

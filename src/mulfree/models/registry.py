@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -15,8 +15,7 @@ from mulfree import operators
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.models import families
 from mulfree.models.images import ImageSpec
-from mulfree.models.placement import placed
-from mulfree.models.selection import FIRST_AND_LAST
+from mulfree.models.placement import Placement, placed
 from mulfree.models.wrappers import unwrapped
 
 # Far above any use, low enough that a hostile file cannot ask for a network of petabytes.
@@ -101,8 +100,6 @@ _CONFIG_ATTRIBUTE = "mulfree_config"
 OPERATOR_KEY = "operator"
 """Where the metadata of a state dict has the operator of a layer."""
 
-_PLACEMENT_DEFAULTS: dict[str, Any] = {"gradient": None, "keep": FIRST_AND_LAST}
-
 
 def register_model(build: Callable[[_Options], nn.Module]) -> Callable[[_Options], nn.Module]:
     """Register a function as the model of its name.
@@ -141,7 +138,7 @@ def model_options(name: str) -> dict[str, Any]:
         ConfigError: No model has this name.
     """
     options = {option.name: option.default for option in fields(_entry(name).options)}
-    return options | _PLACEMENT_DEFAULTS | {"norm_logits": None}
+    return options | asdict(Placement()) | {"norm_logits": None}
 
 
 def image_size(name: str) -> int:
@@ -188,15 +185,16 @@ def create_model(
         if option not in choices:
             raise ConfigError(choices_message("create_model", "options", option, choices))
     _check_type("operator", operator, str)
-    placement = {key: options.pop(key, default) for key, default in _PLACEMENT_DEFAULTS.items()}
+    own = (option.name for option in fields(Placement))
+    placement = Placement(**{key: options.pop(key) for key in own if key in options})
     if options.get("norm_logits") is None:
         options["norm_logits"] = operator != "conv2d"
     resolved = entry.options(num_classes=num_classes, in_channels=in_channels, **options)
     operators.get_operator(operator)
-    model = placed(entry.build(resolved), operator, **placement)
-    arguments = {option.name: getattr(resolved, option.name) for option in fields(resolved)}
-    placement["keep"] = list(placement["keep"])
-    config = ModelConfig(name=name, arguments={"operator": operator} | arguments | placement)
+    model = placed(entry.build(resolved), operator, placement)
+    arguments = {"operator": operator, **asdict(resolved), **asdict(placement)}
+    arguments["keep"] = list(placement.keep)
+    config = ModelConfig(name=name, arguments=arguments)
     _attach(model, config)
     model.register_state_dict_post_hook(_record_operators)
     return model

@@ -44,6 +44,11 @@ class Selection:
 
     @classmethod
     def of(cls, network: nn.Module, target: Operator, keep: Sequence[str], linear: bool) -> Self:
+        """Sort the layers of `network` for an operator, see `mulfree.models.convert`.
+
+        Raises:
+            ConfigError: `keep` matches nothing, or the network has no layer or a lazy one.
+        """
         layers = _layers(network)
         others = _other_layers(network, target, linear)
         kept = _kept(layers, others, keep)

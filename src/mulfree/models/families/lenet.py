@@ -19,7 +19,7 @@ _SIDE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeNetOptions(ModelOptions):
+class Config(ModelOptions):
     """Options of LeNet-5.
 
     Attributes:
@@ -48,7 +48,7 @@ class LeNet5BN(nn.Module):
     its features may lie on every side of zero.
     """
 
-    def __init__(self, options: LeNetOptions) -> None:
+    def __init__(self, options: Config) -> None:
         super().__init__()
         self.in_channels = options.in_channels
         channels = [options.in_channels, *map(options.scaled, (6, 16, 120, 84))]
@@ -101,6 +101,6 @@ def _fitted(images: Tensor) -> Tensor:
 
 
 @register_model
-def lenet5_bn(options: LeNetOptions) -> nn.Module:
+def lenet5_bn(options: Config) -> nn.Module:
     """LeNet-5 with normalisation: 61,932 parameters and 416,520 taps on a 28x28 grey image."""
     return LeNet5BN(options)

@@ -17,7 +17,7 @@ from mulfree.models.residual import BasicBlock, Bottleneck, ResidualNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetOptions(ModelOptions):
+class Config(ModelOptions):
     """Options of the residual networks for 224x224 images.
 
     Attributes:
@@ -32,7 +32,7 @@ class ResNetOptions(ModelOptions):
 
 
 def _network(
-    block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], options: ResNetOptions
+    block: type[BasicBlock] | type[Bottleneck], depths: Sequence[int], options: Config
 ) -> nn.Module:
     network = ResidualNetwork(
         block,
@@ -50,18 +50,18 @@ def _network(
 
 
 @register_model
-def resnet18(options: ResNetOptions) -> nn.Module:
+def resnet18(options: Config) -> nn.Module:
     """ResNet-18: 11.7 M parameters, 1.8 G taps on a 224x224 image, with 1000 classes."""
     return _network(BasicBlock, (2, 2, 2, 2), options)
 
 
 @register_model
-def resnet34(options: ResNetOptions) -> nn.Module:
+def resnet34(options: Config) -> nn.Module:
     """ResNet-34: 21.8 M parameters, 3.7 G taps on a 224x224 image, with 1000 classes."""
     return _network(BasicBlock, (3, 4, 6, 3), options)
 
 
 @register_model
-def resnet50(options: ResNetOptions) -> nn.Module:
+def resnet50(options: Config) -> nn.Module:
     """ResNet-50: 25.6 M parameters, 4.1 G taps on a 224x224 image, with 1000 classes."""
     return _network(Bottleneck, (3, 4, 6, 3), options)

@@ -18,7 +18,7 @@ from mulfree.models.residual import BasicBlock, ResidualNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetCifarOptions(ModelOptions):
+class Config(ModelOptions):
     """Options of the residual networks for 32x32 images.
 
     Attributes:
@@ -28,7 +28,7 @@ class ResNetCifarOptions(ModelOptions):
     zero_init_residual: bool = False
 
 
-def _network(blocks_per_stage: int, options: ResNetCifarOptions) -> nn.Module:
+def _network(blocks_per_stage: int, options: Config) -> nn.Module:
     return ResidualNetwork(
         BasicBlock,
         (blocks_per_stage,) * 3,
@@ -42,30 +42,30 @@ def _network(blocks_per_stage: int, options: ResNetCifarOptions) -> nn.Module:
 
 
 @register_model
-def resnet20(options: ResNetCifarOptions) -> nn.Module:
+def resnet20(options: Config) -> nn.Module:
     """ResNet-20: 0.27 M parameters, 40.8 M taps on a 32x32 image."""
     return _network(3, options)
 
 
 @register_model
-def resnet32(options: ResNetCifarOptions) -> nn.Module:
+def resnet32(options: Config) -> nn.Module:
     """ResNet-32: 0.47 M parameters, 69.1 M taps on a 32x32 image."""
     return _network(5, options)
 
 
 @register_model
-def resnet44(options: ResNetCifarOptions) -> nn.Module:
+def resnet44(options: Config) -> nn.Module:
     """ResNet-44: 0.66 M parameters, 97.4 M taps on a 32x32 image."""
     return _network(7, options)
 
 
 @register_model
-def resnet56(options: ResNetCifarOptions) -> nn.Module:
+def resnet56(options: Config) -> nn.Module:
     """ResNet-56: 0.86 M parameters, 125.8 M taps on a 32x32 image."""
     return _network(9, options)
 
 
 @register_model
-def resnet110(options: ResNetCifarOptions) -> nn.Module:
+def resnet110(options: Config) -> nn.Module:
     """ResNet-110: 1.73 M parameters, 253.1 M taps on a 32x32 image."""
     return _network(18, options)

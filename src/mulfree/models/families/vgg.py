@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from mulfree.models.parts import check_images, logit_norm
 from mulfree.models.registry import ModelOptions, register_model
 
+Config = ModelOptions
+
 # Channels of each layer, and whether its output is pooled.
 _LAYERS = ((128, False), (128, True), (256, False), (256, True), (512, False), (512, True))
 
@@ -22,7 +24,7 @@ class VGGSmall(nn.Module):
     4x4 positions, what is left of 32x32 pixels; other sizes are averaged to that.
     """
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: Config) -> None:
         super().__init__()
         self.in_channels = options.in_channels
         self.features = nn.Sequential()
@@ -50,6 +52,6 @@ class VGGSmall(nn.Module):
 
 
 @register_model
-def vgg_small(options: ModelOptions) -> nn.Module:
+def vgg_small(options: Config) -> nn.Module:
     """VGG-small: 4.7 M parameters, 0.608 G taps on a 32x32 image."""
     return VGGSmall(options)
