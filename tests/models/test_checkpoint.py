@@ -26,20 +26,6 @@ def trained(operator: str = "adder2d", **options: Any) -> nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("operator", ["conv2d", "adder2d"])
-@pytest.mark.parametrize("name", models.list_models())
-def test_round_trip_from_the_file_alone(name: str, operator: str, tmp_path: Path) -> None:
-    model = models.create_model(name, operator=operator, width=1 / 16, num_classes=4, in_channels=1)
-    images = torch.randn(3, 1, 8, 8)
-    model(images)
-    path = tmp_path / "model.safetensors"
-    models.save_weights(model, path)
-    loaded = models.load_model(path)
-    assert not loaded.training
-    torch.testing.assert_close(loaded(images), model.eval()(images), atol=0, rtol=0)
-    assert models.config_of(loaded) == models.config_of(model)
-
-
 def test_metadata(tmp_path: Path) -> None:
     model = trained(gradient="sign", keep=("first", "layer3"), norm_logits=False)
     models.save_weights(model, tmp_path / "w")

@@ -1,0 +1,118 @@
+"""Published sizes and stored outputs of the registered models."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mulfree import models, operators
+
+
+def cifar_parameters(blocks: int) -> int:
+    """Weights and normalisations layer by layer, by hand, for `blocks` in each stage."""
+    layers = 2 * blocks - 1
+    stem, classifier = 27 * 16 + 2 * 16, 64 * 10 + 10
+    first = 2 * blocks * (9 * 16 * 16 + 2 * 16)
+    second = 9 * 16 * 32 + 2 * 32 + layers * (9 * 32 * 32 + 2 * 32)
+    third = 9 * 32 * 64 + 2 * 64 + layers * (9 * 64 * 64 + 2 * 64)
+    shortcuts = 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    return stem + first + second + third + shortcuts + classifier
+
+
+# ResNet-18, 34 and 50: `num_params` in the documentation of torchvision.
+# VGG-small: 27*128 + 9*(128*128 + 128*256 + 256*256 + 256*512 + 512*512) weights,
+# 2*2*(128 + 256 + 512) of the normalisations and 512*4*4*10 + 10 of the classifier.
+# LeNet-5: 25*6 + 25*6*16 + 25*16*120 + 120*84 weights, 2*(6 + 16 + 120 + 84) and 84*10 + 10.
+PARAMETERS = {
+    "lenet5_bn": 61_932,
+    "resnet20": cifar_parameters(3),
+    "resnet32": cifar_parameters(5),
+    "resnet44": cifar_parameters(7),
+    "resnet56": cifar_parameters(9),
+    "resnet110": cifar_parameters(18),
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "vgg_small": 4_660_106,
+}
+
+# Pairs of input and weight of one image. ResNet-32: 69.12 M in the CIFAR table of arXiv 1912.13200;
+# the others have 6 layers more or less for every block of a stage, of 9*16*16*32*32 pairs each.
+# ResNet-18, 34 and 50: 1.814, 3.664 and 4.089 G in the documentation of torchvision.
+# VGG-small: 27*128*32*32 + 9*(128*128*32*32 + (128*256 + 256*256)*16*16
+# + (256*512 + 512*512)*8*8) + 512*4*4*10.
+# LeNet-5: 25*6*28*28 + 25*6*16*10*10 + 25*16*120 + 120*84 + 84*10.
+BLOCK = 6 * 9 * 16 * 16 * 32 * 32
+TAPS = {
+    "lenet5_bn": 416_520,
+    "resnet20": 69_124_736 - 2 * BLOCK,
+    "resnet32": 69_124_736,
+    "resnet44": 69_124_736 + 2 * BLOCK,
+    "resnet56": 69_124_736 + 4 * BLOCK,
+    "resnet110": 69_124_736 + 13 * BLOCK,
+    "resnet18": 1_814_073_344,
+    "resnet34": 3_663_761_408,
+    "resnet50": 4_089_184_256,
+    "vgg_small": 607_600_640,
+}
+
+
+@pytest.mark.parametrize("name", models.list_models())
+def test_parameters_and_taps(name: str) -> None:
+    classes = 1000 if models.image_size(name) == 224 else 10
+    channels = 1 if models.image_size(name) == 28 else 3
+    taps: list[int] = []
+
+    def count(layer: nn.Module, _: object, output: Tensor) -> None:
+        taps.append(output.numel() * math.prod(layer.get_parameter("weight").shape[1:]))
+
+    with torch.device("meta"):
+        model = models.create_model(name, num_classes=classes, in_channels=channels).eval()
+        for layer in model.modules():
+            if operators.operator_of(layer):
+                layer.register_forward_hook(count)
+        model(torch.zeros(1, channels, models.image_size(name), models.image_size(name)))
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
+    assert sum(taps) == TAPS[name]
+
+
+def test_first_layer_of_resnet18_has_as_many_taps_as_in_the_papers_tables() -> None:
+    # 0.1 G multiplications remain in an adder ResNet-18 (NeurIPS 2021, SLAC, Table 2).
+    with torch.device("meta"):
+        model = models.create_model("resnet18", num_classes=1000)
+    assert 112 * 112 * model.get_parameter("conv1.weight").numel() == 118_013_952
+
+
+# Logits of two images for one network of each family and operator, with parameters and images set
+# by formula: they change only when a network changes.
+STORED: dict[tuple[str, str], list[list[float]]] = {
+    ("lenet5_bn", "conv2d"): [[1.64753, -0.048132, 1.525217], [3.181429, -1.896645, 3.453423]],
+    ("lenet5_bn", "adder2d"): [[0.524432, 1.697661, -0.44179], [0.687067, 1.581977, -0.546478]],
+    ("resnet18", "conv2d"): [[9.715913, -7.197453, 0.446679], [1.725631, -0.33508, -4.156565]],
+    ("resnet18", "adder2d"): [[1.010887, 0.629662, 0.476544], [0.218202, 0.772681, 1.06135]],
+    ("resnet50", "conv2d"): [[2.14937, -25.493767, 0.378409], [-2.040696, -19.469358, 3.790551]],
+    ("resnet50", "adder2d"): [[-0.911916, 0.577393, -0.216737], [0.111304, -2.049962, -1.127123]],
+    ("resnet20", "conv2d"): [[4.395835, -2.70224, 3.960691], [4.386817, -2.695208, 3.956457]],
+    ("resnet20", "adder2d"): [[0.567435, 0.116752, -0.273034], [2.280212, 1.081745, -1.179482]],
+    ("vgg_small", "conv2d"): [
+        [-13.456605, -10.744746, -7.622789],
+        [-12.990129, -10.267654, -7.166769],
+    ],
+    ("vgg_small", "adder2d"): [[0.868547, 1.216228, 1.172248], [1.137027, 2.079614, 1.827215]],
+}
+
+
+@pytest.mark.parametrize(("name", "operator"), STORED)
+def test_stored_output(name: str, operator: str) -> None:
+    model = models.create_model(name, operator=operator, width=1 / 16, num_classes=3).double()
+    with torch.no_grad():
+        for index, parameter in enumerate(model.parameters()):
+            wave = torch.arange(parameter.numel(), dtype=torch.float64) * 0.7 + index
+            parameter.copy_(wave.sin().reshape(parameter.shape))
+    images = (torch.arange(4 * 3 * 32 * 32, dtype=torch.float64) * 1.3).cos()
+    logits = model(images.reshape(4, 3, 32, 32))
+    expected = torch.tensor(STORED[name, operator], dtype=torch.float64)
+    torch.testing.assert_close(logits[:2], expected, rtol=1e-5, atol=1e-5)
