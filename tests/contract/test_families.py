@@ -259,9 +259,7 @@ def test_options_of_a_wrong_type_or_name_are_refused(name: str) -> None:
 
 @WITH
 @EVERY
-def test_saved_weights_are_read_from_the_file_alone(
-    name: str, operator: str, tmp_path: Path
-) -> None:
+def test_weights_are_read_from_the_file_alone(name: str, operator: str, tmp_path: Path) -> None:
     model = tiny(name, operator, num_classes=4, in_channels=1)
     images = torch.randn(3, 1, 8, 8)
     model(images)

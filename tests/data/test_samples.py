@@ -63,17 +63,10 @@ def test_hold_out_and_limit_take_the_same_disjoint_images_every_time() -> None:
     assert len(held) == len(first.validation)
 
 
-def test_augment_none_leaves_training_images_as_test_images() -> None:
-    splits = data.load(DataConfig(name="digits", augment="none"))
-    assert splits.train_transform == splits.test_transform
-
-
 @pytest.mark.parametrize(
     ("config", "message"),
     [
         (DataConfig(name="cifar"), "`name` must be one of cifar10, .*did you mean 'cifar10'"),
-        (DataConfig(image_size=16), "`image_size` must not be given for digits, got 16"),
-        (DataConfig(classes=3), "`classes` must not be given for digits, got 3"),
         (DataConfig(limit=2000), "`limit` must be at most the 1438 training images, got 2000"),
         (DataConfig(validation=0.0001), "`validation` must leave images both in and out"),
     ],
