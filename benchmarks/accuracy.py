@@ -31,9 +31,9 @@ CONVOLUTION, ADDER, KD, PKKD = "convolution", "adder", "kd", "pkkd"
 TRAINED, LEARNING = "trained", "progressive"
 # What is done to the responses of layers before they are compared.
 TRANSFORMS: dict[str, dict[str, Any]] = {
-    "none": {"kernel": False, "linear": "none"},
-    "1x1": {"kernel": False},
-    "kernel": {"linear": "none"},
+    "none": {"use_kernel": False, "projection": "none"},
+    "1x1": {"use_kernel": False},
+    "kernel": {"projection": "none"},
     "both": {},
 }
 GRID = [f"{PKKD}-{name}-{teacher}" for teacher in (TRAINED, LEARNING) for name in TRANSFORMS]
@@ -99,14 +99,14 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
         chosen = kd.Config(
             teacher=teacher,
             alpha=method.alpha,
-            blend=method.blend,
+            loss_weighting=method.loss_weighting,
             temperature=method.temperature,
         )
     elif network != ADDER:
         _, transform, mode = network.split("-")
         chosen = replace(method, **TRANSFORMS[transform])
         if mode == TRAINED:
-            chosen = replace(chosen, teacher=teacher, teacher_lr=None)
+            chosen = replace(chosen, teacher=teacher)
     if isinstance(chosen, kd.Config) and chosen.teacher == teacher:
         _train(output, CONVOLUTION, seed, base, method)
     trainer = replace(base.trainer, seed=seed, output=str(directory))

@@ -72,7 +72,12 @@ def test_help_shows_the_options_of_the_method_and_names_the_others(
 def test_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
-    for text in ("--optimizer.eta ETA", "--trainer.epochs EPOCHS", "--resume RUN", "--config FILE"):
+    for text in (
+        "--optimizer.local_lr_eta ETA",
+        "--trainer.epochs EPOCHS",
+        "--resume RUN",
+        "--config FILE",
+    ):
         assert text in out
     assert "Factor of the adaptive local learning rate" in out
 

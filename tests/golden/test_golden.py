@@ -16,6 +16,7 @@ from mulfree import export, models, quantization, runtime, training
 from mulfree.errors import ArtifactError
 from mulfree.runtime import artifact
 from mulfree.runtime.session import Backend
+from mulfree.training.run import sealed
 
 DATA = Path(__file__).parent / "data"
 Arrays = dict[str, NDArray[Any]]
@@ -98,8 +99,29 @@ def test_artifacts_are_written_as_they_were() -> None:
         assert artifact.to_bytes(graph).endswith(content[length:])
 
 
+# Options of the run that had other names at that commit.
+OPTIONS = {
+    "optimizer": {"eta": "local_lr_eta"},
+    "schedule": {"interval": "per", "peak": "pct_start", "floor": "min_lr_ratio"},
+    "trainer": {"accumulate": "accumulate_grad_batches", "clip_norm": "gradient_clip_norm"},
+}
+
+
+def translate(path: Path) -> None:
+    """Rewrite the options of a checkpoint by their names of today."""
+    content = sealed.from_bytes(path.read_bytes())
+    config = content["mulfree"]["config"]
+    config["p_annealing"] = config.pop("norm")
+    for section, names in OPTIONS.items():
+        config[section] = {names.get(key, key): v for key, v in config[section].items()}
+    path.write_bytes(sealed.to_bytes(content))
+
+
 def test_a_run_goes_on(tmp_path: Path) -> None:
     shutil.copytree(DATA / "run", tmp_path / "run")
+    with pytest.raises(ArtifactError, match=r"option 'norm.start' .*; it is now p_annealing.start"):
+        training.load_checkpoint(tmp_path / "run" / "last.ckpt")
+    translate(tmp_path / "run" / "last.ckpt")
     checkpoint = training.load_checkpoint(tmp_path / "run" / "last.ckpt")
     assert [row["epoch"] for row in checkpoint.history] == [1]
     result = training.train(checkpoint.config, checkpoint)

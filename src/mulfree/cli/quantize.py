@@ -96,7 +96,7 @@ def _options(
     method = checkpoint.config.method
     _, channels, height, width = images.shape
     options["ranges"] = qat.trained_ranges(checkpoint, trained.model, (channels, height, width))
-    options["shift_only"] |= method.shift_only
+    options["shift_only"] |= method.power_of_two_scales
     return arguments.bits or [method.bits], options
 
 

@@ -8,8 +8,8 @@ from mulfree.training.fidelity import Fidelity as Fidelity
 from mulfree.training.optim.build import OptimizerConfig as OptimizerConfig
 from mulfree.training.optim.build import build_optimizer as build_optimizer
 from mulfree.training.optim.local_lr import AdaptiveLocalLR as AdaptiveLocalLR
-from mulfree.training.optim.p_annealing import NormAnnealing as NormAnnealing
-from mulfree.training.optim.p_annealing import NormConfig as NormConfig
+from mulfree.training.optim.p_annealing import PAnnealing as PAnnealing
+from mulfree.training.optim.p_annealing import PAnnealingConfig as PAnnealingConfig
 from mulfree.training.optim.schedule import Schedule as Schedule
 from mulfree.training.optim.schedule import ScheduleConfig as ScheduleConfig
 from mulfree.training.run.checkpoint import Checkpoint as Checkpoint

@@ -35,18 +35,26 @@ NETWORKS = {
     "conv": ["--model.name=plain", "--model.options.norm_logits=false"],
     "adder": [
         *("--model.name=lenet5_bn", "--model.operator=adder2d", "--model.options.width=0.25"),
-        *("--trainer.clip_norm=0.5", "--trainer.sync_batchnorm=true", "--trainer.accumulate=2"),
+        *(
+            "--trainer.gradient_clip_norm=0.5",
+            "--trainer.sync_batchnorm=true",
+            "--trainer.accumulate_grad_batches=2",
+        ),
     ],
     # Percentiles of half a batch are not those of the whole.
     "qat": [
         *("--model.name=lenet5_bn", "--model.operator=adder2d", "--model.options.width=0.25"),
-        *("--method.name=qat", "--method.observer=minmax", "--method.shift_only=true"),
+        *("--method.name=qat", "--method.observer=minmax", "--method.power_of_two_scales=true"),
         "--trainer.sync_batchnorm=true",
     ],
     # A network without maxima, as among equal numbers rounding decides which is the largest.
     "pkkd": [
         *("--model.name=resnet20", "--model.operator=adder2d", "--model.options.width=0.125"),
-        *("--method.name=pkkd", "--trainer.sync_batchnorm=true", "--trainer.clip_norm=0.5"),
+        *(
+            "--method.name=pkkd",
+            "--trainer.sync_batchnorm=true",
+            "--trainer.gradient_clip_norm=0.5",
+        ),
     ],
 }
 RESUMED = ("adder", "qat")

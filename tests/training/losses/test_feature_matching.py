@@ -10,20 +10,23 @@ from torch import Tensor, nn
 
 from mulfree import models
 from mulfree.errors import ConfigError, ShapeError
-from mulfree.training.losses.feature_matching import LIMIT, Kernel, Matching, MatchingConfig, Pair
+from mulfree.training.losses.feature_matching import (
+    LIMIT,
+    FeatureMatching,
+    FeatureMatchingConfig,
+    Kernel,
+    Pair,
+)
 
 
-def config(**options: Any) -> MatchingConfig:
+def config(**options: Any) -> FeatureMatchingConfig:
     defaults: dict[str, Any] = {
         "layers": ("stages",),
-        "where": "layer",
-        "kernel": True,
-        "linear": "both",
+        "use_kernel": True,
+        "projection": "both",
         "sigma": "matched",
-        "sign": "opposite",
-        "normalise": False,
     }
-    return MatchingConfig(**(defaults | options))
+    return FeatureMatchingConfig(**(defaults | options))
 
 
 def maps(*shape: int, scale: float = 1.0, offset: float = 0.0) -> Tensor:
@@ -75,7 +78,7 @@ def test_learned_width_starts_matched_and_has_its_gradient() -> None:
 
 
 def test_without_kernel_the_exponent_itself() -> None:
-    y = Kernel(-1.0, config(kernel=False, sigma=1.0)).double()(TINY)
+    y = Kernel(-1.0, config(use_kernel=False, sigma=1.0)).double()(TINY)
     assert y.flatten().tolist() == [-1.0, 1.0]
 
 
@@ -104,21 +107,19 @@ def direct(pair: Pair, student: Tensor, teacher: Tensor) -> Tensor:
     s, t = pair.student_kernel.eval()(student), pair.teacher_kernel.eval()(teacher)
     s = s if pair.student_linear is None else pair.student_linear(s)
     t = t if pair.teacher_linear is None else pair.teacher_linear(t)
-    if pair.normalise:
-        s, t = (nn.functional.batch_norm(x, None, None, training=True) for x in (s, t))
+    s, t = (nn.functional.batch_norm(x, None, None, training=True) for x in (s, t))
     loss: Tensor = (s - t).square().mean()
     return loss
 
 
 @pytest.mark.parametrize("linear", ["both", "student", "none"])
 @pytest.mark.parametrize("kernel", [True, False])
-@pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("shape", [(3, 4, 5, 2), (6, 5, 1, 1)], ids=["maps", "channels"])
 def test_loss_and_gradient_equal_those_of_every_position(
-    linear: str, kernel: bool, normalise: bool, shape: tuple[int, ...]
+    linear: str, kernel: bool, shape: tuple[int, ...]
 ) -> None:
     torch.manual_seed(0)
-    options = config(linear=linear, kernel=kernel, normalise=normalise, sigma="learned")
+    options = config(projection=linear, use_kernel=kernel, sigma="learned")
     pair = Pair("layer", shape[1], (1.0, -1.0), options).double()
     student, teacher = maps(*shape, scale=3, offset=-50), maps(*shape)
     pair(student, teacher)
@@ -134,12 +135,11 @@ def test_loss_and_gradient_equal_those_of_every_position(
 
 
 @pytest.mark.parametrize("kernel", [True, False])
-@pytest.mark.parametrize("normalise", [True, False])
-def test_a_constant_added_to_a_channel_changes_nothing(kernel: bool, normalise: bool) -> None:
+def test_a_constant_added_to_a_channel_changes_nothing(kernel: bool) -> None:
     # The weights of an adder layer follow `sum (x - w) g`, which without that has a part along w:
     # they would grow and grow, and the means of the responses with them.
     torch.manual_seed(0)
-    options = config(kernel=kernel, normalise=normalise, sigma="learned")
+    options = config(use_kernel=kernel, sigma="learned")
     pair = Pair("layer", 3, (1.0, -1.0), options).double()
     pair(maps(4, 3, 5, 5), maps(4, 3, 5, 5))
     student, teacher = maps(4, 3, 5, 5, offset=-9).requires_grad_(), maps(4, 3, 5, 5)
@@ -157,11 +157,10 @@ def test_a_constant_added_to_a_channel_changes_nothing(kernel: bool, normalise: 
 
 def test_a_student_that_answers_as_the_teacher_has_no_loss() -> None:
     y = maps(5, 3, 4, 4)
-    for normalise in (True, False):
-        # The width is matched to each.
-        for student in (y, 7 * y - 100):
-            pair = Pair("layer", 3, (1.0, 1.0), config(linear="none", normalise=normalise))
-            assert pair.double()(student, y).item() == pytest.approx(0.0, abs=1e-9)
+    # The width is matched to each.
+    for student in (y, 7 * y - 100):
+        pair = Pair("layer", 3, (1.0, 1.0), config(projection="none"))
+        assert pair.double()(student, y).item() == pytest.approx(0.0, abs=1e-9)
 
 
 def test_half_precision_is_compared_in_float32() -> None:
@@ -213,7 +212,7 @@ def networks(name: str = "resnet20", **options: Any) -> tuple[nn.Module, nn.Modu
 def test_names_of_layers(name: str, layers: tuple[str, ...], expected: list[str]) -> None:
     student, teacher = networks(name)
     before = [buffer.clone() for buffer in student.buffers()]
-    matching = Matching(student, teacher, config(layers=layers))
+    matching = FeatureMatching(student, teacher, config(layers=layers))
     assert matching.names == expected
     assert student.training
     assert all(map(torch.equal, student.buffers(), before))
@@ -221,22 +220,19 @@ def test_names_of_layers(name: str, layers: tuple[str, ...], expected: list[str]
 
 def test_signs_are_those_of_the_operators() -> None:
     student, teacher = networks()
-    for given, mine in (("opposite", -1.0), ("same", 1.0)):
-        pairs = Matching(student, teacher, config(sign=given)).pairs
-        assert [pair.student_kernel.sign for pair in pairs] == [1.0] * 3
-        assert [pair.teacher_kernel.sign for pair in pairs] == [mine] * 3
-    assert Matching(teacher, student, config()).pairs[0].student_kernel.sign == -1.0
+    pairs = FeatureMatching(student, teacher, config()).pairs
+    assert [pair.student_kernel.sign for pair in pairs] == [1.0] * 3
+    assert [pair.teacher_kernel.sign for pair in pairs] == [-1.0] * 3
+    assert FeatureMatching(teacher, student, config()).pairs[0].student_kernel.sign == -1.0
 
 
-@pytest.mark.parametrize("where", ["layer", "norm"])
-def test_it_reads_what_layers_say(where: str) -> None:
+def test_it_compares_the_recorded_outputs() -> None:
     student, teacher = networks("lenet5_bn", in_channels=1)
-    matching = Matching(student, teacher, config(layers=("conv2", "conv4"), where=where))
+    matching = FeatureMatching(student, teacher, config(layers=("conv2", "conv4")))
     heard: dict[str, list[Tensor]] = {"conv2": [], "conv4": []}
     for network in (student, teacher):
         for name, said in heard.items():
-            place = name if where == "layer" else name.replace("conv", "bn")
-            network.get_submodule(place).register_forward_hook(
+            network.get_submodule(name).register_forward_hook(
                 lambda _, __, y, said=said: said.append(y.clone())
             )
     images = torch.randn(4, 1, 8, 8)
@@ -251,7 +247,7 @@ def test_it_reads_what_layers_say(where: str) -> None:
 
 def test_only_the_student_is_moved() -> None:
     student, teacher = networks()
-    matching = Matching(student, teacher, config(layers=("layer1.0.conv2",)))
+    matching = FeatureMatching(student, teacher, config(layers=("layer1.0.conv2",)))
     matching.start()
     images = torch.randn(4, 3, 8, 8)
     teacher(images), student(images)
@@ -267,7 +263,7 @@ def test_only_the_student_is_moved() -> None:
 
 def test_nothing_is_kept_that_nobody_asked_for() -> None:
     student, teacher = networks()
-    matching = Matching(student, teacher, config())
+    matching = FeatureMatching(student, teacher, config())
     student(torch.randn(2, 3, 8, 8))
     with pytest.raises(KeyError):
         matching()
@@ -275,7 +271,7 @@ def test_nothing_is_kept_that_nobody_asked_for() -> None:
 
 def test_a_copy_of_a_network_is_not_read() -> None:
     student, teacher = networks()
-    matching = Matching(student, teacher, config())
+    matching = FeatureMatching(student, teacher, config())
     other = copy.deepcopy(student)
     matching.start()
     other(torch.randn(2, 3, 8, 8))
@@ -290,23 +286,16 @@ def test_an_unknown_layer() -> None:
         r"'layer1.2.conv3'; did you mean 'layer1.2.conv2'\?"
     )
     with pytest.raises(ConfigError, match=message):
-        Matching(*networks(), config(layers=("stages", "layer1.2.conv3")))
+        FeatureMatching(*networks(), config(layers=("stages", "layer1.2.conv3")))
     # The first layer multiplies.
     with pytest.raises(ConfigError, match=r"`layers` must be .*, got 'conv1'"):
-        Matching(*networks(), config(layers=("conv1",)))
+        FeatureMatching(*networks(), config(layers=("conv1",)))
 
 
 def test_networks_that_do_not_fit() -> None:
     student, _ = networks()
     message = r"pkkd: `teacher` must have a layer layer1.2.conv2 of 2 channels .*, got 4"
     with pytest.raises(ConfigError, match=message):
-        Matching(student, models.create_model("resnet20", width=0.25), config())
+        FeatureMatching(student, models.create_model("resnet20", width=0.25), config())
     with pytest.raises(ConfigError, match=r"must have a layer layer1.2.conv2 .*, got None"):
-        Matching(student, models.create_model("lenet5_bn"), config())
-
-
-def test_a_layer_without_normalisation() -> None:
-    student = models.create_model("lenet5_bn", operator="adder2d", norm_logits=False, keep=[])
-    teacher = models.create_model("lenet5_bn", norm_logits=False)
-    with pytest.raises(ConfigError, match=r"pkkd: `where` must be layer for fc, which has no norm"):
-        Matching(student, teacher, config(layers=("fc",), where="norm"))
+        FeatureMatching(student, models.create_model("lenet5_bn"), config())

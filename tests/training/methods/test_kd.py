@@ -54,7 +54,7 @@ def test_the_temperature_by_hand() -> None:
 
 def test_the_blend_by_hand() -> None:
     added = kd.Config(alpha=0.25).losses(LOGITS, TAUGHT, LABELS)
-    mixed = kd.Config(alpha=0.25, blend="mix").losses(LOGITS, TAUGHT, LABELS)
+    mixed = kd.Config(alpha=0.25, loss_weighting="convex").losses(LOGITS, TAUGHT, LABELS)
     assert mixed[0].item() == pytest.approx(0.75 * HARD, rel=1e-12)
     assert mixed[1].item() == added[1].item()
 
@@ -104,9 +104,15 @@ def test_a_run(tmp_path: Path) -> None:
     [
         ({"alpha": -0.1}, r"kd: `alpha` must be at least 0, got -0.1"),
         ({"alpha": math.inf}, r"kd: `alpha` must be finite, got inf"),
-        ({"alpha": 1.5, "blend": "mix"}, r"kd: `alpha` must be at most 1 with blend mix, got 1.5"),
+        (
+            {"alpha": 1.5, "loss_weighting": "convex"},
+            r"kd: `alpha` must be at most 1 with loss_weighting convex, got 1.5",
+        ),
         ({"temperature": 0.0}, r"kd: `temperature` must be positive, got 0.0"),
-        ({"blend": "half"}, r"kd: `blend` must be one of mix, sum, got 'half'"),
+        (
+            {"loss_weighting": "half"},
+            r"kd: `loss_weighting` must be one of additive, convex, got 'half'",
+        ),
     ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:

@@ -73,7 +73,7 @@ def test_what_is_tested_is_the_integer_network(run: Result) -> None:
 
 
 def test_shifts_are_trained_for(tmp_path: Path) -> None:
-    options = {"name": "qat", "bits": 8, "shift_only": True}
+    options = {"name": "qat", "bits": 8, "power_of_two_scales": True}
     run = train(make_config(tmp_path, method=options, trainer={"epochs": 12}))
     simulated = run.metrics["test_loss"]
     # The first layer's weights have wider steps in integers.
@@ -234,7 +234,7 @@ def test_it_starts_from_a_trained_network(run: Result, tmp_path: Path) -> None:
     result = train(
         make_config(
             tmp_path,
-            method={**QAT, "start": start},
+            method={**QAT, "init_from": start},
             optimizer={"lr": 1e-9},
             trainer={"epochs": 1},
         )
@@ -245,10 +245,10 @@ def test_it_starts_from_a_trained_network(run: Result, tmp_path: Path) -> None:
 
 
 def test_another_network_to_start_from(run: Result, tmp_path: Path) -> None:
-    method = {**QAT, "start": str(run.directory)}
-    with pytest.raises(ConfigError, match=r"qat: `start` must be a network with the options of"):
+    method = {**QAT, "init_from": str(run.directory)}
+    with pytest.raises(ConfigError, match=r"qat: `init_from` must be a network with the options"):
         train(make_config(tmp_path, method=method, model={"options": {"width": 0.5}}))
-    method["start"] = str(tmp_path / "nothing.ckpt")
+    method["init_from"] = str(tmp_path / "nothing.ckpt")
     with pytest.raises(ArtifactError, match=r"nothing\.ckpt"):
         train(make_config(tmp_path, method=method))
 

@@ -428,7 +428,7 @@ def test_build_sgd_and_nag() -> None:
 
 
 def test_build_adamw_without_decay_of_biases_and_norms() -> None:
-    config = OptimizerConfig(name="adamw", momentum=0.8, beta2=0.99, decay="weights")
+    config = OptimizerConfig(name="adamw", momentum=0.8, beta2=0.99, decay="no_bias_norm")
     built = build_optimizer(network(), config)
     assert isinstance(built, AdaptiveLocalLR)
     assert isinstance(built.optimizer, AdamW)
@@ -440,10 +440,10 @@ def test_build_adamw_without_decay_of_biases_and_norms() -> None:
 
 
 def test_build_leaves_out_what_does_not_apply() -> None:
-    bare = build_optimizer(nn.Linear(2, 2, bias=False), OptimizerConfig(decay="weights"))
+    bare = build_optimizer(nn.Linear(2, 2, bias=False), OptimizerConfig(decay="no_bias_norm"))
     assert isinstance(bare, SGD)
     assert len(bare.param_groups) == 1
-    assert isinstance(build_optimizer(network(), OptimizerConfig(eta=0.0)), SGD)
+    assert isinstance(build_optimizer(network(), OptimizerConfig(local_lr_eta=0.0)), SGD)
     frozen = network()
     frozen[0].requires_grad_(False)  # type: ignore[index]
     (group,) = build_optimizer(frozen, OptimizerConfig()).param_groups
@@ -454,13 +454,13 @@ def test_build_leaves_out_what_does_not_apply() -> None:
     ("values", "message"),
     [
         ({"name": "sdg"}, "`name` must be one of adamw, nag, sgd, got 'sdg'; did you mean 'sgd'?"),
-        ({"decay": "some"}, "`decay` must be one of all, weights, got 'some'"),
+        ({"decay": "some"}, "`decay` must be one of all, no_bias_norm, got 'some'"),
         ({"lr": 0.0}, "`lr` must be positive, got 0.0"),
         ({"lr": math.inf}, "`lr` must be finite, got inf"),
         ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
         ({"beta2": -0.1}, r"`beta2` must lie in \[0, 1\), got -0.1"),
         ({"weight_decay": -1.0}, "`weight_decay` must be at least 0, got -1.0"),
-        ({"eta": math.nan}, "`eta` must be finite, got nan"),
+        ({"local_lr_eta": math.nan}, "`local_lr_eta` must be finite, got nan"),
         ({"name": "nag", "momentum": 0.0}, "`momentum` must be positive for nag, got 0.0"),
     ],
 )

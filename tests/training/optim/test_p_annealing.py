@@ -8,7 +8,7 @@ from torch import nn
 
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
-from mulfree.training import NormAnnealing, NormConfig
+from mulfree.training import PAnnealing, PAnnealingConfig
 
 
 class Network(nn.Module):
@@ -18,9 +18,9 @@ class Network(nn.Module):
         self.linear = AdderLinear(8, 2, gradient="sign")
 
 
-def make(**values: Any) -> tuple[Network, NormAnnealing]:
+def make(**values: Any) -> tuple[Network, PAnnealing]:
     model = Network()
-    return model, NormAnnealing(model, NormConfig(**values), total_steps=100)
+    return model, PAnnealing(model, PAnnealingConfig(**values), total_steps=100)
 
 
 def test_the_norm_falls_linearly_and_stays_at_one() -> None:
@@ -69,5 +69,5 @@ def test_layers_compute_with_the_norm() -> None:
     ],
 )
 def test_bad_configurations(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"NormConfig: {message}"):
-        NormConfig(**values)
+    with pytest.raises(ConfigError, match=f"PAnnealingConfig: {message}"):
+        PAnnealingConfig(**values)

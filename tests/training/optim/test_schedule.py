@@ -23,7 +23,7 @@ def test_cosine_by_step() -> None:
 
 
 def test_cosine_by_epoch_is_the_authors() -> None:
-    schedule = make(epochs=400, steps=3, name="cosine", interval="epoch")
+    schedule = make(epochs=400, steps=3, name="cosine", per="epoch")
     for epoch in (0, 1, 133, 399):
         expected = 0.05 * (1 + math.cos(math.pi * epoch / 400))
         for step in range(3):
@@ -35,12 +35,12 @@ def test_polynomial() -> None:
     assert schedule(0) == 1.0
     assert schedule(40) == pytest.approx(0.6**0.9)
     assert schedule(100) == 0.0
-    assert make(name="polynomial", power=2.0, interval="epoch")(49) == pytest.approx(0.36)
+    assert make(name="polynomial", power=2.0, per="epoch")(49) == pytest.approx(0.36)
 
 
-def test_floor() -> None:
-    assert make(name="cosine", floor=0.1)(100) == pytest.approx(0.1)
-    assert make(name="polynomial", floor=0.1, power=1.0)(50) == pytest.approx(0.55)
+def test_min_lr_ratio() -> None:
+    assert make(name="cosine", min_lr_ratio=0.1)(100) == pytest.approx(0.1)
+    assert make(name="polynomial", min_lr_ratio=0.1, power=1.0)(50) == pytest.approx(0.55)
 
 
 def test_constant() -> None:
@@ -48,7 +48,7 @@ def test_constant() -> None:
 
 
 def test_one_cycle_is_that_of_torch() -> None:
-    schedule = make(name="one_cycle", peak=0.4)
+    schedule = make(name="one_cycle", pct_start=0.4)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0, momentum=0.9)
     cycle = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=2.0, total_steps=100, pct_start=0.4
@@ -83,11 +83,11 @@ def test_it_fits_lambda_lr() -> None:
     ("values", "message"),
     [
         ({"name": "cosin"}, "`name` must be one of .*, got 'cosin'; did you mean 'cosine'?"),
-        ({"interval": "batch"}, "`interval` must be one of epoch, step, got 'batch'"),
+        ({"per": "batch"}, "`per` must be one of epoch, step, got 'batch'"),
         ({"warmup": -1.0}, "`warmup` must be at least 0, got -1.0"),
         ({"power": 0.0}, "`power` must be positive, got 0.0"),
-        ({"peak": 1.0}, r"`peak` must lie in \(0, 1\), got 1.0"),
-        ({"floor": 2.0}, r"`floor` must lie in \[0, 1\], got 2.0"),
+        ({"pct_start": 1.0}, r"`pct_start` must lie in \(0, 1\), got 1.0"),
+        ({"min_lr_ratio": 2.0}, r"`min_lr_ratio` must lie in \[0, 1\], got 2.0"),
     ],
 )
 def test_bad_configurations(values: dict[str, Any], message: str) -> None:

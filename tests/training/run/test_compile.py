@@ -137,7 +137,7 @@ def run(directory: Path, monkeypatch: pytest.MonkeyPatch, **sections: Any) -> in
 
 
 def test_a_run_compiles_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = {"ema": 0.5, "accumulate": 2, "precision": "bf16-mixed"}
+    trainer = {"ema": 0.5, "accumulate_grad_batches": 2, "precision": "bf16-mixed"}
     assert run(tmp_path, monkeypatch, trainer=trainer) == 1
 
 
@@ -151,7 +151,7 @@ def test_an_annealed_norm_is_compiled_when_it_has_arrived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The norm is another one at each of the first six of eight steps.
-    assert run(tmp_path, monkeypatch, norm={"start": 2.0, "fraction": 0.75}) == 1
+    assert run(tmp_path, monkeypatch, p_annealing={"start": 2.0, "fraction": 0.75}) == 1
 
 
 @pytest.mark.gpu

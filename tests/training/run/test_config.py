@@ -4,7 +4,7 @@ import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import yaml
@@ -12,8 +12,17 @@ from tests.training.runs import start
 
 from mulfree import data
 from mulfree.errors import ConfigError, MulfreeError
-from mulfree.training import NetworkConfig, NormConfig, TrainConfig, TrainerConfig, read_config
+from mulfree.training import (
+    NetworkConfig,
+    PAnnealingConfig,
+    TrainConfig,
+    TrainerConfig,
+    read_config,
+)
+from mulfree.training.methods import METHODS
+from mulfree.training.run.config import sections
 from mulfree.training.run.network import build_task
+from mulfree.training.run.renamed import RENAMED
 
 
 def write(path: Path, text: str) -> str:
@@ -30,21 +39,31 @@ def test_dotted_options_of_every_kind() -> None:
         [
             *("--optimizer.lr", "1e-3", "--optimizer.name=adamw", "--trainer.ema=0.99"),
             *("--model.options.width=0.5", "--model.options.keep=[first]"),
-            *("--trainer.compile=true", "--trainer.clip_norm=null", "--data.root=/some where"),
+            *(
+                "--trainer.compile=true",
+                "--trainer.gradient_clip_norm=null",
+                "--data.root=/some where",
+            ),
         ]
     )
     assert (config.optimizer.lr, config.optimizer.name) == (1e-3, "adamw")
     assert config.model.options == {"width": 0.5, "keep": ["first"]}
     assert (config.trainer.ema, config.trainer.compile) == (0.99, "default")
-    assert config.trainer.clip_norm is None
+    assert config.trainer.gradient_clip_norm is None
     assert config.data.root == "/some where"
 
 
 def test_files_and_options_in_order(tmp_path: Path) -> None:
-    one = write(tmp_path / "one.yaml", "optimizer: {lr: 0.3, eta: 0.1}\ntrainer:\n  epochs: 3\n")
-    two = write(tmp_path / "two.yaml", "optimizer:\n  eta: 1.0e-1\n  lr: 0.4\n")
-    config = read_config(["--config", one, f"--config={two}", "--optimizer.eta=0.5"])
-    assert (config.optimizer.lr, config.optimizer.eta, config.trainer.epochs) == (0.4, 0.5, 3)
+    one = write(
+        tmp_path / "one.yaml", "optimizer: {lr: 0.3, local_lr_eta: 0.1}\ntrainer: {epochs: 3}\n"
+    )
+    two = write(tmp_path / "two.yaml", "optimizer:\n  local_lr_eta: 1.0e-1\n  lr: 0.4\n")
+    config = read_config(["--config", one, f"--config={two}", "--optimizer.local_lr_eta=0.5"])
+    assert (config.optimizer.lr, config.optimizer.local_lr_eta, config.trainer.epochs) == (
+        0.4,
+        0.5,
+        3,
+    )
     # Where the option stands does not matter.
     assert read_config(["--optimizer.lr=0.5", "--config", one]).optimizer.lr == 0.5
     assert read_config(["--config", write(tmp_path / "empty.yaml", "")]) == TrainConfig()
@@ -60,7 +79,13 @@ def test_options_over_a_base() -> None:
 
 
 def test_dict_and_yaml_round_trip(tmp_path: Path) -> None:
-    config = read_config(["--model.options.width=0.5", "--norm.start=2", "--trainer.clip_norm=1"])
+    config = read_config(
+        [
+            "--model.options.width=0.5",
+            "--p_annealing.start=2",
+            "--trainer.gradient_clip_norm=1",
+        ]
+    )
     assert TrainConfig.from_dict(config.to_dict()) == config
     path = write(tmp_path / "config.yaml", config.to_yaml())
     assert read_config(["--config", path]) == config
@@ -198,11 +223,34 @@ def test_mistakes_in_a_dict(values: dict[str, Any], message: str) -> None:
 
 
 def test_a_dict_gives_what_it_names_and_else_the_defaults() -> None:
-    config = TrainConfig.from_dict({"norm": {"start": 2}, "model": {"options": {"width": 1}}})
-    assert config == replace(
-        TrainConfig(), norm=NormConfig(start=2.0), model=NetworkConfig(options={"width": 1})
+    config = TrainConfig.from_dict(
+        {"p_annealing": {"start": 2}, "model": {"options": {"width": 1}}}
     )
-    assert isinstance(config.norm.start, float)
+    assert config == replace(
+        TrainConfig(),
+        p_annealing=PAnnealingConfig(start=2.0),
+        model=NetworkConfig(options={"width": 1}),
+    )
+    assert isinstance(config.p_annealing.start, float)
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_former_names_of_options(name: str, tmp_path: Path) -> None:
+    section, _, option = name.partition(".")
+    new = RENAMED[name].partition(" ")[0]
+    known = {
+        f"{section}.{option}"
+        for method in METHODS
+        for section, kind in sections(method).items()
+        for option in get_type_hints(kind)
+    }
+    assert name not in known
+    assert new == "removed:" or new in known
+    verb = "was" if new == "removed:" else "is now"
+    path = write(tmp_path / "f.yaml", f"{section}:\n  {option}: 1\n")
+    for words in ([f"--{name}=1"], ["--config", path]):
+        with pytest.raises(ConfigError, match=f"unknown option '{name}' in .*; it {verb} {new}"):
+            read_config(words)
 
 
 @pytest.mark.parametrize(
@@ -214,10 +262,10 @@ def test_a_dict_gives_what_it_names_and_else_the_defaults() -> None:
         ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
         ({"devices": 0}, "`devices` must be at least 1, got 0"),
         ({"threads": 0}, "`threads` must be at least 1, got 0"),
-        ({"accumulate": 0}, "`accumulate` must be at least 1, got 0"),
+        ({"accumulate_grad_batches": 0}, "`accumulate_grad_batches` must be at least 1, got 0"),
         ({"checkpoint_every": 0}, "`checkpoint_every` must be at least 1, got 0"),
         ({"log_every": 0}, "`log_every` must be at least 1, got 0"),
-        ({"clip_norm": 0.0}, "`clip_norm` must be positive, got 0.0"),
+        ({"gradient_clip_norm": 0.0}, "`gradient_clip_norm` must be positive, got 0.0"),
         ({"ema": 1.0}, r"`ema` must lie in \(0, 1\), got 1.0"),
         (
             {"compile": "reduce_overhead"},
@@ -225,8 +273,8 @@ def test_a_dict_gives_what_it_names_and_else_the_defaults() -> None:
             "got 'reduce_overhead'; did you mean 'reduce-overhead'?",
         ),
         (
-            {"compile": "max-autotune", "accumulate": 2},
-            "`accumulate` must be 1 with compile max-autotune, whose CUDA graphs .*, got 2",
+            {"compile": "max-autotune", "accumulate_grad_batches": 2},
+            "`accumulate_grad_batches` must be 1 with compile max-autotune, whose CUDA .*, got 2",
         ),
         (
             {"compile": "default", "strategy": "fsdp"},
@@ -353,7 +401,7 @@ HOME_PATHS = [
     ("data", "cache", {}),
     ("method", "teacher", {"name": "kd"}),
     ("method", "teacher", {"name": "pkkd"}),
-    ("method", "start", {"name": "qat"}),
+    ("method", "init_from", {"name": "qat"}),
 ]
 
 

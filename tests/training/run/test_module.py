@@ -71,7 +71,16 @@ def waits(directory: Path, limit: int, **trainer: Any) -> int:
 
 @pytest.mark.usefixtures("_far_away")
 @pytest.mark.parametrize(
-    "trainer", [{}, {"ema": 0.5, "clip_norm": 1.0, "precision": "bf16-mixed", "accumulate": 2}]
+    "trainer",
+    [
+        {},
+        {
+            "ema": 0.5,
+            "gradient_clip_norm": 1.0,
+            "precision": "bf16-mixed",
+            "accumulate_grad_batches": 2,
+        },
+    ],
 )
 def test_more_steps_wait_no_more_often(tmp_path: Path, trainer: dict[str, Any]) -> None:
     few, many = (waits(tmp_path / str(n), n, **trainer) for n in (64, 192))
@@ -102,7 +111,7 @@ def test_steps_on_a_gpu_never_wait(
         return forward(self, batch)
 
     monkeypatch.setattr(supervised.Task, "forward", guarded)
-    trainer = {"accelerator": "cuda", "ema": 0.5, "clip_norm": 1.0, "precision": precision}
+    trainer = {"accelerator": "cuda", "ema": 0.5, "gradient_clip_norm": 1.0, "precision": precision}
     try:
         result = train(config(tmp_path, limit=128, log_every=1000, **trainer))
     finally:

@@ -23,19 +23,24 @@ EPOCHS = 2
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {},
     "average, accumulation, one-cycle, decayed weights, double precision": {
-        "trainer": {"ema": 0.9, "accumulate": 3, "precision": "64-true"},
-        "optimizer": {"decay": "weights"},
+        "trainer": {"ema": 0.9, "accumulate_grad_batches": 3, "precision": "64-true"},
+        "optimizer": {"decay": "no_bias_norm"},
         "schedule": {"name": "one_cycle"},
     },
     "annealed norm, adamw, half precision, validation": {
         "data": {"validation": 0.5},
-        "norm": {"start": 2.0},
+        "p_annealing": {"start": 2.0},
         "optimizer": {"name": "adamw", "lr": 0.01},
-        "trainer": {"precision": "bf16-mixed", "clip_norm": 1.0},
+        "trainer": {"precision": "bf16-mixed", "gradient_clip_norm": 1.0},
     },
     "a teacher that learns, average, accumulation, half precision": {
         "method": {"name": "pkkd"},
-        "trainer": {"ema": 0.9, "accumulate": 3, "precision": "bf16-mixed", "clip_norm": 1.0},
+        "trainer": {
+            "ema": 0.9,
+            "accumulate_grad_batches": 3,
+            "precision": "bf16-mixed",
+            "gradient_clip_norm": 1.0,
+        },
     },
 }
 

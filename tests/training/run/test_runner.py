@@ -103,7 +103,9 @@ def test_the_saved_network_has_the_reported_accuracy(tmp_path: Path) -> None:
 def test_a_run_is_what_a_plain_loop_computes(tmp_path: Path) -> None:
     """Two epochs of the configuration, written out with torch alone."""
     config = make_config(
-        tmp_path, optimizer={"name": "nag", "eta": 0.3}, trainer={"ema": 0.75, "clip_norm": 0.5}
+        tmp_path,
+        optimizer={"name": "nag", "local_lr_eta": 0.3},
+        trainer={"ema": 0.75, "gradient_clip_norm": 0.5},
     )
     result = train(config)
     splits = data.load(config.data)
@@ -153,7 +155,7 @@ def test_a_run_is_reproducible_and_the_seed_matters(tmp_path: Path) -> None:
 
 
 def test_accumulation_takes_a_step_every_few_batches_and_at_the_end(tmp_path: Path) -> None:
-    result = train(make_config(tmp_path, trainer={"accumulate": 3}))
+    result = train(make_config(tmp_path, trainer={"accumulate_grad_batches": 3}))
     assert [row["step"] for row in result.history] == [2, 4]
     # The schedule counts steps, not batches: the last one of four is at 3/4 of half a cosine.
     assert result.history[-1]["lr"] == pytest.approx(0.05 * (1 + math.cos(math.pi * 3 / 4)))
@@ -171,7 +173,7 @@ def test_held_out_images_choose_and_test_images_report(tmp_path: Path) -> None:
 
 
 def test_epochs_with_another_norm_are_never_the_best(tmp_path: Path) -> None:
-    result = train(make_config(tmp_path, norm={"start": 2.0, "fraction": 1.0}))
+    result = train(make_config(tmp_path, p_annealing={"start": 2.0, "fraction": 1.0}))
     assert [row["norm"] for row in result.history] == [1.5, 1.0]
     assert result.metrics["best_epoch"] == 2
     assert models.config_of(load_model(tmp_path / "best.ckpt")).name == "lenet5_bn"
@@ -417,7 +419,7 @@ def test_memory_that_is_too_small_for_a_step(
     config = make_config(tmp_path, trainer={"checkpoint_every": 1})
     message = (
         r"train: `data.batch_size` must be lower for the memory of cpu, got 16; the step stays the "
-        r"same if `trainer.accumulate` \(1\) is raised as much"
+        r"same if `trainer.accumulate_grad_batches` \(1\) is raised as much"
     )
     spoiled_run(config, message, good_step=5)
 

@@ -29,7 +29,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     directory = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks, "save_checkpoint", keep)
-        settings = {"epochs": 2, "accumulate": 2, "ema": 0.9, "checkpoint_every": 1}
+        settings = {"epochs": 2, "accumulate_grad_batches": 2, "ema": 0.9, "checkpoint_every": 1}
         train(make_config(directory, trainer=settings))
     assert len(found) == 4
     return found

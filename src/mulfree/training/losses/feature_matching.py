@@ -1,11 +1,11 @@
-r"""What the layers of two networks say of the same images, made comparable: kernels and 1x1 layers.
+r"""Feature-distillation loss between layers of student and teacher: kernels and 1x1 projections.
 
-Legend: N images, C channels, H W rows and columns, :math:`y` the response of a layer
+Legend: N images, C channels, H W rows and columns, :math:`y` the output of a layer
 `[N, C, H, W]`.
 
 References:
-    arXiv 2009.13044, Eq. 7-13. What of these formulas is not certain is an option, with the form
-    that is remembered as its default; see docs/distillation.md.
+    arXiv 2009.13044, Eq. 7-13; docs/distillation.md lists the parts that are options because the
+    paper leaves them open.
 """
 
 from __future__ import annotations
@@ -21,52 +21,43 @@ from mulfree import models, operators
 from mulfree.errors import ConfigError, ShapeError
 from mulfree.training.checks import require, require_choice
 from mulfree.training.distributed.collective import average
-from mulfree.training.losses.layer_outputs import STAGES, Recorder, choose_layers, layers_of
+from mulfree.training.losses.layer_outputs import STAGES, OutputRecorder, choose_layers, layers_of
 
 LIMIT = 8.0
-"""Exponents beyond it stay at it: e^8 is 2981, whose square is far from the limits of float32."""
+"""Largest magnitude of an exponent: e^8 is 2981, whose square is far below float32's largest."""
 
 Sigma: TypeAlias = float | Literal["learned", "matched"]
 
-# Weight of a batch in the running statistics of a response.
+# Weight of a batch in the running deviation of a layer's output.
 _MOMENTUM = 0.1
-# Least deviation that responses are divided by.
-_NARROWEST = 1e-6
+# Smallest deviation to divide by.
+_MIN_DEVIATION = 1e-6
 # As in batch normalisation.
 _EPSILON = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingConfig:
-    """How the responses of two networks are made comparable.
+class FeatureMatchingConfig:
+    """Options of the feature-distillation loss.
 
     Attributes:
         layers: Layers of the student's operator: their names, glob patterns of names, or "stages"
             for the last one at each size of map.
-        where: Compare what a layer itself says (layer), or its normalisation (norm).
-        kernel: Compare kernels of these responses, or else the responses.
-        linear: Compare them behind 1x1 convolutions, which exist in training only: one for each
-            network (both), one for the student, which has to foretell the teacher (student), or
+        use_kernel: Compare kernels of the layers' outputs, or else the outputs.
+        projection: 1x1 convolutions before the comparison, which exist in training only: one for
+            each network (both), one for the student, which then predicts the teacher (student), or
             none.
-        sigma: Width of the kernels: a number, one that fits the running deviation of the responses
-            (matched), or that times a factor that each layer learns (learned).
-        sign: The kernel of a convolution falls with its response and that of an adder layer rises
-            with its response (opposite), or both rise (same).
-        normalise: Compare results of unit variance, which cannot agree by vanishing.
+        sigma: Width of the kernels: a number, the running deviation of the outputs (matched), or
+            that times a factor that each layer learns (learned).
     """
 
     layers: tuple[str, ...] = (STAGES,)
-    where: Literal["layer", "norm"] = "layer"
-    kernel: bool = True
-    linear: Literal["both", "student", "none"] = "both"
+    use_kernel: bool = True
+    projection: Literal["both", "student", "none"] = "both"
     sigma: Sigma = "learned"
-    sign: Literal["opposite", "same"] = "opposite"
-    normalise: bool = True
 
     def __post_init__(self) -> None:
-        require_choice("pkkd", "where", self.where, ("layer", "norm"))
-        require_choice("pkkd", "linear", self.linear, ("both", "student", "none"))
-        require_choice("pkkd", "sign", self.sign, ("opposite", "same"))
+        require_choice("pkkd", "projection", self.projection, ("both", "student", "none"))
         if isinstance(self.sigma, str):
             require_choice("pkkd", "sigma", self.sigma, ("learned", "matched"))
         else:
@@ -76,32 +67,32 @@ class MatchingConfig:
 
 
 class Kernel(nn.Module):
-    r"""A kernel on the responses of a layer.
+    r"""Kernel transform of a layer's output.
 
     .. math:: k = \exp\left(\pm \frac{y - \mu}{2 \sigma^2}\right)
 
-    The mean :math:`\mu` of each channel over the images divides its kernel by a constant. That is
-    nothing to a 1x1 convolution behind it, and it keeps the exponential of a sum of hundreds of
-    distances, all of one sign, from vanishing; exponents are cut at `LIMIT`, so that it cannot
-    overflow either. Like the normalisation behind the layer, the kernel does not tell a constant
-    that is added to a channel, and its gradient has none to add. Where sigma is matched,
-    :math:`2 \sigma^2` is the running deviation of the responses about the means of their channels,
-    where it is learned a multiple of it.
+    Subtracting the mean :math:`\mu` of each channel over the images scales the kernel by a
+    constant, which the following 1x1 convolution absorbs. It keeps the exponential of a sum of
+    hundreds of distances, all of one sign, from underflowing; exponents are clamped to `LIMIT`
+    against overflow. Like the layer's batch norm, the kernel is invariant to a constant added to a
+    channel, and so its gradient sums to 0 over a channel. With sigma matched, :math:`2 \sigma^2` is
+    the running deviation of the outputs about the means of their channels; with sigma learned, a
+    multiple of it.
 
     Args:
         sign: 1 or -1.
-        config: With `kernel` false the result is the exponent, without its sign.
+        config: With `use_kernel` false the result is the exponent, without its sign.
     """
 
     deviation: Tensor
     seen: Tensor
 
-    def __init__(self, sign: float, config: MatchingConfig) -> None:
+    def __init__(self, sign: float, config: FeatureMatchingConfig) -> None:
         super().__init__()
-        self.exponential = config.kernel
-        self.sign = sign if config.kernel else 1.0
+        self.exponential = config.use_kernel
+        self.sign = sign if config.use_kernel else 1.0
         self.sigma = config.sigma
-        # A vector, because a lone number cannot be divided among processes.
+        # A vector, because a scalar parameter cannot be sharded.
         self.width = nn.Parameter(torch.zeros(1)) if config.sigma == "learned" else None
         self.register_buffer("deviation", torch.ones(()))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
@@ -112,7 +103,7 @@ class Kernel(nn.Module):
         count = y.numel() / y.shape[1]
         y = y - average(y.flatten(2).sum(2).sum(0) / count).view(-1, 1, 1)
         if self.training:
-            self._see(y.detach())
+            self._update(y.detach())
         if isinstance(self.sigma, str):
             factor = self.sign / self.deviation
         else:
@@ -123,48 +114,46 @@ class Kernel(nn.Module):
         return exponent.clamp(-LIMIT, LIMIT).exp_() if self.exponential else exponent
 
     @torch.no_grad()
-    def _see(self, centred: Tensor) -> None:
-        """Takes the deviation of a batch into the running one, which is that of all processes."""
+    def _update(self, centred: Tensor) -> None:
+        """Update the running deviation by a batch, over all ranks."""
         variance = average(torch.linalg.vector_norm(centred).square() / centred.numel())
-        deviation = variance.sqrt().clamp_min(_NARROWEST)
-        # The first batch alone makes it.
+        deviation = variance.sqrt().clamp_min(_MIN_DEVIATION)
+        # The first batch replaces the initial value.
         weight = torch.where(self.seen > 0, _MOMENTUM, 1.0).to(deviation.dtype)
         self.deviation.copy_(self.deviation.lerp(deviation.to(self.deviation.dtype), weight))
         self.seen.add_(1)
 
 
 class Pair(nn.Module):
-    r"""Mean squared difference of what two layers say, after a kernel and a 1x1 convolution each.
+    r"""Mean squared difference of two layers' outputs after kernel, 1x1 convolution and batch norm.
 
-    .. math:: \frac{1}{N H W C} \sum \left(W_s k_s + b_s - W_t k_t - b_t\right)^2
+    .. math:: \frac{1}{N H W C} \sum \left(\mathrm{BN}(W_s k_s) - \mathrm{BN}(W_t k_t)\right)^2
 
-    It is worked out from the means of the kernels and of their products, which are all it depends
-    on: neither the convolutions nor the difference is computed position by position. They are those
-    of the images of all processes together.
+    The normalisation to unit variance keeps the two linear maps from agreeing by vanishing. The
+    loss depends only on the means of the kernels and of their products, over the images of all
+    ranks, so neither the convolutions nor the difference is computed position by position.
 
     Args:
-        name: Of the layers.
+        name: Name of both layers.
         channels: C.
-        signs: Of the exponents of student and teacher.
+        signs: Signs of the exponents of student and teacher.
         config: Options.
     """
 
     def __init__(
-        self, name: str, channels: int, signs: tuple[float, float], config: MatchingConfig
+        self, name: str, channels: int, signs: tuple[float, float], config: FeatureMatchingConfig
     ) -> None:
         super().__init__()
         self.name = name
-        self.normalise = config.normalise
         self.student_kernel, self.teacher_kernel = (Kernel(s, config) for s in signs)
-        wanted = config.linear in ("both", "student"), config.linear == "both"
-        # A normalisation takes a bias away again.
-        bias = not config.normalise
+        wanted = config.projection in ("both", "student"), config.projection == "both"
+        # Without bias, which the normalisation would remove.
         self.student_linear, self.teacher_linear = (
-            nn.Conv2d(channels, channels, 1, bias=bias) if there else None for there in wanted
+            nn.Conv2d(channels, channels, 1, bias=False) if there else None for there in wanted
         )
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Responses `[N, C, H, W]` to a scalar; the teacher's get no gradient."""
+        """Outputs `[N, C, H, W]` to a scalar; the teacher's get no gradient."""
         if student.shape != teacher.shape:
             raise ShapeError(
                 f"pkkd: `teacher` must answer in layer {self.name} with the student's shape "
@@ -172,50 +161,42 @@ class Pair(nn.Module):
             )
         with torch.autocast(student.device.type, enabled=False):
             s, t = self.student_kernel(student), self.teacher_kernel(teacher.detach())
-            s_mean, t_mean = average(torch.stack([s.mean((0, 2, 3)), t.mean((0, 2, 3))])).unbind()
-            # Of what has no mean any more, the means of the products are the covariances, and so
-            # are their gradients; a difference of large numbers would leave little of them.
-            s, t = (k - mean.detach().view(-1, 1, 1) for k, mean in ((s, s_mean), (t, t_mean)))
+            means = average(torch.stack([s.mean((0, 2, 3)), t.mean((0, 2, 3))])).detach().unbind()
+            # Centred, the means of the products are the covariances; as differences of large
+            # numbers these would lose most of their digits.
+            s, t = (k - mean.view(-1, 1, 1) for k, mean in zip((s, t), means, strict=True))
             products = torch.stack([_products(s, s), _products(t, t), _products(s, t)])
             ss, tt, st = average(products).unbind()
-            # Covariances and means behind the convolutions.
+            # Covariances of the outputs of the 1x1 convolutions.
             if self.student_linear is not None:
                 w = self.student_linear.weight.flatten(1)
-                ss, st, s_mean = w @ ss @ w.T, w @ st, w @ s_mean
-                if self.student_linear.bias is not None:
-                    s_mean = s_mean + self.student_linear.bias
+                ss, st = w @ ss @ w.T, w @ st
             if self.teacher_linear is not None:
                 w = self.teacher_linear.weight.flatten(1)
-                tt, st, t_mean = w @ tt @ w.T, st @ w.T, w @ t_mean
-                if self.teacher_linear.bias is not None:
-                    t_mean = t_mean + self.teacher_linear.bias
+                tt, st = w @ tt @ w.T, st @ w.T
             ss, tt, st = ss.diagonal(), tt.diagonal(), st.diagonal()
-            if self.normalise:
-                # What batch normalisation makes of them: means of 0, variances of nearly 1.
-                a, b = (ss + _EPSILON).rsqrt(), (tt + _EPSILON).rsqrt()
-                squares = ss * a * a + tt * b * b - 2 * st * a * b
-            else:
-                squares = ss + tt - 2 * st + (s_mean - t_mean).square()
-            return squares.mean()
+            # As after batch normalisation: means of 0, variances of nearly 1.
+            a, b = (ss + _EPSILON).rsqrt(), (tt + _EPSILON).rsqrt()
+            return (ss * a * a + tt * b * b - 2 * st * a * b).mean()
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:
     """Mean over images and positions of the products of channels, `[C, C]`."""
     images, channels, *sides = x.shape
     if channels > math.prod(sides):
-        # As many matrices as there are images would take more memory than the responses.
+        # One matrix per image would take more memory than the outputs.
         total: Tensor = torch.tensordot(x, y, dims=([0, 2, 3], [0, 2, 3]))
     else:
         total = torch.bmm(x.flatten(2), y.flatten(2).transpose(1, 2)).sum(0)
     return total / (images * math.prod(sides))
 
 
-class Matching(nn.Module):
-    r"""The sum over pairs of layers :math:`m` of the mean squared difference of two networks.
+class FeatureMatching(nn.Module):
+    r"""Sum over pairs of layers :math:`m` of the mean squared difference of two networks.
 
     .. math:: L_{mid} = \sum_m \mathrm{mean} (\rho_s^m(k_s^m) - \rho_t^m(k_t^m))^2
 
-    It reads the networks in their forward: `start` before, the call after that of both.
+    It records the layers in the networks' forward: call `start`, then both networks, then this.
 
     Args:
         student: A network of `create_model`.
@@ -226,7 +207,9 @@ class Matching(nn.Module):
         ConfigError: A name in `config.layers` matches nothing, or the networks do not fit.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, config: MatchingConfig) -> None:
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, config: FeatureMatchingConfig
+    ) -> None:
         super().__init__()
         own = models.config_of(student).arguments["operator"]
         layers, others = layers_of(student, [own]), layers_of(teacher, operators.OPERATORS)
@@ -239,19 +222,18 @@ class Matching(nn.Module):
                     f"pkkd: `teacher` must have a layer {name} of {layer.out_channels} channels as "
                     f"the student has, got {other and other.out_channels}"
                 )
-            signs = _sign(layer, config), _sign(other, config)
-            pairs.append(Pair(name, layer.out_channels, signs, config))
+            pairs.append(Pair(name, layer.out_channels, (_sign(layer), _sign(other)), config))
         self.pairs = nn.Sequential(*pairs)
-        self._readers = tuple(Recorder(net, names, config.where) for net in (student, teacher))
+        self._recorders = tuple(OutputRecorder(network, names) for network in (student, teacher))
 
     def start(self) -> None:
-        """From now on what the networks' layers say is kept."""
-        for reader in self._readers:
-            reader.listening = True
+        """Record the outputs of the layers from now on."""
+        for recorder in self._recorders:
+            recorder.active = True
 
     def forward(self) -> Tensor:
-        """The loss of what was said since `start`, a scalar; nothing is kept any more."""
-        student, teacher = (reader.taken() for reader in self._readers)
+        """Scalar loss over the outputs recorded since `start`; clears them."""
+        student, teacher = (recorder.pop() for recorder in self._recorders)
         losses = [
             pair(student[name], teacher[name])
             for name, pair in zip(self.names, self.pairs, strict=True)
@@ -259,7 +241,6 @@ class Matching(nn.Module):
         return torch.stack(losses).sum()
 
 
-def _sign(layer: nn.Module, config: MatchingConfig) -> float:
-    """That of the exponents of a layer's kernel."""
-    falls = config.sign == "opposite" and isinstance(layer, nn.Conv2d)
-    return -1.0 if falls else 1.0
+def _sign(layer: nn.Module) -> float:
+    """Sign of a layer's exponents: a convolution's kernel falls with its output, others rise."""
+    return -1.0 if isinstance(layer, nn.Conv2d) else 1.0

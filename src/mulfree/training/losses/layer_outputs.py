@@ -9,60 +9,58 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mulfree import models, operators
 from mulfree.errors import ConfigError
 
 STAGES = "stages"
-"""In the place of a name: the last layer at each size of map."""
+"""Stands for the last layer at each size of map."""
 
 
-class Recorder:
-    """What layers of a network say while it computes.
+class OutputRecorder:
+    """Outputs of some layers of a network.
 
     Args:
         model: The network.
         names: Its layers.
-        where: "layer" or "norm".
+
+    Attributes:
+        active: Whether outputs are recorded.
     """
 
-    def __init__(self, model: nn.Module, names: Sequence[str], where: str) -> None:
-        self.listening = False
-        self._said: dict[str, Tensor] = {}
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        self.active = False
+        self._outputs: dict[str, Tensor] = {}
         for name in names:
-            place = model.get_submodule(name if where == "layer" else _norm_of(model, name))
-            place.register_forward_hook(_Hook(self, name, copies=where == "norm"))
+            model.get_submodule(name).register_forward_hook(_Hook(self, name))
 
-    def taken(self) -> dict[str, Tensor]:
-        """What was said, which is forgotten here."""
-        said, self._said, self.listening = self._said, {}, False
-        return said
+    def pop(self) -> dict[str, Tensor]:
+        """Return the recorded outputs, clear them and stop recording."""
+        outputs, self._outputs, self.active = self._outputs, {}, False
+        return outputs
 
-    def hear(self, name: str, y: Tensor) -> None:
-        """Keeps what a layer says, if somebody wants to know."""
-        if self.listening:
-            self._said[name] = y
+    def record(self, name: str, y: Tensor) -> None:
+        """Keep the output of a layer while active."""
+        if self.active:
+            self._outputs[name] = y
 
 
 class _Hook:
-    """Tells a reader the result of a module.
+    """Forward hook that records a layer's output.
 
-    No function, of which a copy of the network, such as its moving average, would have the same.
+    A class, not a closure: deep copies of the network (the EMA) must get a hook of their own.
     """
 
-    def __init__(self, reader: Recorder, name: str, *, copies: bool) -> None:
-        self._reader = reader
+    def __init__(self, recorder: OutputRecorder, name: str) -> None:
+        self._recorder = recorder
         self._name = name
-        # An activation in place may change what a normalisation has made.
-        self._copies = copies
 
     def __call__(self, module: nn.Module, args: Any, y: Tensor) -> None:
-        self._reader.hear(self._name, y.clone() if self._copies else y)
+        self._recorder.record(self._name, y)
 
 
 def layers_of(model: nn.Module, kinds: Sequence[str]) -> dict[str, Any]:
-    """The layers with windows that are of one of these operators, by name."""
+    """Layers with a sliding window of one of these operators, by name."""
     classes = tuple(operators.get_operator(kind).conv for kind in kinds)
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, classes)}
 
@@ -70,7 +68,11 @@ def layers_of(model: nn.Module, kinds: Sequence[str]) -> dict[str, Any]:
 def choose_layers(
     model: nn.Module, layers: dict[str, nn.Module], patterns: Sequence[str]
 ) -> list[str]:
-    """Names that the patterns stand for, in order of registration."""
+    """Names that the patterns match, in order of registration.
+
+    Raises:
+        ConfigError: A pattern matches nothing.
+    """
     chosen: set[str] = set()
     for pattern in patterns:
         found = _stage_ends(model, layers) if pattern == STAGES else fnmatch.filter(layers, pattern)
@@ -86,33 +88,21 @@ def choose_layers(
 
 @torch.no_grad()
 def _stage_ends(model: nn.Module, layers: dict[str, nn.Module]) -> list[str]:
-    """The layer that answers last at each size of map, found by an empty image."""
+    """Last layer at each size of map, found by a forward pass of zeros."""
     last: dict[torch.Size, str] = {}
     handles = [
         layer.register_forward_hook(lambda _, __, y, name=name: last.update({y.shape[2:]: name}))
         for name, layer in layers.items()
     ]
-    recipe = models.config_of(model)
-    side = models.image_size(recipe.name)
+    config = models.config_of(model)
+    side = models.image_size(config.name)
     parameter = next(model.parameters())
     training = {module: module.training for module in model.modules()}
     try:
-        model.eval()(parameter.new_zeros(1, recipe.arguments["in_channels"], side, side))
+        model.eval()(parameter.new_zeros(1, config.arguments["in_channels"], side, side))
     finally:
         for module, mode in training.items():
             module.training = mode
         for handle in handles:
             handle.remove()
     return list(last.values())
-
-
-def _norm_of(model: nn.Module, layer: str) -> str:
-    """Name of the normalisation behind a layer: the next one that is registered."""
-    names = iter(model.named_modules())
-    for name, _ in names:
-        if name == layer:
-            break
-    for name, module in names:
-        if isinstance(module, _BatchNorm):
-            return str(name)
-    raise ConfigError(f"pkkd: `where` must be layer for {layer}, which has no normalisation")

@@ -16,7 +16,7 @@ from mulfree.training.fidelity import agreement, divergence
 from mulfree.training.run.checkpoint import load_teacher
 from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
 
-_BLENDS = ("sum", "mix")
+_WEIGHTINGS = ("additive", "convex")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,23 +27,24 @@ class Config(MethodConfig):
         name: Name of the method.
         teacher: Trained network to learn from: a checkpoint, weights, or a run's directory.
         alpha: Weight of what the teacher says.
-        blend: Add alpha times its loss to that of the labels (sum), or share a weight of 1 between
-            the two (mix).
+        loss_weighting: L_labels + alpha L_teacher (additive), or
+            (1 - alpha) L_labels + alpha L_teacher (convex).
         temperature: What logits are divided by before the teacher's are learned from.
     """
 
     name: Literal["kd"] = "kd"
     teacher: str | None = None
     alpha: float = 1.0
-    blend: Literal["sum", "mix"] = "sum"
+    loss_weighting: Literal["additive", "convex"] = "additive"
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         expand_paths(self.name, self, "teacher")
         require(self.name, "alpha", self.alpha, self.alpha >= 0, "be at least 0")
-        require_choice(self.name, "blend", self.blend, _BLENDS)
-        if self.blend == "mix":
-            require(self.name, "alpha", self.alpha, self.alpha <= 1, "be at most 1 with blend mix")
+        require_choice(self.name, "loss_weighting", self.loss_weighting, _WEIGHTINGS)
+        if self.loss_weighting == "convex":
+            bound = "be at most 1 with loss_weighting convex"
+            require(self.name, "alpha", self.alpha, self.alpha <= 1, bound)
         require(self.name, "temperature", self.temperature, self.temperature > 0, "be positive")
 
     def losses(self, student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +54,7 @@ class Config(MethodConfig):
             H(y, p_s), \quad \alpha \tau^2 H(p_t^{(\tau)}, p_s^{(\tau)})
 
         with the cross entropy :math:`H` and probabilities :math:`p^{(\tau)}` of logits divided by
-        the temperature; with `blend` mix the first has the factor :math:`1 - \alpha`.
+        the temperature; with `loss_weighting` convex the first has the factor :math:`1 - \alpha`.
 
         Args:
             student: Logits `[N, num_classes]`.
@@ -61,7 +62,7 @@ class Config(MethodConfig):
             labels: `[N]`.
         """
         hard = cross_entropy(student, labels)
-        if self.blend == "mix":
+        if self.loss_weighting == "convex":
             hard = (1 - self.alpha) * hard
         probabilities = (teacher.detach() / self.temperature).softmax(dim=1)
         soft = cross_entropy(student / self.temperature, probabilities)
@@ -84,7 +85,7 @@ class Task(TrainingTask):
         ArtifactError: The file of the teacher is missing or damaged.
 
     References:
-        arXiv 1503.02531; `blend` mix as in arXiv 2106.05945, section 3.
+        arXiv 1503.02531; `loss_weighting` convex as in arXiv 2106.05945, section 3.
     """
 
     teacher: nn.Module

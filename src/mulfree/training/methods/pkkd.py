@@ -10,40 +10,30 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mulfree import models
-from mulfree.errors import ConfigError
 from mulfree.training.checks import require
-from mulfree.training.losses.feature_matching import Matching, MatchingConfig
+from mulfree.training.losses.feature_matching import FeatureMatching, FeatureMatchingConfig
 from mulfree.training.methods import kd
 from mulfree.training.task import Batch, TrainingTask, precise
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(MatchingConfig, kd.Config):
+class Config(FeatureMatchingConfig, kd.Config):
     """Options of kernel-based progressive distillation.
 
     Attributes:
         name: Name of the method.
         teacher: Trained network that teaches as it is; by default a fresh one with convolutions
             learns the labels on the same images, as it would alone, and teaches what it knows.
-        teacher_lr: Learning rate of a teacher that learns, at its peak; by default the student's.
         beta: Weight of what layers say; 0 leaves it out.
     """
 
     name: Literal["pkkd"] = "pkkd"  # type: ignore[assignment]
-    teacher_lr: float | None = None
     beta: float = 1.0
 
     def __post_init__(self) -> None:
         kd.Config.__post_init__(self)
-        MatchingConfig.__post_init__(self)
+        FeatureMatchingConfig.__post_init__(self)
         require("pkkd", "beta", self.beta, self.beta >= 0, "be at least 0")
-        if self.teacher_lr is not None:
-            require("pkkd", "teacher_lr", self.teacher_lr, self.teacher_lr > 0, "be positive")
-            if self.teacher is not None:
-                raise ConfigError(
-                    "pkkd: `teacher_lr` must be None for a teacher that is trained already, "
-                    f"got {self.teacher_lr}"
-                )
 
 
 class Task(TrainingTask):
@@ -52,7 +42,7 @@ class Task(TrainingTask):
     .. math::
         L_s = \beta L_{mid} + L_{blend}, \quad L_t = H(y, p_t)
 
-    with `Matching` for :math:`L_{mid}` and the two terms of `kd.Config.losses` for
+    with `FeatureMatching` for :math:`L_{mid}` and the two terms of `kd.Config.losses` for
     :math:`L_{blend}`. What the teacher says is a constant to the student's loss, so both are
     minimised by one step on their sum, in which the teacher goes the way that it would go alone,
     bit for bit.
@@ -75,12 +65,11 @@ class Task(TrainingTask):
         super().__init__(model)
         self.config = config
         self.trains_teacher = config.teacher is None
-        self.teacher_lr = config.teacher_lr
         self.teacher = (
             fresh_teacher(model) if self.trains_teacher else kd.trained_teacher(model, config)
         )
         matches = config.beta > 0
-        self.matching = Matching(model, self.teacher, config) if matches else None
+        self.matching = FeatureMatching(model, self.teacher, config) if matches else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The sum of the losses, each of them, and what is reported."""

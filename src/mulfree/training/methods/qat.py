@@ -39,8 +39,8 @@ class Config(MethodConfig):
         name: Name of the method.
         bits: Bits of what layers in the middle of the network read, and of their weights: 8, 6, 5
             or 4. The first layer and the classifier have 8.
-        shift_only: Round the factors behind layers to powers of two, too.
-        start: Network to start from: a checkpoint, weights, or a run's directory. By default a
+        power_of_two_scales: Round the factors behind layers to powers of two, too.
+        init_from: Network to start from: a checkpoint, weights, or a run's directory. By default a
             fresh one.
         observer: How the range of a batch is found: all of it (minmax), without its outermost
             0.03 % (percentile), or the one for 8 bits and the other for fewer (auto).
@@ -49,13 +49,13 @@ class Config(MethodConfig):
 
     name: Literal["qat"] = "qat"
     bits: int = 4
-    shift_only: bool = False
-    start: str | None = None
+    power_of_two_scales: bool = False
+    init_from: str | None = None
     observer: Literal["auto", "minmax", "percentile"] = "auto"
     momentum: float = 0.1
 
     def __post_init__(self) -> None:
-        expand_paths("qat", self, "start")
+        expand_paths("qat", self, "init_from")
         require("qat", "bits", self.bits, self.bits in BITS, f"be one of {BITS}")
         require_choice("qat", "observer", self.observer, OBSERVERS)
         require("qat", "momentum", self.momentum, 0 < self.momentum <= 1, "lie in (0, 1]")
@@ -90,12 +90,12 @@ class Task(TrainingTask):
         super().__init__(model)
         self.config = config
         recipe = models.config_of(model)
-        if config.start is not None:
-            started = load_model(config.start)
+        if config.init_from is not None:
+            started = load_model(config.init_from)
             if models.config_of(started) != recipe:
                 raise ConfigError(
-                    "qat: `start` must be a network with the options of `model`, got "
-                    f"{models.config_of(started)} in {config.start}"
+                    "qat: `init_from` must be a network with the options of `model`, got "
+                    f"{models.config_of(started)} in {config.init_from}"
                 )
             model.load_state_dict(started.state_dict())
         self._layouts: dict[Shape, Layout] = {}
@@ -128,7 +128,7 @@ class Task(TrainingTask):
         if len(self.ranges) != len(layout.grids):
             self.ranges = _unknown(layout).to(images.device)
         running = _Running(layout, self, momentum)
-        hooks = FakeQuantise(layout, running, shift_only=self.config.shift_only)
+        hooks = FakeQuantise(layout, running, shift_only=self.config.power_of_two_scales)
         logits = precise(execute(layout.plan, model, images, hooks))
         loss = cross_entropy(logits, labels)
         return {"loss": loss, "accuracy": accuracy(logits.detach(), labels)}
@@ -168,7 +168,7 @@ class _Running:
         known.copy_(seen)
         low, high = seen[0].clamp(max=0.0), seen[1].clamp(min=0.0)
         scale = (high - low).clamp(min=1e-3) / (2**bits - 1)
-        if self._task.config.shift_only:
+        if self._task.config.power_of_two_scales:
             scale = self._units[name] * (scale / self._units[name]).log2().ceil().exp2()
         return scale.float(), (-low / scale).round().to(torch.int32)
 

@@ -16,7 +16,7 @@ from mulfree.training.task import Learner, TrainingTask
 
 _OPTIMIZERS = ("adamw", "nag", "sgd")
 
-_DECAYS = ("all", "weights")
+_DECAYS = ("all", "no_bias_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,9 @@ class OptimizerConfig:
         momentum: Momentum of sgd and nag, first beta of adamw.
         beta2: Second beta of adamw.
         weight_decay: Weight decay factor.
-        decay: What is decayed: all parameters, or only weights (no bias, no normalisation).
-        eta: Factor of the adaptive local learning rate of adder layers; 0 turns it off.
+        decay: Decay all parameters (all), or no biases and no normalisation parameters
+            (no_bias_norm).
+        local_lr_eta: Factor of the adaptive local learning rate of adder layers; 0 turns it off.
     """
 
     name: Literal["sgd", "nag", "adamw"] = "sgd"
@@ -38,8 +39,8 @@ class OptimizerConfig:
     momentum: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 5e-4
-    decay: Literal["all", "weights"] = "all"
-    eta: float = 0.2
+    decay: Literal["all", "no_bias_norm"] = "all"
+    local_lr_eta: float = 0.2
 
     def __post_init__(self) -> None:
         function = "OptimizerConfig"
@@ -49,7 +50,7 @@ class OptimizerConfig:
         for field in ("momentum", "beta2"):
             value = getattr(self, field)
             require(function, field, value, 0 <= value < 1, "lie in [0, 1)")
-        for field in ("weight_decay", "eta"):
+        for field in ("weight_decay", "local_lr_eta"):
             value = getattr(self, field)
             require(function, field, value, value >= 0, "be at least 0")
         if self.name == "nag":
@@ -84,8 +85,8 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
             nesterov=config.name == "nag",
         )
     every = (p for group in groups for p in group["params"])
-    if config.eta > 0 and any(uses_adaptive_local_lr(p) for p in every):
-        optimizer = AdaptiveLocalLR(optimizer, config.eta)
+    if config.local_lr_eta > 0 and any(uses_adaptive_local_lr(p) for p in every):
+        optimizer = AdaptiveLocalLR(optimizer, config.local_lr_eta)
     return optimizer
 
 
@@ -94,7 +95,7 @@ def _groups(learner: Learner, config: OptimizerConfig) -> list[dict[str, Any]]:
     lr = config.lr if learner.lr is None else learner.lr
     params = [p for p in learner.parameters if p.requires_grad]
     groups: list[dict[str, Any]] = [{"params": params, "lr": lr}]
-    if config.decay == "weights":
+    if config.decay == "no_bias_norm":
         # A bias, and the scale and shift of a normalisation, are the vectors among them.
         groups = [
             {"params": [p for p in params if p.ndim > 1], "lr": lr},

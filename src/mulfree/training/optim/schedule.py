@@ -10,7 +10,7 @@ from mulfree.errors import ConfigError
 from mulfree.training.checks import require, require_choice
 
 _NAMES = ("constant", "cosine", "one_cycle", "polynomial")
-_INTERVALS = ("epoch", "step")
+_PERIODS = ("epoch", "step")
 # What torch.optim.lr_scheduler.OneCycleLR starts from and ends at, as divisors.
 _ONE_CYCLE_START = 25.0
 _ONE_CYCLE_END = 1e4
@@ -22,29 +22,30 @@ class ScheduleConfig:
 
     Attributes:
         name: Half a cosine, a polynomial, up and down once (one_cycle), or constant.
-        interval: Whether the rate changes with every step or, as in the authors' code, with
-            every epoch. A one-cycle always goes by step.
+        per: Change the rate every step or, as in the authors' code, every epoch. A one-cycle
+            changes every step.
         warmup: Epochs of linear growth before the schedule proper; may be a fraction.
         power: Exponent of the polynomial.
-        peak: Fraction of the run at which a one-cycle is highest.
-        floor: Fraction of the peak rate at which cosine and polynomial end.
+        pct_start: Fraction of the run at which a one-cycle is highest.
+        min_lr_ratio: Fraction of the peak rate at which cosine and polynomial end.
     """
 
     name: Literal["cosine", "polynomial", "one_cycle", "constant"] = "cosine"
-    interval: Literal["step", "epoch"] = "step"
+    per: Literal["step", "epoch"] = "step"
     warmup: float = 0.0
     power: float = 0.9
-    peak: float = 0.3
-    floor: float = 0.0
+    pct_start: float = 0.3
+    min_lr_ratio: float = 0.0
 
     def __post_init__(self) -> None:
         function = "ScheduleConfig"
         require_choice(function, "name", self.name, _NAMES)
-        require_choice(function, "interval", self.interval, _INTERVALS)
+        require_choice(function, "per", self.per, _PERIODS)
         require(function, "warmup", self.warmup, self.warmup >= 0, "be at least 0")
         require(function, "power", self.power, self.power > 0, "be positive")
-        require(function, "peak", self.peak, 0 < self.peak < 1, "lie in (0, 1)")
-        require(function, "floor", self.floor, 0 <= self.floor <= 1, "lie in [0, 1]")
+        require(function, "pct_start", self.pct_start, 0 < self.pct_start < 1, "lie in (0, 1)")
+        ratio = self.min_lr_ratio
+        require(function, "min_lr_ratio", ratio, 0 <= ratio <= 1, "lie in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,15 +102,15 @@ class Schedule:
         if config.name == "constant":
             return 1.0
         if config.name == "one_cycle":
-            return _one_cycle(step, remaining, config.peak)
-        if config.interval == "epoch":
+            return _one_cycle(step, remaining, config.pct_start)
+        if config.per == "epoch":
             step -= step % self.steps_per_epoch
         t = step / remaining
         if config.name == "cosine":
             shape = (1 + math.cos(math.pi * t)) / 2
         else:
             shape = (1 - t) ** config.power
-        return config.floor + (1 - config.floor) * shape
+        return config.min_lr_ratio + (1 - config.min_lr_ratio) * shape
 
 
 def _one_cycle(step: int, total: int, peak: float) -> float:

@@ -13,9 +13,10 @@ from mulfree.files import expand_paths
 from mulfree.training.checks import require, require_choice, require_count
 from mulfree.training.methods import get_method, supervised
 from mulfree.training.optim.build import OptimizerConfig
-from mulfree.training.optim.p_annealing import NormConfig
+from mulfree.training.optim.p_annealing import PAnnealingConfig
 from mulfree.training.optim.schedule import ScheduleConfig
 from mulfree.training.run.plain import write
+from mulfree.training.run.renamed import renaming
 from mulfree.training.run.typed import typed
 from mulfree.training.task import MethodConfig
 
@@ -68,9 +69,9 @@ class TrainerConfig:
         sync_batchnorm: Normalise over the images of all processes together, not of each alone.
         threads: CPU threads of a process; by default torch's choice.
         precision: Number format; mixed ones keep weights in float32.
-        accumulate: Batches whose gradients are averaged for one step.
-        clip_norm: Upper limit of the norm of all gradients together. The adaptive local learning
-            rate comes later, so adder weights are not affected.
+        accumulate_grad_batches: Batches whose gradients are averaged for one step.
+        gradient_clip_norm: Upper limit of the norm of all gradients together. The adaptive local
+            learning rate is applied later, so adder weights are not affected.
         ema: Decay of a moving average of the weights, which is then what is tested and saved.
         compile: How torch.compile treats the training step: not at all (none), fused kernels
             (default), these in CUDA graphs (reduce-overhead), or moreover the fastest of several
@@ -93,8 +94,8 @@ class TrainerConfig:
     sync_batchnorm: bool = False
     threads: int | None = None
     precision: Literal["32-true", "64-true", "16-mixed", "bf16-mixed"] = "32-true"
-    accumulate: int = 1
-    clip_norm: float | None = None
+    accumulate_grad_batches: int = 1
+    gradient_clip_norm: float | None = None
     ema: float | None = None
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] | bool = "none"
     checkpoint_every: int | None = None
@@ -113,25 +114,26 @@ class TrainerConfig:
             object.__setattr__(self, "compile", "default" if self.compile else "none")
         require_choice(function, "compile", self.compile, _COMPILE)
         require(function, "seed", self.seed, 0 <= self.seed < 2**32, "lie in [0, 2^32)")
-        for name in ("epochs", "accumulate", "log_every"):
+        for name in ("epochs", "accumulate_grad_batches", "log_every"):
             require_count(function, name, getattr(self, name))
         require_count(function, "devices", self.devices, _MAX_DEVICES)
         if self.threads is not None:
             require_count(function, "threads", self.threads, _MAX_THREADS)
         if self.checkpoint_every is not None:
             require_count(function, "checkpoint_every", self.checkpoint_every)
-        if self.accumulate > 1 and self.compile in _CUDA_GRAPHS:
+        if self.accumulate_grad_batches > 1 and self.compile in _CUDA_GRAPHS:
             raise ConfigError(
-                f"{function}: `accumulate` must be 1 with compile {self.compile}, whose CUDA "
-                f"graphs overwrite the gradients that would be added up, got {self.accumulate}"
+                f"{function}: `accumulate_grad_batches` must be 1 with compile {self.compile}, "
+                "whose CUDA graphs overwrite the gradients that would be added up, "
+                f"got {self.accumulate_grad_batches}"
             )
         if self.strategy == "fsdp" and self.compile != "none":
             raise ConfigError(
                 f"{function}: `compile` must be none with strategy fsdp, which gathers weights "
                 f"between layers, got {self.compile}"
             )
-        if self.clip_norm is not None:
-            require(function, "clip_norm", self.clip_norm, self.clip_norm > 0, "be positive")
+        if (norm := self.gradient_clip_norm) is not None:
+            require(function, "gradient_clip_norm", norm, norm > 0, "be positive")
         if self.ema is not None:
             require(function, "ema", self.ema, 0 < self.ema < 1, "lie in (0, 1)")
 
@@ -146,7 +148,7 @@ class TrainConfig:
         method: How the network learns.
         optimizer: How its parameters are updated.
         schedule: How the learning rate goes.
-        norm: The norm of adder layers.
+        p_annealing: The exponent of adder layers.
         trainer: Length, devices and files of the run.
     """
 
@@ -155,7 +157,7 @@ class TrainConfig:
     method: MethodConfig = field(default_factory=supervised.Config)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    norm: NormConfig = field(default_factory=NormConfig)
+    p_annealing: PAnnealingConfig = field(default_factory=PAnnealingConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def to_dict(self) -> dict[str, Any]:
@@ -279,6 +281,8 @@ def check_known(name: str, method: str, source: str) -> None:
     known = [full for full, _ in leaves(defaults(method))]
     if name in known:
         return
+    if hint := renaming(name):
+        raise ConfigError(f"train: unknown option {quoted(name)} in {source}{hint}")
     near = difflib.get_close_matches(name[:MAX_NAME], known, n=1)
     if not near:
         # A right name in no section or in the wrong one.

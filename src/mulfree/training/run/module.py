@@ -18,7 +18,7 @@ from mulfree import models
 from mulfree.errors import TrainingError, quoted
 from mulfree.training.optim.build import build_optimizer
 from mulfree.training.optim.local_lr import AdaptiveLocalLR, GradientError
-from mulfree.training.optim.p_annealing import NormAnnealing
+from mulfree.training.optim.p_annealing import PAnnealing
 from mulfree.training.optim.schedule import Schedule
 from mulfree.training.run import checkpoint
 from mulfree.training.run.config import TrainConfig
@@ -69,7 +69,7 @@ class RunModule(LightningModule):
             self.ema = AveragedModel(task.model, use_buffers=True)
             self.ema.requires_grad_(False)
         # After the copy, whose layers follow the annealing too.
-        self.annealing = NormAnnealing(self, config.norm, epochs * steps_per_epoch)
+        self.annealing = PAnnealing(self, config.p_annealing, epochs * steps_per_epoch)
         # In a list: as an attribute the compiled module would be a second child with the weights.
         mode = str(config.trainer.compile)
         self._compiled = [] if mode == "none" else [compile_task(task, mode)]
@@ -220,8 +220,8 @@ class RunModule(LightningModule):
             "step": self.step,
             "lr": self.config.optimizer.lr * self.schedule(self.step - 1),
         }
-        if self.config.norm.start > 1:
-            row["norm"] = self.annealing.norm(self.step)
+        if self.config.p_annealing.start > 1:
+            row["norm"] = self.annealing.exponent(self.step)
         for name, sums in (("train", self._train_sums), (self.held_out, self._held_sums)):
             row |= {f"{name}_{key}": value for key, value in _means(self._total(sums)).items()}
         row["seconds"] = round(seconds, 3)

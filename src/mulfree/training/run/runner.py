@@ -127,7 +127,7 @@ def _fit(
     module = RunModule(
         task,
         replace(config, trainer=replace(settings, output=None)),
-        steps_per_epoch=-(-len(train_loader) // settings.accumulate),
+        steps_per_epoch=-(-len(train_loader) // settings.accumulate_grad_batches),
         held_out=name,
         recipe=asdict(models.config_of(task.model)),
     )
@@ -151,8 +151,8 @@ def _fit(
                 strategy=build_strategy(settings.strategy, place.world_size),
                 precision=settings.precision,
                 max_epochs=settings.epochs,
-                accumulate_grad_batches=settings.accumulate,
-                gradient_clip_val=settings.clip_norm,
+                accumulate_grad_batches=settings.accumulate_grad_batches,
+                gradient_clip_val=settings.gradient_clip_norm,
                 callbacks=[files],
                 plugins=plugins,
                 default_root_dir=directory,
@@ -246,8 +246,8 @@ def _out_of_memory(config: TrainConfig, training: bool, device: torch.device) ->
         )
     return (
         f"train: `data.batch_size` must be lower for the memory of {device}, got "
-        f"{config.data.batch_size}; the step stays the same if `trainer.accumulate` "
-        f"({config.trainer.accumulate}) is raised as much"
+        f"{config.data.batch_size}; the step stays the same if `trainer.accumulate_grad_batches` "
+        f"({config.trainer.accumulate_grad_batches}) is raised as much"
     )
 
 
