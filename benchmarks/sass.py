@@ -25,22 +25,24 @@ from mulfree.environment import environment
 from mulfree.files import write_atomically
 from mulfree.operators.adder2d import triton
 from mulfree.operators.adder2d.gradient import parse_gradient
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
 SCHEMA = "mulfree.sass/1"
 
 LAYERS = {
-    "resnet20 16": Window(batch=256, in_channels=16, out_channels=16, size=(32, 32)),
-    "resnet20 64": Window(batch=256, in_channels=64, out_channels=64, size=(8, 8)),
-    "resnet18 64": Window(batch=64, in_channels=64, out_channels=64, size=(56, 56)),
-    "resnet18 512": Window(batch=64, in_channels=512, out_channels=512, size=(7, 7)),
-    "resnet18 128 stride 2": Window(
+    "resnet20 16": ConvProblem(batch=256, in_channels=16, out_channels=16, size=(32, 32)),
+    "resnet20 64": ConvProblem(batch=256, in_channels=64, out_channels=64, size=(8, 8)),
+    "resnet18 64": ConvProblem(batch=64, in_channels=64, out_channels=64, size=(56, 56)),
+    "resnet18 512": ConvProblem(batch=64, in_channels=512, out_channels=512, size=(7, 7)),
+    "resnet18 128 stride 2": ConvProblem(
         batch=64, in_channels=64, out_channels=128, size=(56, 56), stride=(2, 2)
     ),
-    "resnet50 256 to 64, 1x1": Window(
+    "resnet50 256 to 64, 1x1": ConvProblem(
         batch=64, in_channels=256, out_channels=64, size=(56, 56), kernel=(1, 1), padding=(0, 0)
     ),
-    "depthwise 96": Window(batch=64, in_channels=96, out_channels=96, size=(56, 56), groups=96),
+    "depthwise 96": ConvProblem(
+        batch=64, in_channels=96, out_channels=96, size=(56, 56), groups=96
+    ),
 }
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PARTS = {"forward": sass.forward_taps, "input_grad": sass.input_grad_taps}
@@ -49,14 +51,14 @@ PARTS = {"forward": sass.forward_taps, "input_grad": sass.input_grad_taps}
 def kernels(capabilities: list[int]) -> Iterator[dict[str, Any]]:
     """One entry a kernel, with an `error` instead of figures where it does not compile."""
     rule = parse_gradient("sass", "adder")
-    for (layer, window), (precision, dtype), (part, taps) in itertools.product(
+    for (layer, problem), (precision, dtype), (part, taps) in itertools.product(
         LAYERS.items(), DTYPES.items(), PARTS.items()
     ):
-        planned = triton.launches(part, tensors(window, dtype, part), window.sliding, rule, 1.0)
+        planned = triton.launches(part, tensors(problem, dtype, part), problem.sliding, rule, 1.0)
         for launch, capability in itertools.product(planned, capabilities):
             entry = {
                 "layer": layer,
-                "geometry": str(window),
+                "geometry": str(problem),
                 "part": part,
                 "precision": precision,
                 "capability": capability,
@@ -69,10 +71,10 @@ def kernels(capabilities: list[int]) -> Iterator[dict[str, Any]]:
                 yield entry | {"error": str(error)}
 
 
-def tensors(window: Window, dtype: torch.dtype, part: str) -> list[torch.Tensor]:
-    shapes = [window.input_shape, window.weight_shape]
+def tensors(problem: ConvProblem, dtype: torch.dtype, part: str) -> list[torch.Tensor]:
+    shapes = [problem.input_shape, problem.weight_shape]
     if part != "forward":
-        shapes.insert(0, window.output_shape)
+        shapes.insert(0, problem.output_shape)
     return [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
 
-def windows(x: Tensor, window: Window) -> Tensor:
+def windows(x: Tensor, window: ConvProblem) -> Tensor:
     """Every tap of every window of the zero-padded image, `[N, C, K_h, K_w, H_out, W_out]`."""
     (kh, kw), (sh, sw), (dh, dw) = window.kernel, window.stride, window.dilation
     (ph, pw), (height, width) = window.padding, window.output_shape[2:]
@@ -21,7 +21,7 @@ def windows(x: Tensor, window: Window) -> Tensor:
     return padded[:, :, rows[:, None, :, None], columns[None, :, None, :]]
 
 
-def differences(x: Tensor, w: Tensor, window: Window) -> Tensor:
+def differences(x: Tensor, w: Tensor, window: ConvProblem) -> Tensor:
     """`x - w` of every tap, `[N, G, C_out / G, C_in / G, K_h, K_w, H_out, W_out]`."""
     groups = window.groups
     taps = windows(x, window)
@@ -29,14 +29,14 @@ def differences(x: Tensor, w: Tensor, window: Window) -> Tensor:
     return taps - w.reshape(1, groups, -1, *w.shape[1:], 1, 1)
 
 
-def forward(x: Tensor, w: Tensor, window: Window, norm: float = 1.0) -> Tensor:
+def forward(x: Tensor, w: Tensor, window: ConvProblem, norm: float = 1.0) -> Tensor:
     """Eq. 2, or its l_p form."""
     y = -differences(x, w, window).abs().pow(norm).sum((3, 4, 5))
     return y.reshape(window.output_shape)
 
 
 def gradients(
-    x: Tensor, w: Tensor, g: Tensor, window: Window, gradient: str
+    x: Tensor, w: Tensor, g: Tensor, window: ConvProblem, gradient: str
 ) -> tuple[Tensor, Tensor]:
     """Gradients of input and weight: Eq. 5-7 ("adder"), Eq. 4 ("sign") or of the l_p norm."""
     d = differences(x, w, window)

@@ -138,7 +138,7 @@ class GpuBench:
             except Exception as error:
                 yield {
                     "model": layer.model,
-                    "geometry": str(layer.window),
+                    "geometry": str(layer.problem),
                     "error": one_line(error),
                 }
             self._clean()
@@ -233,5 +233,5 @@ class GpuBench:
 
 def _most_taps(layer: BenchLayer) -> int:
     """Sort key: geometries with most of a network's work first, 3x3 before 1x1."""
-    large = layer.window.kernel != (1, 1)
-    return -taps(layer.window) * layer.occurrences - (10**15 if large else 0)
+    large = layer.problem.kernel != (1, 1)
+    return -taps(layer.problem) * layer.occurrences - (10**15 if large else 0)

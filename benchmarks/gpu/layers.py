@@ -59,17 +59,17 @@ def time_layer(
     Raises:
         BenchmarkError: The operator is wrong on this geometry; nothing was timed.
     """
-    window = layer.window
+    problem = layer.problem
     kind = INPUTS[0]
     formats = list(itertools.product(precisions, (False, True)))
     tensors = {
         (dtype_of(precision), last): operands(
-            window, kind, device=device, dtype=dtype_of(precision), channels_last=last
+            problem, kind, device=device, dtype=dtype_of(precision), channels_last=last
         )
         for precision, last in formats
     }
     for precision, last in formats:
-        check(operator, window, *tensors[dtype_of(precision), last][:2], precision=precision)
+        check(operator, problem, *tensors[dtype_of(precision), last][:2], precision=precision)
     entries = []
     for direction, precision in itertools.product(passes, precisions):
         candidates: dict[str, Callable[[], object]] = {}
@@ -78,7 +78,7 @@ def time_layer(
         with computing_in(precision), tuned_convolutions():
             for entry, last in itertools.product((operator, get_operator(BASELINE)), (False, True)):
                 given = tensors[dtype_of(precision), last]
-                build = partial(make, entry, window, direction, given)
+                build = partial(make, entry, problem, direction, given)
                 label = entry.name + (" channels_last" if last else "")
                 names[entry.name].append(label)
                 try:
@@ -90,14 +90,14 @@ def time_layer(
             )
         best = {name: fastest(samples, labels) for name, labels in names.items()}
         seconds = {name: Spread.of(samples[label]).median for name, label in best.items()}
-        rate = taps_per_s(window, direction, seconds[operator.name])
+        rate = taps_per_s(problem, direction, seconds[operator.name])
         entries.append(
             {
                 "model": layer.model,
-                "geometry": str(window),
-                "window": asdict(window),
+                "geometry": str(problem),
+                "window": asdict(problem),
                 "occurrences": layer.occurrences,
-                "taps": taps(window),
+                "taps": taps(problem),
                 "input": kind,
                 "pass": direction,
                 "precision": precision,

@@ -13,22 +13,22 @@ from mulfree.bench.correctness import BenchmarkError, check
 from mulfree.bench.device import PRECISIONS, Precision, dtype_of
 from mulfree.functional import adder2d
 from mulfree.operators import Operator, get_operator
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
-WINDOW = Window(batch=3, in_channels=4, out_channels=6, groups=2, stride=(2, 1))
+WINDOW = ConvProblem(batch=3, in_channels=4, out_channels=6, groups=2, stride=(2, 1))
 
 
 def operator_with(function: Callable[..., Tensor]) -> Operator:
     return replace(get_operator("adder2d"), function=function)
 
 
-def run(operator: Operator, window: Window = WINDOW) -> None:
-    check(operator, window, torch.randn(window.input_shape), torch.randn(window.weight_shape))
+def run(operator: Operator, problem: ConvProblem = WINDOW) -> None:
+    check(operator, problem, torch.randn(problem.input_shape), torch.randn(problem.weight_shape))
 
 
-@pytest.mark.parametrize("window", [WINDOW, Window(batch=1)], ids=str)
-def test_the_definition_passes(window: Window) -> None:
-    run(operator_with(partial(adder2d, backend="reference")), window)
+@pytest.mark.parametrize("problem", [WINDOW, ConvProblem(batch=1)], ids=str)
+def test_the_definition_passes(problem: ConvProblem) -> None:
+    run(operator_with(partial(adder2d, backend="reference")), problem)
 
 
 def test_the_convolution_passes() -> None:
@@ -65,12 +65,12 @@ def test_a_coarser_format_may_err_more_but_not_too_much(precision: Precision, er
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_kernels_of_the_gpu_pass(precision: Precision, layout: torch.memory_format) -> None:
-    window = Window(batch=3, in_channels=16, out_channels=24, size=(9, 11))
+    problem = ConvProblem(batch=3, in_channels=16, out_channels=24, size=(9, 11))
     operands = [
         torch.randn(shape).to("cuda", dtype_of(precision)).contiguous(memory_format=layout)
-        for shape in (window.input_shape, window.weight_shape)
+        for shape in (problem.input_shape, problem.weight_shape)
     ]
-    check(get_operator("adder2d"), window, operands[0], operands[1], precision=precision)
+    check(get_operator("adder2d"), problem, operands[0], operands[1], precision=precision)
 
 
 @pytest.mark.gpu

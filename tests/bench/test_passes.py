@@ -10,9 +10,9 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from mulfree.bench.passes import ALL_PASSES, PASSES, make, operands, taps, taps_per_s
 from mulfree.operators import get_operator
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
-WINDOW = Window(batch=2, in_channels=4, out_channels=6, groups=2, stride=(2, 1))
+WINDOW = ConvProblem(batch=2, in_channels=4, out_channels=6, groups=2, stride=(2, 1))
 CONV = get_operator("conv2d")
 
 

@@ -12,12 +12,12 @@ from mulfree import operators
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.operators import get_operator, operator_of, uses_adaptive_local_lr
-from mulfree.operators.window import SAMPLES, Window
+from mulfree.operators.window import SAMPLES, ConvProblem
 
 
 @pytest.mark.parametrize("name", operators.OPERATORS)
 @pytest.mark.parametrize("window", SAMPLES, ids=str)
-def test_contract(name: str, window: Window) -> None:
+def test_contract(name: str, window: ConvProblem) -> None:
     """Every operator, whoever adds it: function, reference, layer and cost agree."""
     operator = get_operator(name)
     assert operator.name == name

@@ -9,7 +9,7 @@ import torch
 from mulfree.errors import ConfigError, ShapeError
 from mulfree.operators.window import (
     SAMPLES,
-    Window,
+    ConvProblem,
     check_values,
     integer,
     output_size,
@@ -99,7 +99,7 @@ def test_padding_refuses() -> None:
 
 
 def test_window_shapes_and_name() -> None:
-    window = Window(in_channels=4, out_channels=6, groups=2, stride=(2, 1), size=(9, 8))
+    window = ConvProblem(in_channels=4, out_channels=6, groups=2, stride=(2, 1), size=(9, 8))
     assert window.input_shape == (2, 4, 9, 8)
     assert window.weight_shape == (6, 2, 3, 3)
     assert window.output_shape == (2, 6, 5, 8)

@@ -11,7 +11,7 @@ from torch import Tensor
 from mulfree.bench.device import Precision, computing_in
 from mulfree.errors import MulfreeError
 from mulfree.operators import Operator
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
 # TF32 keeps 10 bits behind the point: both factors of a product are rounded to that.
 _TF32_EPS = 2.0**-10
@@ -25,7 +25,7 @@ class BenchmarkError(MulfreeError):
 
 def check(
     operator: Operator,
-    window: Window,
+    problem: ConvProblem,
     input: Tensor,
     weight: Tensor,
     *,
@@ -41,7 +41,7 @@ def check(
 
     Args:
         operator: Whose `function` is checked against its `reference`.
-        window: The geometry.
+        problem: The geometry.
         input: `(N, C_in, H, W)`, in any memory format.
         weight: `(C_out, C_in / groups, K_h, K_w)`, of the same dtype.
         precision: Number format; "tf32" allows it where the operator multiplies.
@@ -49,27 +49,27 @@ def check(
     Raises:
         BenchmarkError: An error is above the bound, or not a number.
     """
-    images = sorted({0, window.batch - 1})
-    grad = torch.zeros(window.output_shape)
+    images = sorted({0, problem.batch - 1})
+    grad = torch.zeros(problem.output_shape)
     generator = torch.Generator().manual_seed(0)
-    shape = (len(images), *window.output_shape[1:])
+    shape = (len(images), *problem.output_shape[1:])
     grad[images] = torch.randn(shape, generator=generator)
     last = input.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
     grad = grad.to(input).contiguous(memory_format=layout)
 
     with computing_in(precision):
-        computed = _run(operator.function, window, input, weight, grad)
+        computed = _run(operator.function, problem, input, weight, grad)
     few = (input[images], weight, grad[images])
     with computing_in("fp32"):
-        naive = _run(operator.reference, window, *few)
-        exact = _run(operator.reference, window, *(tensor.double() for tensor in few))
+        naive = _run(operator.reference, problem, *few)
+        exact = _run(operator.reference, problem, *(tensor.double() for tensor in few))
 
-    _, channels, height, width = window.output_shape
-    taps = math.prod(window.weight_shape[1:])
+    _, channels, height, width = problem.output_shape
+    taps = math.prod(problem.weight_shape[1:])
     terms = {
         "output": taps,
-        "input gradient": taps * channels // window.in_channels,
+        "input gradient": taps * channels // problem.in_channels,
         "weight gradient": len(images) * height * width,
     }
     for name, terms_summed in terms.items():
@@ -82,7 +82,7 @@ def check(
         )
         if not error <= allowed:
             raise BenchmarkError(
-                f"bench: {operator.name} on {window} in {precision} is not timed: error of its "
+                f"bench: {operator.name} on {problem} in {precision} is not timed: error of its "
                 f"{name} is {error:.3g}, allowed are {allowed:.3g}"
             )
 
@@ -92,10 +92,14 @@ def _eps(dtype: torch.dtype, precision: Precision) -> float:
 
 
 def _run(
-    function: Callable[..., Tensor], window: Window, input: Tensor, weight: Tensor, grad: Tensor
+    function: Callable[..., Tensor],
+    problem: ConvProblem,
+    input: Tensor,
+    weight: Tensor,
+    grad: Tensor,
 ) -> dict[str, Tensor]:
     operands = [tensor.detach().requires_grad_() for tensor in (input, weight)]
-    output = function(*operands, None, *window.sliding)
+    output = function(*operands, None, *problem.sliding)
     to_input, to_weight = torch.autograd.grad(output, operands, grad)
     return {
         "output": output.detach(),

@@ -13,7 +13,7 @@ from mulfree.bench.passes import taps_per_s
 from mulfree.cost.counting import count
 from mulfree.models import create_model
 from mulfree.operators import get_operator
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
 _CPU = torch.device("cpu")
 
@@ -24,12 +24,12 @@ class BenchLayer:
 
     Attributes:
         model: Name of the network.
-        window: The geometry, batch included.
+        problem: The geometry, batch included.
         occurrences: How many layers of the network have it.
     """
 
     model: str
-    window: Window
+    problem: ConvProblem
     occurrences: int
 
 
@@ -45,22 +45,22 @@ def layers_of(
         input_size: Shape of one image.
     """
     network = create_model(model, operator=operator, in_channels=input_size[0])
-    found: dict[Window, int] = {}
+    found: dict[ConvProblem, int] = {}
     for layer in count(network, input_size).layers:
         module = network.get_submodule(layer.name)
         if layer.operator == operator and isinstance(module, get_operator(operator).conv):
-            window = _window(module, batch, layer.input_shape)
-            found[window] = found.get(window, 0) + 1
+            problem = _window(module, batch, layer.input_shape)
+            found[problem] = found.get(problem, 0) + 1
     return [
-        BenchLayer(model=model, window=window, occurrences=number)
-        for window, number in found.items()
+        BenchLayer(model=model, problem=problem, occurrences=number)
+        for problem, number in found.items()
     ]
 
 
-def _window(layer: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Window:
+def _window(layer: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ConvProblem:
     """The geometry of a layer that has the attributes of `torch.nn.Conv2d`."""
     settings: Any = layer
-    return Window(
+    return ConvProblem(
         batch=batch,
         in_channels=settings.in_channels,
         out_channels=settings.out_channels,
@@ -73,6 +73,6 @@ def _window(layer: nn.Module, batch: int, input_shape: tuple[int, ...]) -> Windo
     )
 
 
-def gtaps_per_s(window: Window, direction: str, timing: Mapping[str, float]) -> float:
+def gtaps_per_s(problem: ConvProblem, direction: str, timing: Mapping[str, float]) -> float:
     """Rate of a timed pass in 10^9 taps a second."""
-    return taps_per_s(window, direction, timing["median_s"]) / 1e9
+    return taps_per_s(problem, direction, timing["median_s"]) / 1e9

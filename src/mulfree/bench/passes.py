@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mulfree.operators import Operator
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
 # What a layer sees inside a network, after a rectifier, and what it sees without one.
 INPUTS = ("relu", "signed")
@@ -19,7 +19,7 @@ Run = Callable[[], object]
 
 
 def operands(
-    window: Window,
+    problem: ConvProblem,
     kind: str,
     *,
     device: torch.device | None = None,
@@ -29,16 +29,16 @@ def operands(
     """Input, weight and gradient of the output; the same numbers every time.
 
     Args:
-        window: The geometry.
+        problem: The geometry.
         kind: One of `INPUTS`.
         device: Where they are wanted.
         dtype: What they are rounded to.
         channels_last: Memory format of all three.
     """
     generator = torch.Generator().manual_seed(0)
-    input = torch.randn(window.input_shape, generator=generator)
-    weight = torch.randn(window.weight_shape, generator=generator)
-    grad = torch.randn(window.output_shape, generator=generator)
+    input = torch.randn(problem.input_shape, generator=generator)
+    weight = torch.randn(problem.weight_shape, generator=generator)
+    grad = torch.randn(problem.output_shape, generator=generator)
     input = input.relu() if kind == "relu" else input
     layout = torch.channels_last if channels_last else torch.contiguous_format
     input, weight, grad = (
@@ -48,32 +48,32 @@ def operands(
     return input, weight, grad
 
 
-def taps(window: Window) -> int:
+def taps(problem: ConvProblem) -> int:
     """Pairs of input and weight that meet in one forward pass."""
-    return math.prod(window.output_shape) * math.prod(window.weight_shape[1:])
+    return math.prod(problem.output_shape) * math.prod(problem.weight_shape[1:])
 
 
-def taps_per_s(window: Window, direction: str, seconds: float) -> float:
+def taps_per_s(problem: ConvProblem, direction: str, seconds: float) -> float:
     """Rate of a pass; each of the two gradients is a reduction of the forward's size."""
-    return taps(window) * (3 if direction == "forward_backward" else 1) / seconds
+    return taps(problem) * (3 if direction == "forward_backward" else 1) / seconds
 
 
-def make(operator: Operator, window: Window, direction: str, tensors: Operands) -> Run:
+def make(operator: Operator, problem: ConvProblem, direction: str, tensors: Operands) -> Run:
     """One pass of an operator over some operands.
 
     Args:
         operator: What is run.
-        window: The geometry.
+        problem: The geometry.
         direction: One of `ALL_PASSES`.
         tensors: As from `operands`.
     """
-    return _MAKERS[direction](operator, window, *tensors)
+    return _MAKERS[direction](operator, problem, *tensors)
 
 
 def _forward(
-    operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
+    operator: Operator, problem: ConvProblem, input: Tensor, weight: Tensor, grad: Tensor
 ) -> Run:
-    settings = (None, *window.sliding)
+    settings = (None, *problem.sliding)
 
     def run() -> None:
         with torch.no_grad():
@@ -83,30 +83,30 @@ def _forward(
 
 
 def _input_grad(
-    operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
+    operator: Operator, problem: ConvProblem, input: Tensor, weight: Tensor, grad: Tensor
 ) -> Run:
-    return _gradient(operator, window, (input.detach().requires_grad_(), weight), grad)
+    return _gradient(operator, problem, (input.detach().requires_grad_(), weight), grad)
 
 
 def _weight_grad(
-    operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
+    operator: Operator, problem: ConvProblem, input: Tensor, weight: Tensor, grad: Tensor
 ) -> Run:
-    return _gradient(operator, window, (input, weight.detach().requires_grad_()), grad)
+    return _gradient(operator, problem, (input, weight.detach().requires_grad_()), grad)
 
 
 def _gradient(
-    operator: Operator, window: Window, tensors: tuple[Tensor, Tensor], grad: Tensor
+    operator: Operator, problem: ConvProblem, tensors: tuple[Tensor, Tensor], grad: Tensor
 ) -> Run:
     """The backward pass alone, towards the tensor that asks for a gradient."""
-    output = operator.function(*tensors, None, *window.sliding)
+    output = operator.function(*tensors, None, *problem.sliding)
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     return lambda: torch.autograd.grad(output, wanted, grad, retain_graph=True)
 
 
 def _forward_backward(
-    operator: Operator, window: Window, input: Tensor, weight: Tensor, grad: Tensor
+    operator: Operator, problem: ConvProblem, input: Tensor, weight: Tensor, grad: Tensor
 ) -> Run:
-    settings = (None, *window.sliding)
+    settings = (None, *problem.sliding)
     both = [tensor.detach().requires_grad_() for tensor in (input, weight)]
 
     def run() -> None:
@@ -115,7 +115,7 @@ def _forward_backward(
     return run
 
 
-_MAKERS: dict[str, Callable[[Operator, Window, Tensor, Tensor, Tensor], Run]] = {
+_MAKERS: dict[str, Callable[[Operator, ConvProblem, Tensor, Tensor, Tensor], Run]] = {
     "forward": _forward,
     "forward_backward": _forward_backward,
     "input_grad": _input_grad,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from mulfree.opcounts import OpCounts
-from mulfree.operators.window import SAMPLES, Window
+from mulfree.operators.window import SAMPLES, ConvProblem
 
 _MARK = "mulfree_adaptive_local_lr"
 
@@ -35,7 +35,7 @@ class Operator:
     conv: type[nn.Module]
     linear: type[nn.Module]
     count: Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], OpCounts]
-    samples: tuple[Window, ...] = field(default=SAMPLES, repr=False)
+    samples: tuple[ConvProblem, ...] = field(default=SAMPLES, repr=False)
 
 
 def mark_adaptive_local_lr(parameter: nn.Parameter) -> None:

@@ -42,7 +42,7 @@ class Sliding(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class ConvProblem:
     """A complete problem for a sliding-window operator, as tests and benchmarks use it."""
 
     batch: int = 2
@@ -89,20 +89,20 @@ class Window:
 
 
 SAMPLES = (
-    Window(),
-    Window(kernel=(1, 1), padding=(0, 0)),
-    Window(stride=(2, 2)),
-    Window(kernel=(1, 1), padding=(0, 0), stride=(2, 2)),
-    Window(kernel=(5, 3), padding=(2, 0), stride=(1, 2), size=(9, 11)),
-    Window(dilation=(2, 3), padding=(2, 3), size=(9, 10)),
-    Window(in_channels=4, out_channels=6, groups=2),
-    Window(in_channels=4, out_channels=4, groups=4),
-    Window(in_channels=4, out_channels=8, groups=4, stride=(2, 1)),
-    Window(kernel=(7, 7), padding=(3, 3), stride=(2, 2), size=(15, 16)),
-    Window(batch=1, in_channels=1, out_channels=1, size=(1, 1), kernel=(1, 1), padding=(0, 0)),
-    Window(size=(2, 2), kernel=(3, 3), padding=(2, 2)),
-    Window(batch=3, in_channels=17, out_channels=19, size=(7, 7)),
-    Window(batch=0),
+    ConvProblem(),
+    ConvProblem(kernel=(1, 1), padding=(0, 0)),
+    ConvProblem(stride=(2, 2)),
+    ConvProblem(kernel=(1, 1), padding=(0, 0), stride=(2, 2)),
+    ConvProblem(kernel=(5, 3), padding=(2, 0), stride=(1, 2), size=(9, 11)),
+    ConvProblem(dilation=(2, 3), padding=(2, 3), size=(9, 10)),
+    ConvProblem(in_channels=4, out_channels=6, groups=2),
+    ConvProblem(in_channels=4, out_channels=4, groups=4),
+    ConvProblem(in_channels=4, out_channels=8, groups=4, stride=(2, 1)),
+    ConvProblem(kernel=(7, 7), padding=(3, 3), stride=(2, 2), size=(15, 16)),
+    ConvProblem(batch=1, in_channels=1, out_channels=1, size=(1, 1), kernel=(1, 1), padding=(0, 0)),
+    ConvProblem(size=(2, 2), kernel=(3, 3), padding=(2, 2)),
+    ConvProblem(batch=3, in_channels=17, out_channels=19, size=(7, 7)),
+    ConvProblem(batch=0),
 )
 
 

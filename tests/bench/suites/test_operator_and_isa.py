@@ -15,9 +15,9 @@ from mulfree.bench.layers import BenchLayer
 from mulfree.bench.suites.isa import bench_isas
 from mulfree.bench.suites.operator import bench_layer, summarise
 from mulfree.operators import Operator, get_operator
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
-LAYER = BenchLayer(model="toy", window=Window(batch=1, size=(4, 4)), occurrences=3)
+LAYER = BenchLayer(model="toy", problem=ConvProblem(batch=1, size=(4, 4)), occurrences=3)
 TAPS = 4 * 16 * 27
 
 
@@ -36,7 +36,7 @@ def test_every_input_and_pass_is_timed_against_the_convolution(adder: Operator) 
         ("signed", "forward_backward"),
     ]
     for entry in entries:
-        assert entry["geometry"] == str(LAYER.window)
+        assert entry["geometry"] == str(LAYER.problem)
         assert entry["occurrences"] == 3
         assert entry["taps"] == TAPS
         own, base = entry["timings"]["adder2d"], entry["timings"]["conv2d"]

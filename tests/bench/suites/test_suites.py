@@ -24,7 +24,7 @@ def test_quick_is_one_network_and_few_rounds(monkeypatch: pytest.MonkeyPatch) ->
     seen: list[tuple[str, int, int]] = []
 
     def spy(entry: Any, layer: Any, *, rounds: int, device: Any) -> list[dict[str, Any]]:
-        seen.append((layer.model, layer.window.batch, rounds))
+        seen.append((layer.model, layer.problem.batch, rounds))
         return []
 
     monkeypatch.setattr(operator, "bench_layer", spy)

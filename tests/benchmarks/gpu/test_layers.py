@@ -14,9 +14,9 @@ from mulfree.bench.correctness import BenchmarkError
 from mulfree.bench.layers import BenchLayer
 from mulfree.bench.passes import ALL_PASSES
 from mulfree.operators import Operator, get_operator
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
-LAYER = BenchLayer(model="toy", window=Window(batch=1, size=(4, 4)), occurrences=3)
+LAYER = BenchLayer(model="toy", problem=ConvProblem(batch=1, size=(4, 4)), occurrences=3)
 TAPS = 4 * 16 * 27
 NAMES = ["adder2d", "adder2d channels_last", "conv2d", "conv2d channels_last"]
 

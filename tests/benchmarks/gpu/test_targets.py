@@ -6,8 +6,8 @@ from benchmarks.gpu.targets import best_step, targets
 
 
 def layer(model: str, kernel: int, share: float | None, precision: str = "fp32") -> dict[str, Any]:
-    window = {"kernel": [kernel, kernel]}
-    return {"model": model, "window": window, "precision": precision, "limit_share": share}
+    problem = {"kernel": [kernel, kernel]}
+    return {"model": model, "window": problem, "precision": precision, "limit_share": share}
 
 
 def step(

@@ -10,10 +10,10 @@ from tests import oracle
 from torch import Tensor
 
 from mulfree.functional import adder2d
-from mulfree.operators.window import Window
+from mulfree.operators.window import ConvProblem
 
 
-def geometries() -> list[Window]:
+def geometries() -> list[ConvProblem]:
     """Some three hundred windows: a grid over every argument, thinned at random."""
     grid = itertools.product(
         (1, 3),  # batch
@@ -25,7 +25,7 @@ def geometries() -> list[Window]:
         ((1, 1), (2, 1)),
     )
     windows = [
-        Window(
+        ConvProblem(
             batch=n,
             in_channels=c,
             out_channels=o,
@@ -42,14 +42,16 @@ def geometries() -> list[Window]:
     return random.Random(0).sample(possible, 320)
 
 
-def operands(window: Window, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+def operands(
+    window: ConvProblem, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
     shapes = (window.input_shape, window.weight_shape, window.output_shape)
     x, w, g = (torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes)
     return x, w, g
 
 
 def run(
-    x: Tensor, w: Tensor, g: Tensor, window: Window, **options: object
+    x: Tensor, w: Tensor, g: Tensor, window: ConvProblem, **options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, w = x.detach().requires_grad_(), w.detach().requires_grad_()
     geometry = window.sliding
@@ -65,7 +67,7 @@ def assert_right(
     x: Tensor,
     w: Tensor,
     g: Tensor,
-    window: Window,
+    window: ConvProblem,
     gradient: str,
     norm: float = 1.0,
 ) -> None:
@@ -86,7 +88,7 @@ def assert_not_finite_as_defined(
     x: Tensor,
     w: Tensor,
     g: Tensor,
-    window: Window,
+    window: ConvProblem,
     gradient: str,
 ) -> None:
     """NaN and infinities lie where the definition in float64 has them."""
@@ -97,7 +99,7 @@ def assert_not_finite_as_defined(
             assert torch.equal(kind(result.cpu()), kind(true))
 
 
-def _terms(window: Window) -> tuple[int, int, int]:
+def _terms(window: ConvProblem) -> tuple[int, int, int]:
     """How many taps are summed in an output, in a gradient of the input, of the weight."""
     area = window.kernel[0] * window.kernel[1]
     n, filters, height, width = window.output_shape

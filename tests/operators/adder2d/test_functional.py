@@ -19,13 +19,13 @@ from torch import Tensor
 
 from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError
 from mulfree.functional import adder2d, adder_linear
-from mulfree.operators.window import SAMPLES, Window
+from mulfree.operators.window import SAMPLES, ConvProblem
 
 BACKENDS = ("native", "reference")
 
 
 @pytest.mark.parametrize("window", geometries(), ids=str)
-def test_float32_against_definition(window: Window) -> None:
+def test_float32_against_definition(window: ConvProblem) -> None:
     x, w, g = operands(window, torch.float32)
     for gradient in ("adder", "sign"):
         results = run(x, w, g, window, gradient=gradient)
@@ -35,7 +35,7 @@ def test_float32_against_definition(window: Window) -> None:
 @pytest.mark.parametrize("gradient", ["adder", "sign", "l2", "l1.5", "l1"])
 @pytest.mark.parametrize("norm", [1.0, 1.5, 2.0])
 @pytest.mark.parametrize("window", SAMPLES, ids=str)
-def test_float64_against_definition(window: Window, gradient: str, norm: float) -> None:
+def test_float64_against_definition(window: ConvProblem, gradient: str, norm: float) -> None:
     x, w, g = operands(window)
     y, dx, dw = run(x, w, g, window, gradient=gradient, norm=norm)
     torch.testing.assert_close(y, oracle.forward(x, w, window, norm))
@@ -47,7 +47,7 @@ def test_float64_against_definition(window: Window, gradient: str, norm: float) 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_accumulates_in_float32(dtype: torch.dtype, backend: str) -> None:
-    window = Window(in_channels=64, out_channels=8)
+    window = ConvProblem(in_channels=64, out_channels=8)
     x, w, g = operands(window, dtype)
     results = run(x, w, g, window, backend=backend)
     wide = run(x.double(), w.double(), g.double(), window)
@@ -94,7 +94,7 @@ def test_image_without_batch() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_layouts(backend: str) -> None:
-    window = Window(in_channels=5, out_channels=6, size=(9, 8))
+    window = ConvProblem(in_channels=5, out_channels=6, size=(9, 8))
     x, w, g = operands(window, torch.float32)
     plain = run(x, w, g, window, backend=backend)
     last = torch.channels_last
@@ -184,7 +184,7 @@ def test_not_finite_values_go_where_the_definition_sends_them(
     dtype: torch.dtype, gradient: str, backend: str | None
 ) -> None:
     # The last column is met by no window, the groups and padding keep values from each other.
-    window = Window(
+    window = ConvProblem(
         in_channels=4, out_channels=6, groups=2, size=(6, 8), stride=(2, 3), padding=(1, 0)
     )
     for place, value in itertools.product((0, 1, 2), (nan, inf, -inf)):
@@ -217,7 +217,7 @@ def test_nan_weight_reaches_the_pixels_that_it_meets() -> None:
 
 
 def test_same_result_for_any_number_of_threads() -> None:
-    window = Window(batch=3, in_channels=20, out_channels=24, size=(13, 17))
+    window = ConvProblem(batch=3, in_channels=20, out_channels=24, size=(13, 17))
     before = torch.get_num_threads()
     try:
         for positive in (False, True):

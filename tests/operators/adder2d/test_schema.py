@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.functional import adder2d
 from mulfree.nn import Adder2d
-from mulfree.operators.window import SAMPLES, Window
+from mulfree.operators.window import SAMPLES, ConvProblem
 
 OPS = torch.ops.mulfree
 
@@ -36,7 +36,7 @@ def _step(network: Any, x: Tensor) -> dict[str, Tensor]:
 @pytest.mark.parametrize("backend", [None, "reference"])
 @pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("window", SAMPLES[:6], ids=str)
-def test_opcheck(window: Window, last: bool, backend: str | None) -> None:
+def test_opcheck(window: ConvProblem, last: bool, backend: str | None) -> None:
     layout = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(window.input_shape, dtype=torch.float64).contiguous(memory_format=layout)
     w = torch.randn(window.weight_shape, dtype=torch.float64)

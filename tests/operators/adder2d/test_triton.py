@@ -21,8 +21,8 @@ from torch import Tensor
 from mulfree._triton import interpreted, missing
 from mulfree.errors import BackendUnavailableError, ShapeError
 from mulfree.functional import adder2d, adder_linear
-from mulfree.operators.adder2d.gradient import Gradient
-from mulfree.operators.window import SAMPLES, Sliding, Window
+from mulfree.operators.adder2d.gradient import GradientRule
+from mulfree.operators.window import SAMPLES, ConvProblem, Sliding
 
 triton = pytest.importorskip("mulfree.operators.adder2d.triton", exc_type=ImportError)
 
@@ -34,23 +34,29 @@ DEVICES = [
 ]
 on_devices = pytest.mark.parametrize("device", DEVICES)
 HALVES = (torch.float16, torch.bfloat16)
-RULE = Gradient(name="adder")
+RULE = GradientRule(name="adder")
 
 # Few and small for the interpreter, each with something of its own: remainders of tiles and of
 # terms, phases of a stride, dilation, groups, channels of their own, a batch of single pixels.
 SMALL = (
-    Window(batch=1, in_channels=9, out_channels=5, size=(5, 6)),
-    Window(batch=2, in_channels=3, out_channels=4, size=(5, 4), stride=(2, 2)),
-    Window(batch=1, in_channels=3, out_channels=3, size=(7, 6), kernel=(3, 2), stride=(3, 2)),
-    Window(batch=1, in_channels=2, out_channels=3, size=(7, 7), stride=(2, 2), dilation=(2, 3)),
-    Window(batch=5, in_channels=17, out_channels=33, size=(1, 1), kernel=(1, 1), padding=(0, 0)),
-    Window(batch=1, in_channels=4, out_channels=6, size=(4, 5), groups=2),
-    Window(batch=2, in_channels=5, out_channels=5, size=(5, 4), stride=(2, 1), groups=5),
-    Window(batch=1, in_channels=3, out_channels=9, size=(4, 4), kernel=(2, 2), groups=3),
+    ConvProblem(batch=1, in_channels=9, out_channels=5, size=(5, 6)),
+    ConvProblem(batch=2, in_channels=3, out_channels=4, size=(5, 4), stride=(2, 2)),
+    ConvProblem(batch=1, in_channels=3, out_channels=3, size=(7, 6), kernel=(3, 2), stride=(3, 2)),
+    ConvProblem(
+        batch=1, in_channels=2, out_channels=3, size=(7, 7), stride=(2, 2), dilation=(2, 3)
+    ),
+    ConvProblem(
+        batch=5, in_channels=17, out_channels=33, size=(1, 1), kernel=(1, 1), padding=(0, 0)
+    ),
+    ConvProblem(batch=1, in_channels=4, out_channels=6, size=(4, 5), groups=2),
+    ConvProblem(batch=2, in_channels=5, out_channels=5, size=(5, 4), stride=(2, 1), groups=5),
+    ConvProblem(batch=1, in_channels=3, out_channels=9, size=(4, 4), kernel=(2, 2), groups=3),
 )
 
 
-def _operands(window: Window, dtype: torch.dtype, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def _operands(
+    window: ConvProblem, dtype: torch.dtype, device: str
+) -> tuple[Tensor, Tensor, Tensor]:
     x, w, g = operands(window, dtype)
     return x.to(device), w.to(device), g.to(device)
 
@@ -62,7 +68,7 @@ def _whole_precision() -> None:
 
 @on_devices
 @pytest.mark.parametrize("window", SMALL, ids=str)
-def test_float32_against_definition(window: Window, device: str) -> None:
+def test_float32_against_definition(window: ConvProblem, device: str) -> None:
     x, w, g = _operands(window, torch.float32, device)
     for gradient in ("adder", "sign"):
         results = run(x, w, g, window, gradient=gradient, backend="triton")
@@ -73,7 +79,7 @@ def test_float32_against_definition(window: Window, device: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
 @pytest.mark.parametrize("window", [*SAMPLES, *geometries()[:30]], ids=str)
-def test_many_geometries(window: Window, dtype: torch.dtype) -> None:
+def test_many_geometries(window: ConvProblem, dtype: torch.dtype) -> None:
     x, w, g = _operands(window, dtype, "cuda")
     assert_right(run(x, w, g, window), x, w, g, window, "adder")
 
@@ -81,7 +87,7 @@ def test_many_geometries(window: Window, dtype: torch.dtype) -> None:
 @on_devices
 @pytest.mark.parametrize("window", [SMALL[1], SMALL[6]], ids=str)
 @pytest.mark.parametrize(("norm", "gradient"), [(2.0, "l2"), (1.5, "l1.5"), (1.0, "l1")])
-def test_every_norm_and_rule(window: Window, norm: float, gradient: str, device: str) -> None:
+def test_every_norm_and_rule(window: ConvProblem, norm: float, gradient: str, device: str) -> None:
     x, w, g = _operands(window, torch.float32, device)
     # Equal operands, whose difference has neither a sign nor a logarithm.
     x[0, 0], w[0, 0] = 1.0, 1.0
@@ -94,7 +100,7 @@ def test_every_norm_and_rule(window: Window, norm: float, gradient: str, device:
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("channels", [32, 7, 20])
 def test_half_precision(channels: int, dtype: torch.dtype, device: str) -> None:
-    window = Window(batch=2, in_channels=channels, out_channels=5, size=(3, 3), kernel=(3, 2))
+    window = ConvProblem(batch=2, in_channels=channels, out_channels=5, size=(3, 3), kernel=(3, 2))
     x, w, g = _operands(window, dtype, device)
     results = run(x, w, g, window, backend="triton")
     assert all(result.dtype == dtype for result in results)
@@ -113,7 +119,7 @@ def test_packed_sums_are_rounded_to_nearest(device: str) -> None:
 
 @on_devices
 def test_layouts(device: str) -> None:
-    window = Window(batch=2, in_channels=5, out_channels=6, size=(4, 5))
+    window = ConvProblem(batch=2, in_channels=5, out_channels=6, size=(4, 5))
     last = torch.channels_last
     x, w, g = _operands(window, torch.float32, device)
     plain = run(x, w, g, window, backend="triton")
@@ -141,7 +147,7 @@ def test_every_tile_gives_the_same_bits(
     dtype: torch.dtype, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The order of a sum depends on the operands alone, so choosing a tile cannot change it."""
-    window = Window(batch=1, in_channels=8, out_channels=9, size=(3, 4), kernel=(1, 2))
+    window = ConvProblem(batch=1, in_channels=8, out_channels=9, size=(3, 4), kernel=(1, 2))
     x, w, g = _operands(window, dtype, device)
     outcomes = []
     for tile in triton._TILES:
@@ -157,7 +163,7 @@ def test_every_tile_gives_the_same_bits(
 @pytest.mark.parametrize("gradient", ["adder", "sign"])
 def test_two_runs_give_the_same_bits(gradient: str, device: str) -> None:
     size = (4, 4) if device == "cpu" else (57, 33)
-    window = Window(batch=2, in_channels=8, out_channels=8, size=size)
+    window = ConvProblem(batch=2, in_channels=8, out_channels=8, size=size)
     x, w, g = _operands(window, torch.float32, device)
     torch.use_deterministic_algorithms(True)
     try:
@@ -175,14 +181,14 @@ def test_two_runs_give_the_same_bits(gradient: str, device: str) -> None:
 def test_a_large_batch_is_taken_in_parts(
     groups: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    window = Window(batch=9, in_channels=4, out_channels=4, size=(3, 4), groups=groups)
+    window = ConvProblem(batch=9, in_channels=4, out_channels=4, size=(3, 4), groups=groups)
     x, w, g = _operands(window, torch.float32, device)
     whole = run(x, w, g, window, gradient="sign", backend="triton")
     # Four images at a time.
     monkeypatch.setattr(triton, "_MAX_INDEX", 50)
     monkeypatch.setattr(triton, "_SHARE", 16)
     for which, tensors in (("forward", (x, w)), ("weight_grad", (g, x, w))):
-        plan = triton.launches(which, tensors, window.sliding, Gradient(name="sign"))
+        plan = triton.launches(which, tensors, window.sliding, GradientRule(name="sign"))
         assert len(plan) == 3
     parts = run(x, w, g, window, gradient="sign", backend="triton")
     assert torch.equal(whole[0], parts[0])
@@ -222,7 +228,7 @@ def test_not_finite_values_go_where_the_definition_sends_them(
     groups: int, gradient: str, device: str
 ) -> None:
     # One row and two columns are met by no window. Small, and few values: the interpreter is slow.
-    window = Window(
+    window = ConvProblem(
         batch=1, in_channels=2, out_channels=2, size=(5, 4), kernel=(2, 2), stride=(3, 3),
         padding=(0, 0), groups=groups,
     )  # fmt: skip
@@ -251,7 +257,7 @@ def test_nothing_to_sum(shape: tuple[int, ...], device: str) -> None:
 
 @on_devices
 def test_opcheck(device: str) -> None:
-    window = Window(batch=1, in_channels=2, out_channels=3, size=(4, 3))
+    window = ConvProblem(batch=1, in_channels=2, out_channels=3, size=(4, 3))
     x, w, g = _operands(window, torch.float32, device)
     rest = (*window.sliding, "adder", 1.0, "triton")
     ops = torch.ops.mulfree
@@ -316,7 +322,7 @@ def test_choice_of_a_tile(rows: int, columns: int, tile: tuple[int, ...]) -> Non
 
 
 def test_a_plan_needs_no_device() -> None:
-    window = Window(in_channels=16, out_channels=32, stride=(2, 2))
+    window = ConvProblem(in_channels=16, out_channels=32, stride=(2, 2))
     x, w, g = (
         torch.empty(shape, device="meta")
         for shape in (window.input_shape, window.weight_shape, window.output_shape)
@@ -329,7 +335,7 @@ def test_a_plan_needs_no_device() -> None:
     assert launch.grid == (4, 2, 1)
     assert launch.constants["RULE"] == "clamp"
     assert triton.launches("weight_grad", (g, x, w), window.sliding, RULE) == []
-    (launch,) = triton.launches("weight_grad", (g, x, w), window.sliding, Gradient(name="sign"))
+    (launch,) = triton.launches("weight_grad", (g, x, w), window.sliding, GradientRule(name="sign"))
     assert launch.constants["RULE"] == "sign"
 
 

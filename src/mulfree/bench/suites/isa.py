@@ -37,7 +37,7 @@ def run(options: BenchOptions, advance: Advance) -> list[dict[str, Any]]:
     operator, isas = get_operator(options.operator), core().supported_isas()
     entries = []
     for layer in option_layers(options, first=True):
-        advance(f"{layer.window} by instruction set")
+        advance(f"{layer.problem} by instruction set")
         entries += bench_isas(operator, layer, isas, rounds=min(options.samples, QUICK_ROUNDS))
     return entries
 
@@ -53,23 +53,23 @@ def bench_isas(
     Raises:
         BenchmarkError: One of them is wrong on this geometry; nothing was timed.
     """
-    window = layer.window
-    tensors = operands(window, INPUTS[0])
+    problem = layer.problem
+    tensors = operands(problem, INPUTS[0])
     for isa in isas:
-        _with_isa(isa, lambda: check(operator, window, *tensors[:2]))()
+        _with_isa(isa, lambda: check(operator, problem, *tensors[:2]))()
     entries = []
     for direction in PASSES:
-        run = make(operator, window, direction, tensors)
+        run = make(operator, problem, direction, tensors)
         candidates = {isa: _with_isa(isa, run) for isa in isas}
         timings = compare(interleave(candidates, rounds=rounds), isas[0])
         entries.append(
             {
                 "model": layer.model,
-                "geometry": str(window),
-                "window": asdict(window),
+                "geometry": str(problem),
+                "window": asdict(problem),
                 "pass": direction,
                 "timings": timings,
-                "gtaps_per_s": {isa: gtaps_per_s(window, direction, timings[isa]) for isa in isas},
+                "gtaps_per_s": {isa: gtaps_per_s(problem, direction, timings[isa]) for isa in isas},
             }
         )
     return entries

@@ -39,7 +39,7 @@ def run(options: BenchOptions, advance: Advance) -> dict[str, Any]:
     """Time every layer; see `bench_layer`."""
     operator, entries = get_operator(options.operator), []
     for layer in option_layers(options):
-        advance(f"{layer.model} {layer.window}")
+        advance(f"{layer.model} {layer.problem}")
         entries += bench_layer(
             operator, layer, rounds=options.samples, device=torch.device(options.device)
         )
@@ -57,15 +57,15 @@ def bench_layer(
     Raises:
         BenchmarkError: The operator is wrong on this geometry; nothing was timed.
     """
-    window = layer.window
+    problem = layer.problem
     clock = clock_of(device)
     entries = []
     for kind in INPUTS:
-        tensors = operands(window, kind, device=device)
-        check(operator, window, *tensors[:2])
+        tensors = operands(problem, kind, device=device)
+        check(operator, problem, *tensors[:2])
         for direction in PASSES:
             candidates = {
-                entry.name: make(entry, window, direction, tensors)
+                entry.name: make(entry, problem, direction, tensors)
                 for entry in (operator, get_operator(BASELINE))
             }
             with computing_in("fp32"), tuned_convolutions():
@@ -74,15 +74,15 @@ def bench_layer(
             entries.append(
                 {
                     "model": layer.model,
-                    "geometry": str(window),
-                    "window": asdict(window),
+                    "geometry": str(problem),
+                    "window": asdict(problem),
                     "occurrences": layer.occurrences,
-                    "taps": taps(window),
+                    "taps": taps(problem),
                     "input": kind,
                     "pass": direction,
                     "timings": timings,
                     "ratio": timings[operator.name]["ratio"],
-                    "gtaps_per_s": gtaps_per_s(window, direction, timings[operator.name]),
+                    "gtaps_per_s": gtaps_per_s(problem, direction, timings[operator.name]),
                 }
             )
     return entries

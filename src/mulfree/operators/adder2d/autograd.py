@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from mulfree.errors import MulfreeError
 
 
-class Rule(torch.autograd.Function):
+class AdderFunction(torch.autograd.Function):
     """A call of the operator, whose gradients are the named rule."""
 
     @staticmethod
@@ -42,7 +42,7 @@ class Rule(torch.autograd.Function):
         )
 
 
-class NoRule(torch.autograd.Function):
+class GradientFunction(torch.autograd.Function):
     """A call of one of the gradients, behind which nothing can be differentiated."""
 
     @staticmethod

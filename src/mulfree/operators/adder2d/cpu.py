@@ -7,11 +7,11 @@ from torch import Tensor
 
 from mulfree._native import core
 from mulfree.errors import BackendUnavailableError, ShapeError
-from mulfree.operators.adder2d.gradient import Gradient
+from mulfree.operators.adder2d.gradient import GradientRule
 from mulfree.operators.window import Sliding
 
 
-def supports(rule: Gradient, norm: float) -> bool:
+def supports(rule: GradientRule, norm: float) -> bool:
     """Whether the kernels compute this gradient rule and norm."""
     return rule.name in ("adder", "sign") and norm == 1.0
 
@@ -24,17 +24,17 @@ def forward(input: Tensor, weight: Tensor, sliding: Sliding) -> Tensor:
 
 
 def input_grad(
-    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
-    """Gradient of the input by `rule`, of `input`'s shape."""
+    """GradientRule of the input by `rule`, of `input`'s shape."""
     tensors = (grad, input, weight)
     return _run("adder2d_input_grad", tensors, input.shape, sliding, rule.name)
 
 
 def weight_grad(
-    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
-    """Gradient of the weight by `rule`, of `weight`'s shape."""
+    """GradientRule of the weight by `rule`, of `weight`'s shape."""
     tensors = (grad, input, weight)
     return _run("adder2d_weight_grad", tensors, weight.shape, sliding, rule.name)
 

@@ -1,4 +1,4 @@
-"""Gradient rules of the adder operator, as named values.
+"""GradientRule rules of the adder operator, as named values.
 
 With the difference `d = x - w` of a tap, the operator is `y = -sum |d|` and a rule says what stands
 in for the derivative of one tap with respect to the weight and to the input:
@@ -26,7 +26,7 @@ _LP = re.compile(r"l([0-9]+(?:\.[0-9]+)?)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradient:
+class GradientRule:
     """A named gradient rule.
 
     Attributes:
@@ -57,17 +57,17 @@ def _sign(difference: Tensor) -> Tensor:
     return torch.where(difference.isnan(), difference, difference.sign())
 
 
-def parse_gradient(function: str, name: str) -> Gradient:
+def parse_gradient(function: str, name: str) -> GradientRule:
     """The rule called `name`.
 
     Raises:
         ConfigError: No rule has that name.
     """
     if isinstance(name, str) and name in ("adder", "sign"):
-        return Gradient(name=name)
+        return GradientRule(name=name)
     match = _LP.fullmatch(name) if isinstance(name, str) else None
     if match and 1.0 <= float(match[1]) <= 2.0:
-        return Gradient(name="lp", p=float(match[1]))
+        return GradientRule(name="lp", p=float(match[1]))
     raise ConfigError(
         f"{function}: `gradient` must be adder, sign or l<p> with 1 <= p <= 2 (l2, l1.5), "
         f"got {quoted(name)}"

@@ -109,7 +109,7 @@ class Adder2d(_Adder):
     Args:
         in_channels: C_in.
         out_channels: C_out.
-        kernel_size: Window, one number or `(vertical, horizontal)`.
+        kernel_size: ConvProblem, one number or `(vertical, horizontal)`.
         stride: Step of the window.
         padding: Rows and columns of zeros on each side, or "same" or "valid".
         dilation: Distance between the taps of a filter.

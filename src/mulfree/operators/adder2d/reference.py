@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import fold, unfold
 
-from mulfree.operators.adder2d.gradient import Gradient
+from mulfree.operators.adder2d.gradient import GradientRule
 from mulfree.operators.window import Pair, Sliding
 
 
@@ -40,7 +40,7 @@ def forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) -> Ten
 
 
 def input_grad(
-    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
     """`sum rule(x - w) g` over filters and windows, of `input`'s shape, without the padding."""
     kernel = _kernel(weight)
@@ -53,7 +53,7 @@ def input_grad(
 
 
 def weight_grad(
-    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
     """`sum rule(x - w) g` over images and positions, of `weight`'s shape."""
     columns = _columns(input, _kernel(weight), sliding)

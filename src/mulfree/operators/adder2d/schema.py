@@ -273,9 +273,9 @@ def _adder2d_weight_grad_fake(grad: Tensor, input: Tensor, weight: Tensor, *args
 # Kept alive: what a library registers goes with it.
 _library = torch.library.Library("mulfree", "FRAGMENT")
 for _name, _node in (
-    ("adder2d", autograd.Rule),
-    ("adder2d_input_grad", autograd.NoRule),
-    ("adder2d_weight_grad", autograd.NoRule),
+    ("adder2d", autograd.AdderFunction),
+    ("adder2d_input_grad", autograd.GradientFunction),
+    ("adder2d_weight_grad", autograd.GradientFunction),
 ):
     _kernel = autograd.kernel(getattr(torch.ops.mulfree, _name).default, _node)
     _library.impl(_name, _kernel, "Autograd", with_keyset=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 from mulfree._triton import Launch, multiprocessors
 from mulfree.errors import ShapeError
 from mulfree.operators.adder2d import triton_kernels as kernels
-from mulfree.operators.adder2d.gradient import Gradient
+from mulfree.operators.adder2d.gradient import GradientRule
 from mulfree.operators.window import Pair, Sliding
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -80,7 +80,7 @@ _DEPTHWISE_TILE = 1024
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _LaunchList:
     """Launches that fill `result`."""
 
     result: Tensor
@@ -98,16 +98,16 @@ def forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) -> Ten
 
 
 def input_grad(
-    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
-    """Gradient of the input by `rule`, in the dtype and memory format of `input`."""
+    """GradientRule of the input by `rule`, in the dtype and memory format of `input`."""
     return _plan_input_grad(grad, input, weight, sliding, rule).run()
 
 
 def weight_grad(
-    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
-    """Gradient of the weight by `rule`, in the dtype of `weight`.
+    """GradientRule of the weight by `rule`, in the dtype of `weight`.
 
     By the adder rule it is a convolution's, less what the weights contribute:
     `sum (x - w) g = sum x g - w sum g`. The library's convolution follows
@@ -130,7 +130,7 @@ def launches(
     which: str,
     tensors: Sequence[Tensor],
     sliding: Sliding,
-    rule: Gradient,
+    rule: GradientRule,
     norm: float = 1.0,
 ) -> list[Launch]:
     """The launches of "forward", "input_grad" or "weight_grad"; none where a library does it.
@@ -139,7 +139,7 @@ def launches(
         which: The part of the operator.
         tensors: Its tensors, on any device or none: input and weight, the gradient before them.
         sliding: How the window moves.
-        rule: Gradient rule.
+        rule: GradientRule rule.
         norm: Norm of the forward pass.
     """
     if which == "forward":
@@ -153,7 +153,7 @@ def launches(
     return _plan_weight_grad(grad, input, weight, sliding, rule).launches
 
 
-def _plan_forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) -> _Plan:
+def _plan_forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) -> _LaunchList:
     output_hw = sliding.output_hw(input.shape[2:], weight.shape[2:])
     result = _empty((len(input), len(weight), *output_hw), input)
     if _is_depthwise(weight, sliding):
@@ -165,7 +165,7 @@ def _plan_forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) 
         x = _pairs(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         w, channels = _pairs(w), channels // 2
     terms = _PACKED_TERMS if packed and channels % _PACKED_TERMS == 0 else _TERMS
-    plan = _Plan(result, [])
+    plan = _LaunchList(result, [])
     for x_part, y in _parts(result.shape[2] * result.shape[3], x, result):
         positions = len(y) * y.shape[2] * y.shape[3]
         tile = _choose(positions, filters, sliding.groups, input.device)
@@ -203,8 +203,8 @@ def _plan_forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) 
 
 
 def _plan_input_grad(
-    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
-) -> _Plan:
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
+) -> _LaunchList:
     result = _empty(input.shape, input)
     if _is_depthwise(weight, sliding):
         return _plan_depthwise_input_grad(grad, input, weight, sliding, rule, result)
@@ -213,7 +213,7 @@ def _plan_input_grad(
     w = weight.permute(2, 3, 1, 0).contiguous()
     channels, filters = weight.shape[1], len(weight) // sliding.groups
     phases = math.prod(sliding.stride)
-    plan = _Plan(result, [])
+    plan = _LaunchList(result, [])
     for g_part, x_part, out in _parts(x.shape[2] * x.shape[3], g, x, result):
         height, width = (
             -(-size // stride) for size, stride in zip(x.shape[2:], sliding.stride, strict=True)
@@ -257,8 +257,8 @@ def _plan_input_grad(
 
 
 def _plan_weight_grad(
-    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: Gradient
-) -> _Plan:
+    grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
+) -> _LaunchList:
     """Its result is `[shares, C_out, K_h, K_w, C]`, in float32."""
     g, x, w = _channels_last(grad), _channels_last(input), _filters_first(weight)
     channels, filters = weight.shape[1], len(weight) // sliding.groups
@@ -267,7 +267,7 @@ def _plan_weight_grad(
     positions = [len(g_part) * g.shape[2] * g.shape[3] for g_part, _ in parts]
     shares = [-(-count // _SHARE) for count in positions]
     shape = (sum(shares), len(weight), *weight.shape[2:], channels)
-    plan = _Plan(torch.empty(shape, dtype=torch.float32, device=weight.device), [])
+    plan = _LaunchList(torch.empty(shape, dtype=torch.float32, device=weight.device), [])
     first = 0
     for (g_part, x_part), count, share in zip(parts, positions, shares, strict=True):
         tile = _choose(filters, channels, sliding.groups * taps * share, input.device)
@@ -308,10 +308,10 @@ def _plan_weight_grad(
 
 def _plan_depthwise_forward(
     input: Tensor, weight: Tensor, sliding: Sliding, norm: float, result: Tensor
-) -> _Plan:
+) -> _LaunchList:
     x, w = _like(input, result), _taps_first(weight)
     last = not _is_channels_last(result)
-    plan = _Plan(result, [])
+    plan = _LaunchList(result, [])
     for x_part, y in _parts(result.shape[2] * result.shape[3], x, result):
         positions = len(y) * y.shape[2] * y.shape[3]
         tile = _depthwise_tile(len(weight), last=last)
@@ -346,13 +346,13 @@ def _plan_depthwise_input_grad(
     input: Tensor,
     weight: Tensor,
     sliding: Sliding,
-    rule: Gradient,
+    rule: GradientRule,
     result: Tensor,
-) -> _Plan:
+) -> _LaunchList:
     g, x, w = _like(grad, result), _like(input, result), _taps_first(weight)
     last = not _is_channels_last(result)
     channels = input.shape[1]
-    plan = _Plan(result, [])
+    plan = _LaunchList(result, [])
     for g_part, x_part, out in _parts(x.shape[2] * x.shape[3], g, x, result):
         pixels = len(x_part) * x.shape[2] * x.shape[3]
         tile = _depthwise_tile(channels, last=last)
@@ -474,7 +474,7 @@ def _window(weight: Tensor, sliding: Sliding) -> dict[str, int]:
     }
 
 
-def _rule_constants(rule: Gradient, *, towards: str) -> dict[str, Any]:
+def _rule_constants(rule: GradientRule, *, towards: str) -> dict[str, Any]:
     if rule.name == "adder":
         return {"RULE": "clamp" if towards == "input" else "identity", "NORM": 1.0}
     if rule.name == "sign" or rule.p == 1.0:
