@@ -10,41 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import mulfree
-from mulfree import cost, models, operators
 
 ROOT = Path(__file__).parents[1]
-
-TOY_OPERATOR = """
-from functools import partial
-import torch
-from torch import nn
-from mulfree.opcounts import OpCounts
-from mulfree.operators.operator import Operator, taps
-
-class Toy2d(nn.Module):
-    def __init__(self, i, o, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True):
-        super().__init__()
-        conv = nn.Conv2d(i, o, kernel_size, stride, padding, dilation, groups, bias)
-        self.weight, self.bias = conv.weight, conv.bias
-        self.run = partial(
-            torch.nn.functional.conv2d,
-            stride=stride, padding=padding, dilation=dilation, groups=groups,
-        )
-
-    def forward(self, x):
-        return self.run(x, self.weight, self.bias)
-
-class ToyLinear(nn.Module):
-    pass
-
-OPERATOR = Operator(
-    name="toy", function=torch.nn.functional.conv2d, reference=torch.nn.functional.conv2d,
-    conv=Toy2d, linear=ToyLinear, count=lambda layer, i, o: OpCounts(xnor=taps(layer, o)),
-)
-"""
 
 
 def test_version_is_the_changelogs_newest() -> None:
@@ -112,18 +81,6 @@ def test_every_module_imports_without_a_warning() -> None:
 def test_light_modules_load_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_operator_is_a_folder_and_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "__init__.py").write_text(TOY_OPERATOR)
-    monkeypatch.setattr(operators, "__path__", [*operators.__path__, str(tmp_path)])
-    monkeypatch.setattr(operators, "OPERATORS", (*operators.OPERATORS, "toy"))
-    network = models.create_model("resnet20", operator="toy", num_classes=4)
-    assert network(torch.randn(2, 3, 16, 16)).shape == (2, 4)
-    total = cost.count(network, (3, 32, 32)).total
-    # All but the first and the last layer: 40.81 M - 0.443 M pairs of input and weight.
-    assert round(total.cost.xnor / 1e6, 2) == 40.37
 
 
 def test_readme_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

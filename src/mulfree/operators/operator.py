@@ -26,6 +26,7 @@ class Operator:
         linear: Layer class with the constructor of `torch.nn.Linear`.
         count: `count(layer, input_shape, output_shape)` gives the operations of one call;
             biases are left out, as in the papers' tables.
+        count_example: A small problem and its counts, worked out by hand.
         samples: Geometries that tests and benchmarks run.
     """
 
@@ -35,6 +36,7 @@ class Operator:
     conv: type[nn.Module]
     linear: type[nn.Module]
     count: Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], OpCounts]
+    count_example: tuple[ConvProblem, OpCounts]
     samples: tuple[ConvProblem, ...] = field(default=SAMPLES, repr=False)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import nn
 from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.functional import adder2d
 from mulfree.nn import Adder2d, AdderLinear
+from mulfree.operators import uses_adaptive_local_lr
 from mulfree.operators.adder2d.gradient import parse_gradient
 
 
@@ -128,3 +131,19 @@ def test_gradient_names() -> None:
     for name in ("l0.5", "l2.5", "lp", "", "Adder", "l\u0661"):
         with pytest.raises(ConfigError, match=r"^f: `gradient` must be adder, sign or l<p>"):
             parse_gradient("f", name)
+
+
+@pytest.mark.parametrize("layer", [Adder2d(2, 3, 3, bias=True), AdderLinear(2, 3, bias=True)])
+def test_mark_of_adder_weights_survives(layer: nn.Module) -> None:
+    copies = {
+        "itself": layer,
+        "deepcopy": copy.deepcopy(layer),
+        "pickle": pickle.loads(pickle.dumps(layer)),
+        "inside": copy.deepcopy(nn.Sequential(layer))[0],
+        "double": copy.deepcopy(layer).double(),
+        "to_empty": copy.deepcopy(layer).to("meta").to_empty(device="cpu"),
+    }
+    for how, module in copies.items():
+        module.load_state_dict(layer.state_dict(), assign=how == "inside")
+        marks = {name: uses_adaptive_local_lr(p) for name, p in module.named_parameters()}
+        assert marks == {"weight": True, "bias": False}, how

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+from mulfree.opcounts import OpCounts
 from mulfree.operators.adder2d.cost import count
 from mulfree.operators.adder2d.functional import adder2d as adder2d
 from mulfree.operators.adder2d.functional import adder_linear as adder_linear
 from mulfree.operators.adder2d.layer import Adder2d as Adder2d
 from mulfree.operators.adder2d.layer import AdderLinear as AdderLinear
 from mulfree.operators.operator import Operator
+from mulfree.operators.window import ConvProblem
 
 OPERATOR = Operator(
     name="adder2d",
@@ -18,4 +20,9 @@ OPERATOR = Operator(
     conv=Adder2d,
     linear=AdderLinear,
     count=count,
+    # Four outputs of nine taps each; padding takes part.
+    count_example=(
+        ConvProblem(batch=1, in_channels=1, out_channels=1, size=(2, 2)),
+        OpCounts(add=2 * 4 * 9),
+    ),
 )
