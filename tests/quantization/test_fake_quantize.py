@@ -5,25 +5,28 @@ import torch
 from torch import Tensor, nn
 
 from mulfree.nn import Adder2d
-from mulfree.quantization.fake_quantize import FakeQuantise, Lattice
-from mulfree.quantization.fused_ops import Layer
-from mulfree.quantization.fusion import make_plan
-from mulfree.quantization.qparams import Layout
+from mulfree.quantization.fake_quantize import FakeQuantize
+from mulfree.quantization.fused_ops import FusedLayer
+from mulfree.quantization.fusion import fuse
+from mulfree.quantization.layout import QuantLayout
+from mulfree.quantization.qparams import TensorQuantParams
 
 
-def hooks(bits: int = 4, *, shift_only: bool = False) -> tuple[FakeQuantise, Layer, Layer]:
+def hooks(
+    bits: int = 4, *, shift_only: bool = False
+) -> tuple[FakeQuantize, FusedLayer, FusedLayer]:
     net = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.ReLU(), Adder2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
     )
-    layout = Layout(plan=make_plan(net, (1, 1, 1)), bits=bits)
+    layout = QuantLayout(fused=fuse(net, (1, 1, 1)), bits=bits)
 
-    def lattice(name: str, x: Tensor) -> Lattice:
+    def lattice(name: str, x: Tensor) -> TensorQuantParams:
         return torch.tensor(0.5), torch.tensor(0, dtype=torch.int32)
 
-    first, second, _ = layout.plan.steps
-    assert isinstance(first, Layer)
-    assert isinstance(second, Layer)
-    return FakeQuantise(layout, lattice, shift_only=shift_only), first, second
+    first, second, _ = layout.fused.ops
+    assert isinstance(first, FusedLayer)
+    assert isinstance(second, FusedLayer)
+    return FakeQuantize(layout, lattice, shift_only=shift_only), first, second
 
 
 def test_values_are_rounded_and_gradients_pass_within_the_grid() -> None:
@@ -43,7 +46,7 @@ def test_adder_weights_keep_their_distance_from_the_grid() -> None:
         layer.weight.copy_(torch.tensor([-3.1, 0.2, 7.3, 9.9]).view(2, 2, 1, 1))
     rounding.value(first.output, torch.zeros(1))
     weight = rounding.weight(second, layer)
-    # What is on the grid, 0 to 7.5, is rounded; what is outside is as far from it as it was.
+    # What is on the qparams, 0 to 7.5, is rounded; what is outside is as far from it as it was.
     torch.testing.assert_close(weight.flatten(), torch.tensor([-3.1, 0.0, 7.5, 9.9]))
     weight.sum().backward()
     assert layer.weight.grad is not None
@@ -80,7 +83,7 @@ def test_factors_behind_adder_layers_as_powers_of_two(training: bool, affine: bo
             norm.weight.copy_(weight)
             norm.bias.copy_(bias)
     x = 3 * torch.randn(8, 4, 3, 3, dtype=torch.float64)
-    y = rounding.normalised(Adder2d(1, 4, 1), norm, x, norm(x))
+    y = rounding.batch_norm(Adder2d(1, 4, 1), norm, x, norm(x))
     mean = x.mean((0, 2, 3)) if training else norm.running_mean
     # The powers are those of evaluation, whatever the variance of a batch.
     factor = weight / (norm.running_var + norm.eps).sqrt()
@@ -88,6 +91,6 @@ def test_factors_behind_adder_layers_as_powers_of_two(training: bool, affine: bo
     shape = (1, 4, 1, 1)
     expected = (x - mean.view(shape)) * power.view(shape) + bias.view(shape)
     torch.testing.assert_close(y, expected)
-    # Behind a convolution the steps of the weights see to it.
-    assert rounding.normalised(nn.Conv2d(1, 4, 1), norm, x, y) is y
-    assert hooks()[0].normalised(Adder2d(1, 4, 1), norm, x, y) is y
+    # Behind a convolution the ops of the weights see to it.
+    assert rounding.batch_norm(nn.Conv2d(1, 4, 1), norm, x, y) is y
+    assert hooks()[0].batch_norm(Adder2d(1, 4, 1), norm, x, y) is y

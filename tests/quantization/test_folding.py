@@ -8,63 +8,66 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mulfree.nn import Adder2d
-from mulfree.quantization.folding import Folded, Norm, fold
-from mulfree.quantization.fused_ops import AnyLayer
-from mulfree.quantization.qparams import Grid
+from mulfree.quantization.folding import BatchNormParams, Folded, fold
+from mulfree.quantization.fused_ops import LayerModule
+from mulfree.quantization.qparams import QuantParams
 
-GRIDS = [Grid(scale=0.25, zero=0, bits=8), Grid(scale=0.5, zero=5, bits=4)]
+QPARAMS = [
+    QuantParams(scale=0.25, zero_point=0, bits=8),
+    QuantParams(scale=0.5, zero_point=5, bits=4),
+]
 
 
 def folded(
-    module: AnyLayer,
-    grid: Grid,
-    norm: Norm | None = None,
+    module: LayerModule,
+    qparams: QuantParams,
+    batch_norm: BatchNormParams | None = None,
     *,
     bits: int = 8,
-    scale: float | None = 1.0,
+    output_scale: float | None = 1.0,
     shift_only: bool = False,
 ) -> Folded:
     return fold(
         module,
-        norm,
-        grid,
+        batch_norm,
+        qparams,
         map_shape=(1, 1, 1),
         bits=bits,
-        scale=scale,
+        output_scale=output_scale,
         shift_only=shift_only,
     )
 
 
-def pixels(grid: Grid) -> NDArray[np.int64]:
-    return np.arange(grid.top + 1)
+def pixels(qparams: QuantParams) -> NDArray[np.int64]:
+    return np.arange(qparams.qmax + 1)
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=["behind a ReLU", "signed"])
-def test_clipping_weights_costs_a_constant_only(grid: Grid) -> None:
-    """`-|x - w|` is exact for every x on the grid and every w on it or outside, however far."""
-    inside = grid.scale * (pixels(grid) - grid.zero)
-    outside = np.array([-1e3, -3.21, grid.low - 1e-3, grid.high + 1e-3, 1e3])
+@pytest.mark.parametrize("qparams", QPARAMS, ids=["behind a ReLU", "signed"])
+def test_clipping_weights_costs_a_constant_only(qparams: QuantParams) -> None:
+    """`-|x - w|` is exact for every x in the range and every w in it or outside, however far."""
+    inside = qparams.scale * (pixels(qparams) - qparams.zero_point)
+    outside = np.array([-1e3, -3.21, qparams.low - 1e-3, qparams.high + 1e-3, 1e3])
     weights = np.concatenate([inside, outside])
     layer = Adder2d(1, len(weights), 1).double()
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weights).view(-1, 1, 1, 1))
-    result = folded(layer, grid)
-    q = pixels(grid)[:, None]
+    result = folded(layer, qparams)
+    q = pixels(qparams)[:, None]
     acc = -np.abs(q - result.weight.reshape(1, -1).astype(np.int64))
-    real = grid.scale * (q - grid.zero)
+    real = qparams.scale * (q - qparams.zero_point)
     assert_allclose(
         result.factor * acc + result.offset, -np.abs(real - weights), rtol=1e-12, atol=1e-12
     )
     assert result.largest == 255
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=["behind a ReLU", "signed"])
-def test_adder_weights_between_steps_are_off_by_half_a_step(grid: Grid) -> None:
+@pytest.mark.parametrize("qparams", QPARAMS, ids=["behind a ReLU", "signed"])
+def test_adder_weights_between_steps_are_off_by_half_a_step(qparams: QuantParams) -> None:
     layer = Adder2d(3, 4, 3, bias=True).double()
-    result = folded(layer, grid)
-    clipped = layer.weight.detach().numpy().clip(grid.low, grid.high).transpose(0, 2, 3, 1)
-    real = grid.scale * (result.weight.astype(float) - grid.zero)
-    assert np.abs(real - clipped).max() <= grid.scale / 2 * (1 + 1e-12)
+    result = folded(layer, qparams)
+    clipped = layer.weight.detach().numpy().clip(qparams.low, qparams.high).transpose(0, 2, 3, 1)
+    real = qparams.scale * (result.weight.astype(float) - qparams.zero_point)
+    assert np.abs(real - clipped).max() <= qparams.scale / 2 * (1 + 1e-12)
     assert result.weight.dtype == np.uint8
     assert result.weight.shape == (4, 3, 3, 3)
 
@@ -72,25 +75,25 @@ def test_adder_weights_between_steps_are_off_by_half_a_step(grid: Grid) -> None:
 @pytest.mark.parametrize("bits", [8, 4])
 def test_convolution(bits: int) -> None:
     layer = nn.Conv2d(2, 3, 3).double()
-    grid = GRIDS[1]
-    result = folded(layer, grid, bits=bits)
+    qparams = QPARAMS[1]
+    result = folded(layer, qparams, bits=bits)
     top = 2 ** (bits - 1) - 1
     weight = layer.weight.detach().numpy().transpose(0, 2, 3, 1)
     step = np.abs(weight).max((1, 2, 3)) / top
     assert result.weight.dtype == np.int8
     assert_array_equal(np.abs(result.weight).max((1, 2, 3)), [top] * 3)
-    assert_allclose(result.factor, grid.scale * step)
+    assert_allclose(result.factor, qparams.scale * step)
     rounded = result.weight * step[:, None, None, None]
     assert (np.abs(rounded - weight).max((1, 2, 3)) <= step / 2 * (1 + 1e-12)).all()
     q = np.random.default_rng(0).integers(0, 16, (3, 3, 2))
     acc = (q * result.weight.astype(np.int64)).sum((1, 2, 3))
-    real = grid.scale * (q - grid.zero)
+    real = qparams.scale * (q - qparams.zero_point)
     assert layer.bias is not None
     expected = (real * rounded).sum((1, 2, 3)) + layer.bias.detach().numpy()
     assert_allclose(result.factor * acc + result.offset, expected, rtol=1e-12)
 
 
-NORM = Norm(
+NORM = BatchNormParams(
     factor=np.array([2.0, -0.3, 0.0]),
     mean=np.array([-1.0, 0.5, 3.0]),
     bias=np.array([0.1, 0.2, 0.3]),
@@ -98,10 +101,10 @@ NORM = Norm(
 
 
 @pytest.mark.parametrize("layer", [Adder2d(2, 3, 1, bias=True), nn.Conv2d(2, 3, 1)])
-def test_normalisation_in_steps_of_the_result(layer: AnyLayer) -> None:
+def test_normalisation_in_steps_of_the_result(layer: LayerModule) -> None:
     layer.reset_parameters()
-    plain = folded(layer, GRIDS[0])
-    result = folded(layer, GRIDS[0], NORM, scale=0.125)
+    plain = folded(layer, QPARAMS[0])
+    result = folded(layer, QPARAMS[0], NORM, output_scale=0.125)
     acc = np.array([-300, 20, 7])
     y = plain.factor * acc + plain.offset
     expected = (NORM.factor * (y - NORM.mean) + NORM.bias) / 0.125
@@ -109,11 +112,11 @@ def test_normalisation_in_steps_of_the_result(layer: AnyLayer) -> None:
 
 
 @pytest.mark.parametrize("layer", [Adder2d(2, 3, 1, bias=True), nn.Conv2d(2, 3, 1)])
-@pytest.mark.parametrize("norm", [NORM, None])
-def test_shifts(layer: AnyLayer, norm: Norm | None) -> None:
+@pytest.mark.parametrize("batch_norm", [NORM, None])
+def test_shifts(layer: LayerModule, batch_norm: BatchNormParams | None) -> None:
     layer.reset_parameters()
-    result = folded(layer, GRIDS[0], norm, scale=0.125, shift_only=True)
-    exact = folded(layer, GRIDS[0], norm, scale=0.125)
+    result = folded(layer, QPARAMS[0], batch_norm, output_scale=0.125, shift_only=True)
+    exact = folded(layer, QPARAMS[0], batch_norm, output_scale=0.125)
     nonzero = result.factor != 0
     exponents = np.log2(np.abs(result.factor[nonzero]))
     assert_array_equal(exponents, np.rint(exponents))
@@ -121,19 +124,19 @@ def test_shifts(layer: AnyLayer, norm: Norm | None) -> None:
     assert ((ratio >= 0.5**0.5) & (ratio <= 2)).all()
     assert_array_equal(np.sign(result.factor), np.sign(exact.factor))
     if isinstance(layer, nn.Conv2d):
-        # The weights' steps took up the difference: factor times weight stayed.
+        # The weights' scales took up the difference: factor times weight stayed.
         both = [f.factor[:, None, None, None] * f.weight for f in (result, exact)]
         step = np.abs(result.factor)[:, None, None, None]
         assert (np.abs(both[0] - both[1]) <= step).all()
-    elif norm is not None:
+    elif batch_norm is not None:
         # What the normalisation makes of its mean stayed.
-        plain = folded(layer, GRIDS[0])
-        acc = (norm.mean - plain.offset) / plain.factor
-        assert_allclose(result.factor * acc + result.offset, norm.bias / 0.125, rtol=1e-9)
+        plain = folded(layer, QPARAMS[0])
+        acc = (batch_norm.mean - plain.offset) / plain.factor
+        assert_allclose(result.factor * acc + result.offset, batch_norm.bias / 0.125, rtol=1e-9)
 
 
 def test_factors_of_logits_are_left_as_they_are() -> None:
     layer = nn.Conv2d(2, 3, 1)
-    result = folded(layer, GRIDS[0], NORM, scale=None, shift_only=True)
-    assert_array_equal(result.factor, folded(layer, GRIDS[0], NORM, scale=None).factor)
-    assert_array_equal(result.factor, folded(layer, GRIDS[0], NORM, scale=1.0).factor)
+    result = folded(layer, QPARAMS[0], NORM, output_scale=None, shift_only=True)
+    assert_array_equal(result.factor, folded(layer, QPARAMS[0], NORM, output_scale=None).factor)
+    assert_array_equal(result.factor, folded(layer, QPARAMS[0], NORM, output_scale=1.0).factor)

@@ -11,9 +11,18 @@ from torch.nn import functional
 
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
-from mulfree.quantization.fused_graph import Hooks, Plan, execute
-from mulfree.quantization.fused_ops import Add, Concat, Layer, MaxPool, Mean, Pad, Repeat, Window
-from mulfree.quantization.fusion import make_plan
+from mulfree.quantization.fused_graph import FusedGraph, Hooks, execute
+from mulfree.quantization.fused_ops import (
+    Add,
+    AvgPool,
+    Concat,
+    FusedLayer,
+    MaxPool,
+    Pad,
+    PoolWindow,
+    Upsample,
+)
+from mulfree.quantization.fusion import fuse
 
 
 class Net(nn.Module):
@@ -34,18 +43,18 @@ def head(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 3))
 
 
-def plan_of(net: nn.Module, shape: tuple[int, int, int] = (2, 8, 8)) -> Plan:
-    """The plan, which computes what the network does."""
+def fused_of(net: nn.Module, shape: tuple[int, int, int] = (2, 8, 8)) -> FusedGraph:
+    """The fused, which computes what the network does."""
     warm(net, shape)
     net.double()
-    plan = make_plan(net, shape)
+    fused = fuse(net, shape)
     images = torch.randn(3, *shape, dtype=torch.float64)
     with torch.no_grad():
         # Means may be summed up in another order.
         torch.testing.assert_close(
-            execute(plan, net, images, Hooks()), net(images).flatten(1), rtol=1e-12, atol=1e-12
+            execute(fused, net, images, Hooks()), net(images).flatten(1), rtol=1e-12, atol=1e-12
         )
-    return plan
+    return fused
 
 
 @pytest.mark.parametrize("operator", ["adder2d", "conv2d"])
@@ -63,41 +72,41 @@ def plan_of(net: nn.Module, shape: tuple[int, int, int] = (2, 8, 8)) -> Plan:
     ],
 )
 def test_families(name: str, side: int, operator: str) -> None:
-    plan = plan_of(named(name, operator, width=0.125), (3, side, side))
-    assert plan.classifier is not None
-    assert (plan.classifier.module, plan.shape) == ("fc", (3, side, side))
+    fused = fused_of(named(name, operator, width=0.125), (3, side, side))
+    assert fused.classifier is not None
+    assert (fused.classifier.module, fused.shape) == ("fc", (3, side, side))
 
 
-def test_a_block_is_two_steps() -> None:
-    plan = plan_of(named("resnet20", "adder2d", width=0.125), (3, 16, 16))
-    assert len(plan.steps) == 1 + 9 * 2 + 2 + 1 + 1
-    block = [step for step in plan.steps if step.path.startswith("layer2.0")]
-    assert [step.path for step in block] == [
+def test_a_block_is_two_ops() -> None:
+    fused = fused_of(named("resnet20", "adder2d", width=0.125), (3, 16, 16))
+    assert len(fused.ops) == 1 + 9 * 2 + 2 + 1 + 1
+    block = [op for op in fused.ops if op.path.startswith("layer2.0")]
+    assert [op.path for op in block] == [
         "layer2.0.conv1",
         "layer2.0.downsample.0",
         "layer2.0.conv2",
     ]
     first, shortcut, last = block
-    assert isinstance(first, Layer)
-    assert isinstance(shortcut, Layer)
-    assert isinstance(last, Layer)
-    assert (first.norm, first.relu, first.residual) == ("layer2.0.bn1", True, None)
-    assert (shortcut.norm, shortcut.relu) == ("layer2.0.downsample.1", False)
-    assert (last.norm, last.relu, last.residual) == ("layer2.0.bn2", True, shortcut.output)
+    assert isinstance(first, FusedLayer)
+    assert isinstance(shortcut, FusedLayer)
+    assert isinstance(last, FusedLayer)
+    assert (first.batch_norm, first.relu, first.residual) == ("layer2.0.bn1", True, None)
+    assert (shortcut.batch_norm, shortcut.relu) == ("layer2.0.downsample.1", False)
+    assert (last.batch_norm, last.relu, last.residual) == ("layer2.0.bn2", True, shortcut.output)
     assert first.input == shortcut.input
     assert last.shape == (4, 8, 8)
-    assert isinstance(plan.steps[-2], Mean)
-    assert plan.steps[-2].kernel == (4, 4)
+    assert isinstance(fused.ops[-2], AvgPool)
+    assert fused.ops[-2].kernel == (4, 4)
 
 
 def test_a_maximum_before_the_normalisation_is_part_of_the_step() -> None:
-    plan = plan_of(named("vgg_small", "adder2d", width=0.0625), (3, 16, 16))
-    window = Window(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
-    pools = [step.pool for step in plan.steps if isinstance(step, Layer)]
+    fused = fused_of(named("vgg_small", "adder2d", width=0.0625), (3, 16, 16))
+    window = PoolWindow(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
+    pools = [op.pool for op in fused.ops if isinstance(op, FusedLayer)]
     assert pools == [None, window, None, window, None, window, None]
     # 2x2 positions are repeated to 4x4.
-    assert isinstance(plan.steps[-2], Repeat)
-    assert plan.steps[-2].factor == 2
+    assert isinstance(fused.ops[-2], Upsample)
+    assert fused.ops[-2].factor == 2
 
 
 def test_other_forms_of_the_same_operations() -> None:
@@ -105,7 +114,7 @@ def test_other_forms_of_the_same_operations() -> None:
         x = functional.pad(x, (1, 1, 1, 1))
         a = torch.relu(net.bn(net.one(x)))
         b = functional.relu(net.two(a))
-        # A sum of two values that have other readers, too, is a step of its own.
+        # A sum of two values that have other readers, too, is a op of its own.
         c = (a + b).relu()
         c = net.pool(torch.add(c, a))
         return torch.flatten(net.fc(net.mean(c)), 1)
@@ -119,12 +128,12 @@ def test_other_forms_of_the_same_operations() -> None:
         mean=nn.AvgPool2d(2),
         fc=nn.Conv2d(4, 3, 2),
     )
-    plan = plan_of(net)
-    kinds = [type(step) for step in plan.steps]
-    assert kinds == [Pad, Layer, Layer, Add, Add, MaxPool, Mean, Layer]
-    first, second = (step for step in plan.steps if isinstance(step, Add))
+    fused = fused_of(net)
+    kinds = [type(op) for op in fused.ops]
+    assert kinds == [Pad, FusedLayer, FusedLayer, Add, Add, MaxPool, AvgPool, FusedLayer]
+    first, second = (op for op in fused.ops if isinstance(op, Add))
     assert (first.relu, second.relu) == (True, False)
-    assert plan.classifier is plan.steps[-1]
+    assert fused.classifier is fused.ops[-1]
 
 
 def both(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,7 +149,7 @@ def halves(net: Any, x: Tensor) -> Tensor:
 
 
 SUMS: list[tuple[Any, Any]] = [
-    # What the steps of a sum multiply by: one of a layer and its residual, or of two values.
+    # What the ops of a sum multiply by: one of a layer and its residual, or of two values.
     (lambda n, x: (y := both(n, x))[0] + 0.5 * y[1], (1.0, 0.5)),
     (lambda n, x: (y := both(n, x))[1] + 0.5 * y[0], 0.5),
     (lambda n, x: (y := both(n, x))[1] - y[0], -1.0),
@@ -162,10 +171,10 @@ def test_sums_of_multiples(made: Any, factors: Any) -> None:
         return result
 
     net = Net(forward, one=nn.Conv2d(2, 4, 1), two=nn.Conv2d(4, 4, 1), head=head(4))
-    *_, step, _, _ = plan_of(net).steps
-    assert isinstance(step, Layer | Add)
-    assert step.relu
-    found = step.residual_factor if isinstance(step, Layer) else step.factors
+    *_, op, _, _ = fused_of(net).ops
+    assert isinstance(op, FusedLayer | Add)
+    assert op.relu
+    found = op.residual_factor if isinstance(op, FusedLayer) else op.factors
     assert found == pytest.approx(factors)
 
 
@@ -189,10 +198,10 @@ def test_channels_behind_one_another(join: Any, flat: bool) -> None:
         return result
 
     net = Net(forward, one=nn.Conv2d(2, 4, 1), two=nn.Conv2d(2, 3, 1), fc=nn.Linear(7 * 64, 3))
-    steps = plan_of(net).steps
-    assert [type(step) for step in steps] == [Layer, Layer, Concat, Layer]
-    assert steps[2].shape == (7, 8, 8)
-    assert steps[2].inputs == tuple(step.output for step in steps[:2])
+    ops = fused_of(net).ops
+    assert [type(op) for op in ops] == [FusedLayer, FusedLayer, Concat, FusedLayer]
+    assert ops[2].shape == (7, 8, 8)
+    assert ops[2].inputs == tuple(op.output for op in ops[:2])
 
 
 POOLED: list[Any] = [
@@ -215,9 +224,9 @@ def test_means_of_maps(pool: Any) -> None:
         result: Tensor = net.fc(pool(functional.relu(net.one(x))))
         return result
 
-    plan = plan_of(Net(forward, one=nn.Conv2d(2, 4, 1), fc=nn.Linear(4, 3)))
-    mean = plan.steps[1]
-    assert isinstance(mean, Mean)
+    fused = fused_of(Net(forward, one=nn.Conv2d(2, 4, 1), fc=nn.Linear(4, 3)))
+    mean = fused.ops[1]
+    assert isinstance(mean, AvgPool)
     assert (mean.kernel, mean.shape) == ((8, 8), (4, 1, 1))
 
 
@@ -247,9 +256,9 @@ def test_rectifiers(rectifier: Any, ceiling: float | None, of_sum: bool) -> None
 
     modules = {"relu": rectifier} if isinstance(rectifier, nn.Module) else {}
     net = Net(forward, one=nn.Conv2d(2, 4, 1), head=head(4), **modules)
-    step = plan_of(net).steps[of_sum]
-    assert isinstance(step, Layer | Add)
-    assert (step.relu, step.ceiling) == (True, ceiling)
+    op = fused_of(net).ops[of_sum]
+    assert isinstance(op, FusedLayer | Add)
+    assert (op.relu, op.ceiling) == (True, ceiling)
 
 
 @pytest.mark.parametrize(
@@ -270,9 +279,9 @@ def test_enlargements(enlarge: Any) -> None:
         head=head(4),
         **modules,
     )
-    step = plan_of(net).steps[1]
-    assert isinstance(step, Repeat)
-    assert (step.factor, step.shape) == (2, (4, 16, 16))
+    op = fused_of(net).ops[1]
+    assert isinstance(op, Upsample)
+    assert (op.factor, op.shape) == (2, (4, 16, 16))
 
 
 @pytest.mark.parametrize(
@@ -293,9 +302,9 @@ def test_borders_of_zeros(pad: Any, border: tuple[int, ...]) -> None:
         head=head(4),
         **modules,
     )
-    step = plan_of(net).steps[0]
-    assert isinstance(step, Pad)
-    assert step.border == border
+    op = fused_of(net).ops[0]
+    assert isinstance(op, Pad)
+    assert op.border == border
 
 
 def test_a_maximum_before_a_relu_is_part_of_the_step() -> None:
@@ -306,9 +315,9 @@ def test_a_maximum_before_a_relu_is_part_of_the_step() -> None:
         return result
 
     net = Net(forward, one=nn.Conv2d(2, 4, 3), drop=nn.Dropout2d(), fc=nn.Linear(36, 3))
-    first, _ = plan_of(net).steps
-    assert isinstance(first, Layer)
-    assert first.pool == Window(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
+    first, _ = fused_of(net).ops
+    assert isinstance(first, FusedLayer)
+    assert first.pool == PoolWindow(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
     assert (first.relu, first.shape) == (True, (4, 3, 3))
 
 
@@ -318,8 +327,8 @@ def test_a_flattened_sum_keeps_its_shape() -> None:
         result: Tensor = net.fc((y + torch.relu(net.one(x))).flatten(1))
         return result
 
-    plan = plan_of(Net(forward, one=nn.Conv2d(2, 4, 1), fc=nn.Linear(256, 3)))
-    assert plan.steps[-2].shape == (4, 8, 8)
+    fused = fused_of(Net(forward, one=nn.Conv2d(2, 4, 1), fc=nn.Linear(256, 3)))
+    assert fused.ops[-2].shape == (4, 8, 8)
 
 
 def test_a_value_added_to_itself() -> None:
@@ -328,32 +337,32 @@ def test_a_value_added_to_itself() -> None:
         result: Tensor = net.head(y + y)
         return result
 
-    plan = plan_of(Net(forward, one=nn.Conv2d(2, 4, 1), head=head(4)))
-    assert isinstance(plan.steps[1], Add)
-    assert plan.steps[1].input == plan.steps[1].other
+    fused = fused_of(Net(forward, one=nn.Conv2d(2, 4, 1), head=head(4)))
+    assert isinstance(fused.ops[1], Add)
+    assert fused.ops[1].input == fused.ops[1].other
 
 
 def test_logits_that_are_no_classifiers() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert plan_of(net).classifier is None
+    assert fused_of(net).classifier is None
     net = nn.Sequential(nn.Flatten(), AdderLinear(2 * 64, 3), nn.BatchNorm1d(3))
-    plan = make_plan(net, (2, 8, 8))
-    assert plan.classifier is None
+    fused = fuse(net, (2, 8, 8))
+    assert fused.classifier is None
     net = nn.Sequential(nn.Flatten(), nn.Linear(2 * 64, 3), nn.BatchNorm1d(3))
-    assert make_plan(net, (2, 8, 8)).classifier is not None
+    assert fuse(net, (2, 8, 8)).classifier is not None
     grouped = nn.Sequential(nn.Conv2d(2, 4, 8, groups=2), nn.Flatten())
-    assert plan_of(grouped).classifier is None
+    assert fused_of(grouped).classifier is None
 
 
 REFUSED: list[tuple[str, nn.Module]] = [
     ("got Sigmoid at 1", nn.Sequential(nn.Conv2d(2, 4, 1), nn.Sigmoid(), head(4))),
     ("got torch.tanh in forward", Net(lambda n, x: n.h(torch.tanh(x)), h=head(2))),
-    ("normalise the result of a layer", nn.Sequential(nn.BatchNorm2d(2), head(2))),
+    ("normalise the output of a layer", nn.Sequential(nn.BatchNorm2d(2), head(2))),
     (
-        "normalise the result of a layer",
+        "normalise the output of a layer",
         nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4, track_running_stats=False), head(4)),
     ),
-    ("have a ReLU only behind a layer or a sum, got one at 0", nn.Sequential(nn.ReLU(), head(2))),
+    ("have a ReLU only after a layer or a sum, got one at 0", nn.Sequential(nn.ReLU(), head(2))),
     ("have no dilated layers", nn.Sequential(nn.Conv2d(2, 4, 3, dilation=2), head(4))),
     (
         "pad with zeros, got padding_mode 'reflect'",
@@ -364,11 +373,11 @@ REFUSED: list[tuple[str, nn.Module]] = [
         "without dilation and ceil_mode",
         nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), head(2)),
     ),
-    ("means of whole windows", nn.Sequential(nn.AvgPool2d(2, padding=1), head(2))),
-    ("means of windows of one size", nn.Sequential(nn.AdaptiveAvgPool2d(3), head(2))),
-    ("flatten what a linear layer reads", nn.Sequential(nn.Linear(8, 3), head(2))),
+    ("average pooling of whole windows", nn.Sequential(nn.AvgPool2d(2, padding=1), head(2))),
+    ("average pooling with windows of one size", nn.Sequential(nn.AdaptiveAvgPool2d(3), head(2))),
+    ("flatten the input of a linear layer", nn.Sequential(nn.Linear(8, 3), head(2))),
     ("one number per class", nn.Sequential(nn.Conv2d(2, 4, 1))),
-    ("make its logits by its last layer", Net(lambda n, x: x.flatten(1))),
+    ("compute its logits in its last layer", Net(lambda n, x: x.flatten(1))),
     ("compute with tensors of the network alone", Net(lambda n, x: n.h(x + 1.0), h=head(2))),
     (
         "compute with tensors of the network alone",
@@ -416,7 +425,7 @@ REFUSED: list[tuple[str, nn.Module]] = [
     ),
     ("got torch.stack in forward", Net(lambda n, x: n.h(torch.stack([x, x], 1)[:, 0]), h=head(2))),
     (
-        "read multiples in sums alone, got operator.mul in forward at h.0",
+        "use multiples in sums only, got operator.mul in forward at h.0",
         Net(lambda n, x: n.h(0.5 * x), h=head(2)),
     ),
     (
@@ -428,11 +437,11 @@ REFUSED: list[tuple[str, nn.Module]] = [
         Net(lambda n, x: n.h(x + n.c.weight), h=head(2), c=nn.Conv2d(2, 2, 8)),
     ),
     (
-        "leave images apart from one another, got another number of elements at Tensor.view",
+        "keep images separate, got another number of elements at Tensor.view",
         Net(lambda n, x: n.h(x.view(-1, 64)), h=nn.Linear(64, 3)),
     ),
     (
-        "read a map [C, H, W] there, got [2, 64] at torch.nn.functional.max_pool2d",
+        "read a feature map [C, H, W], got [2, 64] at torch.nn.functional.max_pool2d",
         Net(lambda n, x: functional.max_pool2d(x.flatten(2), 2).flatten(1)),
     ),
     (
@@ -449,15 +458,15 @@ REFUSED: list[tuple[str, nn.Module]] = [
         Net(lambda n, x: n.h(functional.max_pool2d(x, 2, return_indices=True)[0]), h=head(2)),
     ),
     (
-        "take maxima without their indices",
+        "have max pooling without return_indices",
         Net(lambda n, x: n.h(n.p(x)[0]), p=nn.MaxPool2d(2, return_indices=True), h=head(2)),
     ),
     (
-        "put values behind one another by channels (dim 1), got dim 2 at torch.cat",
+        "concatenate by channels (dim 1), got dim 2 at torch.cat",
         Net(lambda n, x: n.h(torch.cat([x, x], 2)), h=head(2)),
     ),
     (
-        "put maps of one size behind one another, got (4, 8, 8) and (4, 4, 4) at torch.cat",
+        "concatenate maps of one size, got (4, 8, 8) and (4, 4, 4) at torch.cat",
         Net(
             lambda n, x: n.f(torch.cat([n.c(x).flatten(1), n.p(n.c(x)).flatten(1)], 1)),
             c=nn.Conv2d(2, 4, 1),
@@ -475,16 +484,16 @@ REFUSED: list[tuple[str, nn.Module]] = [
         ),
     ),
     (
-        "be made of what can be quantised, got arguments other, out at torch.add in forward",
+        "consist of supported operations, got arguments other, out at torch.add in forward",
         Net(lambda n, x: n.h(torch.add(x, other=x, out=None)), h=head(2)),
     ),
     ("got ConvTranspose2d at 0", nn.Sequential(nn.ConvTranspose2d(2, 4, 3), head(4))),
     (
-        "enlarge by repeating pixels, got (8, 8) to (16, 16), bilinear at 0",
+        "upsample by repeating pixels, got (8, 8) to (16, 16), bilinear at 0",
         nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), head(2)),
     ),
     (
-        "enlarge by repeating pixels",
+        "upsample by repeating pixels",
         Net(lambda n, x: n.h(functional.interpolate(x, size=(12, 12))), h=head(2)),
     ),
 ]
@@ -493,4 +502,4 @@ REFUSED: list[tuple[str, nn.Module]] = [
 @pytest.mark.parametrize(("message", "net"), REFUSED, ids=lambda value: str(value)[:30])
 def test_refused(message: str, net: nn.Module) -> None:
     with pytest.raises(ConfigError, match=r"quantize: `model` must .*" + re.escape(message)):
-        make_plan(net, (2, 8, 8))
+        fuse(net, (2, 8, 8))

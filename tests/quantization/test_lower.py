@@ -1,4 +1,4 @@
-"""The integers of a graph against the network, whose values were rounded to the same grids."""
+"""The integers of a graph against the network, whose values were rounded to the same qparams."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from mulfree import runtime
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.quantization import Pictures
-from mulfree.quantization.calibration import find_ranges, make_grids
-from mulfree.quantization.fake_quantize import FakeQuantise, lattice_of
+from mulfree.quantization.calibration import find_ranges, make_qparams
+from mulfree.quantization.fake_quantize import FakeQuantize
 from mulfree.quantization.fused_graph import execute
 from mulfree.quantization.fused_ops import Concat as ConcatStep
-from mulfree.quantization.fusion import make_plan
+from mulfree.quantization.fusion import fuse
+from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.lower import lower
-from mulfree.quantization.qparams import Grid, Layout
+from mulfree.quantization.qparams import QuantParams
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import (
     Add,
@@ -43,29 +44,29 @@ Shape = tuple[int, int, int]
 PICTURES = Pictures(mean=(0.0,) * 2, std=(1.0,) * 2, resize=64)
 
 
-class Compared(FakeQuantise):
+class Compared(FakeQuantize):
     """Compares every value with the integers, and goes on from these."""
 
     def __init__(
         self,
-        layout: Layout,
-        grids: dict[str, Grid],
+        layout: QuantLayout,
+        qparams: dict[str, QuantParams],
         made: dict[str, NDArray[np.uint8]],
     ) -> None:
-        super().__init__(layout, lambda name, _: lattice_of(grids[name]))
-        self.grids = grids
+        super().__init__(layout, lambda name, _: qparams[name].tensors())
+        self.params = qparams
         self.made = made
 
     def value(self, name: str, x: Tensor) -> Tensor:
-        grid = self.grids[name]
-        expected = (super().value(name, x) / grid.scale).round() + grid.zero
+        qparams = self.params[name]
+        expected = (super().value(name, x) / qparams.scale).round() + qparams.zero_point
         found = torch.from_numpy(self.made[name]).permute(0, 3, 1, 2).double()
         error = (found - expected).abs()
         # Scales are float32 there, so that a half, of a weight or of a value, now and then falls
         # to the other side.
         assert error.max() <= 1, name
         assert (error > 0).double().mean() <= 1e-2, name
-        return grid.scale * (found - grid.zero)
+        return qparams.scale * (found - qparams.zero_point)
 
 
 def lowered(
@@ -78,16 +79,16 @@ def lowered(
     net.double()
     batches = [batch.double() for batch in images]
     _, channels, height, width = images[0].shape
-    plan = make_plan(net, (channels, height, width))
-    layout = Layout(plan=plan, bits=bits)
-    grids = make_grids(layout, find_ranges(layout, net, batches, "minmax"))
-    graph = lower("test", layout, net, grids, pictures)
-    joins = [step for step in plan.steps if isinstance(step, ConcatStep)]
+    fused = fuse(net, (channels, height, width))
+    layout = QuantLayout(fused=fused, bits=bits)
+    qparams = make_qparams(layout, find_ranges(layout, net, batches, "minmax"))
+    graph = lower("test", layout, net, qparams, pictures)
+    joins = [op for op in fused.ops if isinstance(op, ConcatStep)]
     assert len(nodes_of(graph, Concat)) == len(joins)
     array = images[0].numpy()
-    hooks = Compared(layout, grids, reference.trace(graph, array))
+    hooks = Compared(layout, qparams, reference.trace(graph, array))
     with torch.no_grad():
-        logits = execute(layout.plan, net, batches[0], hooks).numpy()
+        logits = execute(layout.fused, net, batches[0], hooks).numpy()
     # The classifier's weights are rounded on both sides, its products summed in float32 on one.
     error = np.abs(reference.run(graph, array) - logits).max()
     assert error <= 1e-5 * np.abs(logits).max()
@@ -170,33 +171,33 @@ def stage(*modules: nn.Module) -> nn.Module:
 
 
 def test_one_layer_is_exact_to_half_a_step() -> None:
-    """With input and weights on the grid, or weights outside it, only the result is rounded."""
+    """Exact input and weights, or weights out of range: only the result is rounded."""
     norm = nn.BatchNorm2d(5)
     layer = Adder2d(2, 5, 3, stride=2, padding=1, bias=True)
     stage = nn.Sequential(layer, norm, nn.ReLU())
     net = nn.Sequential(stage, head(5))
     warm(net, (2, 9, 8))
     net.double()
-    grid = Grid.over(-2.0, 3.0, 8)
+    shared = QuantParams.from_range(-2.0, 3.0, 8)
     with torch.no_grad():
         steps = torch.randint(-400, 400, layer.weight.shape)
         steps[:, :, 0, 0] = 1000  # far outside
-        layer.weight.copy_(grid.scale * steps)
+        layer.weight.copy_(shared.scale * steps)
         norm.weight[1:3] *= -1
     q = torch.randint(0, 256, (6, 2, 9, 8))
-    images = grid.scale * (q.double() - grid.zero)
+    images = shared.scale * (q.double() - shared.zero_point)
     with torch.no_grad():
         norm.running_mean = layer(images).mean((0, 2, 3))
         norm.running_var = layer(images).var((0, 2, 3))
         expected = stage(images).permute(0, 2, 3, 1).numpy()
-    layout = Layout(plan=make_plan(net, (2, 9, 8)), bits=8)
-    ranges = {name: (0.0, float(expected.max()) * 0.9) for name in layout.grids}
-    grids = make_grids(layout, ranges) | {layout.plan.input: grid}
-    graph = lower("test", layout, net, grids, PICTURES)
+    layout = QuantLayout(fused=fuse(net, (2, 9, 8)), bits=8)
+    ranges = {name: (0.0, float(expected.max()) * 0.9) for name in layout.bit_widths}
+    qparams = make_qparams(layout, ranges) | {layout.fused.input: shared}
+    graph = lower("test", layout, net, qparams, PICTURES)
     integers = q.permute(0, 2, 3, 1).numpy().astype(np.uint8)
     made = reference.evaluate(graph.nodes[0], graph.input_value, {graph.input.value: integers})
-    target = grids[layout.plan.steps[0].output]
-    real = target.scale * (made.astype(float) - target.zero)
+    target = qparams[layout.fused.ops[0].output]
+    real = target.scale * (made.astype(float) - target.zero_point)
     clipped = expected.clip(target.low, target.high)
     assert np.abs(real - clipped).max() <= 0.5 * target.scale * (1 + 1e-6)
     assert 0.2 < (made == 0).mean() < 0.8
@@ -401,9 +402,9 @@ def test_ceilings() -> None:
 def test_a_ceiling_within_the_range() -> None:
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU6(), head(4))
     warm(net, (2, 8, 8))
-    layout = Layout(plan=make_plan(net, (2, 8, 8)), bits=8)
-    grids = make_grids(layout, dict.fromkeys(layout.grids, (-1.0, 24.5)))
-    graph = lower("test", layout, net, grids, PICTURES)
+    layout = QuantLayout(fused=fuse(net, (2, 8, 8)), bits=8)
+    qparams = make_qparams(layout, dict.fromkeys(layout.bit_widths, (-1.0, 24.5)))
+    graph = lower("test", layout, net, qparams, PICTURES)
     (layer,) = nodes_of(graph, Conv2d)
     # Steps of a tenth from the zero 10 on.
     assert (layer.low, layer.high) == (10, 70)
@@ -439,13 +440,13 @@ def test_shifts_cannot_multiply_by_any_factor() -> None:
             head=head(4),
         )
         images = warm(net, (2, 8, 8))
-        layout = Layout(plan=make_plan(net, (2, 8, 8)), bits=8)
+        layout = QuantLayout(fused=fuse(net, (2, 8, 8)), bits=8)
         ranges = find_ranges(layout, net, images, "minmax")
-        grids = make_grids(layout, ranges, shift_only=True)
-        return lower("test", layout, net, grids, PICTURES, shift_only=True)
+        qparams = make_qparams(layout, ranges, shift_only=True)
+        return lower("test", layout, net, qparams, PICTURES, shift_only=True)
 
     assert graph_of(-0.25).nodes
-    with pytest.raises(ConfigError, match=r"`shift_only` must be False .* got True with 0.3 at o"):
+    with pytest.raises(ConfigError, match=r"`shift_only` must be Fal.* got True with 0.3 at o"):
         graph_of(0.3)
 
 
@@ -502,5 +503,5 @@ def test_pixels_are_normalised_by_a_table() -> None:
     pixels = np.arange(256)
     for channel, row in enumerate(graph.input.table):
         real = (pixels / 255 - mean[channel]) / std[channel]
-        steps = real / graph.input_value.scale + graph.input_value.zero
-        assert np.abs(row - steps.clip(0, 255)).max() <= 0.5 * (1 + 1e-9)
+        ops = real / graph.input_value.scale + graph.input_value.zero
+        assert np.abs(row - ops.clip(0, 255)).max() <= 0.5 * (1 + 1e-9)

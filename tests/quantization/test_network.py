@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from mulfree.errors import ConfigError
-from mulfree.quantization.fusion import make_plan
+from mulfree.quantization.fusion import fuse
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 
 SHAPE = (2, 8, 8)
@@ -26,9 +26,9 @@ def checked(model: nn.Module) -> nn.Module:
     """What is quantised of a network, which computes what that does."""
     network = copied(model)
     simple = plain(network)
-    plan = make_plan(simple, SHAPE)
-    check_weights(plan, simple)
-    check_operations(plan, network, simple, X)
+    fused = fuse(simple, SHAPE)
+    check_weights(fused, simple)
+    check_operations(fused, network, simple, X)
     return simple
 
 

@@ -1,4 +1,4 @@
-"""`mulfree quantize`: the network of a checkpoint in integers, and what that costs in accuracy."""
+"""`mulfree quantize`: quantise the network of a checkpoint and print the accuracies."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _OBSERVERS = ("auto", "minmax", "percentile")
 
 _EPILOG = """\
 Ranges of values are measured on training images, accuracies on the test images: first of the
-network as it is, then of the integers, which are run as `mulfree run` runs them. The file holds the
-network of the first number of bits. A network trained with method qat keeps the ranges of its
-training, which are in its checkpoints, and is made as it was trained."""
+floating-point network, then of the integer network, run as by `mulfree run`. The file holds the
+network with the first number of bits. For a network trained with method qat, bits and ranges are
+read from its checkpoint."""
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb with the words after it."""
+    """Run the command with the arguments `argv`."""
     arguments = _parser().parse_args(argv)
     output = arguments.output
     check_writable(output)
 
-    # Torch takes a second to import, which `mulfree -h` has no need of.
+    # Imported late: torch takes a second to import, which `mulfree -h` does not need.
     import torch
 
     from mulfree import data, models, runtime, training
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     config = asked(trained.data, arguments)
     with decoding(show=True) as report:
         splits = data.load(config, report)
-    # Also of a network that was trained in double precision.
+    # A network can have been trained in double precision.
     model = trained.model.float()
     check_fit("quantize", model, splits, config.name)
     images = _calibration(splits, arguments.images)
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> int:
     def made(number: int) -> Graph:
         return quantize(model, images, number, pictures=pictures, name=name, **options)
 
-    # The first before anything is measured, as what cannot be made is refused by then.
+    # Quantised before any measurement, to report errors early.
     first = made(bits[0])
     runtime.save(first, output)
     before = training.evaluate(model, shown(test, "as it is")).accuracy
@@ -82,7 +82,7 @@ def _options(
 ) -> tuple[Sequence[int], dict[str, Any]]:
     """Numbers of bits to try, and the other options of `quantize`.
 
-    A network that was trained with the rounding is made as it was trained.
+    For a network of quantisation-aware training, read bits, scales and ranges from the checkpoint.
     """
     from mulfree.training.methods import qat
 
@@ -103,7 +103,7 @@ def _options(
 def _parser() -> Parser:
     parser = Parser(
         "mulfree quantize",
-        "Turn the network of a checkpoint into integers, which run without PyTorch.",
+        "Quantise the network of a checkpoint to integers, which run without PyTorch.",
         _EPILOG,
     )
     parser.add_argument(
@@ -120,23 +120,23 @@ def _parser() -> Parser:
         nargs="+",
         type=int,
         choices=_BITS,
-        help="bits of values and weights, tried one after the other (default: 8 6 5 4, or those "
-        "that the network was trained for)",
+        help="bits of values and weights, tried one after the other (default: 8 6 5 4, or the "
+        "number that the network was trained for)",
     )
     parser.add_argument(
-        "--observer", choices=_OBSERVERS, default="auto", help="how ranges are found"
+        "--observer", choices=_OBSERVERS, default="auto", help="method of finding ranges"
     )
     parser.add_argument(
         "--shift-only",
         action="store_true",
-        help="factors that are powers of two, at a loss of accuracy",
+        help="round all factors to powers of two, at a loss of accuracy",
     )
     parser.add_argument(
         "--images",
         type=positive,
         default=1024,
         metavar="N",
-        help="training images that ranges are measured on (default: 1024)",
+        help="training images for measuring ranges (default: 1024)",
     )
     parser.add_argument("--threads", type=threads, help="CPU threads")
     add_data_options(parser)
@@ -144,7 +144,7 @@ def _parser() -> Parser:
 
 
 def _calibration(splits: DataSplits, count: int) -> list[Tensor]:
-    """Training images in an order of chance, as the network takes test images."""
+    """Training images in random order, preprocessed like test images."""
     from mulfree import data
 
     size = min(128, count, len(splits.train))
@@ -154,13 +154,13 @@ def _calibration(splits: DataSplits, count: int) -> list[Tensor]:
     return [images for images, _ in islice(loader, -(-count // size))]
 
 
-def _accuracy(graph: Graph, test: BatchLoader, what: str, threads: int | None) -> float:
-    """Share of the test images that the integer network recognises."""
+def _accuracy(graph: Graph, test: BatchLoader, label: str, threads: int | None) -> float:
+    """Accuracy of the integer network on the test images."""
     from mulfree import runtime
 
     session = runtime.Session(graph, threads=threads)
     right = 0
-    for images, labels in shown(test, what):
+    for images, labels in shown(test, label):
         classes = session.run(images.numpy()).argmax(axis=1)
         right += int((classes == labels.numpy()).sum())
     return right / len(test.image_set)

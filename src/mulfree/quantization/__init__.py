@@ -1,4 +1,4 @@
-"""From a trained network to integers: lowering, calibration, and rounding in training."""
+"""Quantisation: calibration, lowering to integers, and fake quantisation for training."""
 
 from __future__ import annotations
 

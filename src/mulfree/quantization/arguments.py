@@ -16,7 +16,7 @@ from mulfree.runtime.rules import rules
 
 
 def integer(name: str, value: Any, choices: Container[int], requirement: str) -> int:
-    """A number of any integer type, one of numpy's, too."""
+    """`value` as an int if it is an integer of any type, numpy's too, and one of `choices`."""
     try:
         number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
     except TypeError:
@@ -27,13 +27,13 @@ def integer(name: str, value: Any, choices: Container[int], requirement: str) ->
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """Refuses what is none of the choices."""
+    """Refuse a value that is not one of the choices."""
     if not isinstance(value, str) or value not in choices:
         raise ConfigError(choices_message("quantize", name, value, choices))
 
 
 def check_kind(name: str, value: object, kinds: Any, requirement: str) -> None:
-    """Refuses what is of another type."""
+    """Refuse a value of another type."""
     if not isinstance(value, kinds):
         raise ConfigError(f"quantize: `{name}` must be {requirement}, got {quoted(value)}")
 
@@ -45,7 +45,7 @@ def _check_rule(name: str, kind: type, field: str, value: object) -> None:
 
 
 def check_names(name: object, pictures: Pictures | None) -> None:
-    """Refuses names, and a side of pictures, that a graph cannot hold."""
+    """Refuse names and a `resize` that a graph cannot hold."""
     _check_rule("name", runtime.Graph, "name", name)
     if pictures is not None:
         _check_rule("pictures.classes", runtime.Graph, "classes", pictures.classes)
@@ -53,11 +53,11 @@ def check_names(name: object, pictures: Pictures | None) -> None:
 
 
 def check_pictures(pictures: Pictures, channels: int, side: int) -> None:
-    """Refuses what does not fit images of so many channels and this larger side."""
+    """Refuse pictures that does not fit images of `channels` and larger side `side`."""
     if not len(pictures.mean) == len(pictures.std) == channels:
         raise ConfigError(
-            f"quantize: `pictures` must have a mean and std for each of {channels} channels, got "
-            f"{len(pictures.mean)} and {len(pictures.std)}"
+            f"quantize: `pictures` must have a mean and std for each of {channels} channels, "
+            f"got {len(pictures.mean)} and {len(pictures.std)}"
         )
     if pictures.resize < side:
         raise ConfigError(
@@ -67,7 +67,7 @@ def check_pictures(pictures: Pictures, channels: int, side: int) -> None:
 
 
 def check_classes(pictures: Pictures, count: int) -> None:
-    """Refuses another number of names than of logits."""
+    """Refuse another number of class names than of logits."""
     if pictures.classes is not None and len(pictures.classes) != count:
         raise ConfigError(
             f"quantize: `pictures.classes` must have {count} names, as many as logits, got "

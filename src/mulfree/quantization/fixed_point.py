@@ -1,4 +1,4 @@
-"""Real factors as integers with a common shift."""
+"""Fixed-point form of real factors: integers with a common shift."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class FixedPoint:
     """`(sum_i x_i * factors[i] + offset) >> shift`.
 
     Attributes:
-        factors: 32 bits each.
-        offset: 64 bits.
+        factors: Of 32 bits.
+        offset: Of 64 bits.
         shift: 1..62.
     """
 
@@ -35,16 +35,16 @@ class FixedPoint:
 def fixed_point(
     factors: Sequence[Reals | float], largest: Sequence[int], offset: Reals | float, path: str
 ) -> FixedPoint:
-    """The most precise integers for `sum_i factors[i] * x_i + offset`.
+    """Most precise fixed-point form of `sum_i factors[i] * x_i + offset`.
 
-    Each is rounded to the nearest multiple of `2^-shift`, with the largest shift for which factors
-    have 32 bits and no sum, of x_i up to `largest[i]`, leaves 62.
+    Rounds to the nearest multiple of `2^-shift`, with the largest shift for which factors have 32
+    bits and no sum, with x_i up to `largest[i]`, exceeds 62 bits.
 
     Args:
         factors: One number or array per summand.
-        largest: Magnitudes of the x_i.
-        offset: What is added.
-        path: The layer, for the error message.
+        largest: Largest magnitudes of the x_i.
+        offset: Constant summand.
+        path: Location in the model, for the error message.
 
     Raises:
         ConfigError: A factor is too large.
@@ -55,7 +55,7 @@ def fixed_point(
         peaks = [float(np.abs(numbers).max()) for numbers in scaled]
         bound = sum(peak * x for peak, x in zip(peaks, largest, strict=True))
         bound += float(np.abs(added).max()) + 2.0 ** (shift - 1)
-        # The margin is for the rounding of this sum itself.
+        # Margin for the rounding of the bound itself.
         if max(peaks) <= _LARGEST_FACTOR and bound < _SUM_LIMIT * (1 - 1e-9):
             return FixedPoint(
                 factors=tuple(numbers.astype(np.int32) for numbers in scaled),
@@ -69,7 +69,7 @@ def fixed_point(
 
 
 def powers_of_two(factors: Reals, *, up: bool = False) -> Reals:
-    """Every factor as a power of two with its sign: the nearest one, or the next larger one."""
+    """Every factor rounded to a power of two, keeping its sign: to the nearest, or up."""
     magnitudes = np.abs(factors)
     exponents = np.log2(np.where(magnitudes == 0, 1, magnitudes))
     rounded = np.ceil(exponents - 1e-9) if up else np.rint(exponents)

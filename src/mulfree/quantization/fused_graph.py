@@ -1,4 +1,4 @@
-"""Which steps a network is made of, and how they are computed one after the other."""
+"""Graph of fused operations, and its execution in floating point."""
 
 from __future__ import annotations
 
@@ -10,95 +10,102 @@ from torch.func import functional_call
 
 from mulfree.quantization.fused_ops import (
     Add,
-    AnyLayer,
+    AvgPool,
+    BatchNorm,
     Concat,
-    Layer,
+    FusedLayer,
+    FusedOp,
+    LayerModule,
     MaxPool,
-    Mean,
-    Norm,
     Pad,
-    Repeat,
     Shape,
-    Step,
+    Upsample,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A network as steps.
+class FusedGraph:
+    """A network as fused operations.
 
     Attributes:
-        input: Name of the value that the images become.
+        input: Name of the images' value.
         shape: Its shape, C, H, W.
-        steps: In an order in which they can be computed; the last makes the logits.
+        ops: In topological order; the last one computes the logits.
     """
 
     input: str
     shape: Shape
-    steps: tuple[Step, ...]
+    ops: tuple[FusedOp, ...]
 
     @property
-    def classifier(self) -> Layer | None:
-        """The last step where it is a layer that can leave its sums in floating point."""
-        last = self.steps[-1]
-        return last if isinstance(last, Layer) and last.classifies else None
+    def classifier(self) -> FusedLayer | None:
+        """The last operation if it is a layer whose sums can stay in floating point, else None."""
+        last = self.ops[-1]
+        return last if isinstance(last, FusedLayer) and last.classifies else None
 
 
 class Hooks:
-    """What happens to the numbers of a plan on their way. By default nothing."""
+    """Hooks called for every tensor while a fused graph runs. The defaults are identities."""
 
     def value(self, name: str, x: Tensor) -> Tensor:
-        """The value called `name`, which has a scale of its own."""
+        """Replacement of the value `name`, which has its own scale."""
         return x
 
-    def apply(self, layer: Layer, module: AnyLayer, x: Tensor) -> Tensor:
-        """What a layer, without all that is behind it, makes of `x`."""
+    def apply(self, layer: FusedLayer, module: LayerModule, x: Tensor) -> Tensor:
+        """Output of the bare layer, before pooling, batch norm and residual."""
         x = self.operand(layer, x)
         weight = self.weight(layer, module)
-        parts = {} if weight is None else {"weight": weight}
-        y: Tensor = functional_call(module, parts, (x,))
+        replaced = {} if weight is None else {"weight": weight}
+        y: Tensor = functional_call(module, replaced, (x,))
         return y
 
-    def operand(self, layer: Layer, x: Tensor) -> Tensor:
-        """What a layer reads."""
+    def operand(self, layer: FusedLayer, x: Tensor) -> Tensor:
+        """Replacement of the input of a layer."""
         return x
 
-    def normalised(self, module: AnyLayer, norm: Norm, x: Tensor, y: Tensor) -> Tensor:
-        """What the normalisation behind a layer makes of its result `x`, which is `y`."""
+    def batch_norm(self, module: LayerModule, norm: BatchNorm, x: Tensor, y: Tensor) -> Tensor:
+        """Replacement of the batch-norm output `y`.
+
+        Args:
+            module: The preceding layer.
+            norm: The batch norm.
+            x: Its input.
+            y: Its output.
+        """
         return y
 
-    def weight(self, layer: Layer, module: AnyLayer) -> Tensor | None:
-        """What a layer computes with, or None for the weight that it has."""
+    def weight(self, layer: FusedLayer, module: LayerModule) -> Tensor | None:
+        """Replacement of the weight of a layer, or None to keep it."""
         return None
 
 
-def execute(plan: Plan, model: nn.Module, images: Tensor, hooks: Hooks) -> Tensor:
+def execute(fused: FusedGraph, model: nn.Module, images: Tensor, hooks: Hooks) -> Tensor:
     """Logits `[N, classes]`, in floating point.
 
     Args:
-        plan: The steps.
-        model: The network with the modules that they name.
+        fused: The graph.
+        model: The network with the modules of the graph.
         images: `[N, C, H, W]`, normalised.
-        hooks: Told of every number that is quantised, and may change it.
+        hooks: Called for every quantised tensor; may replace it.
     """
-    last_reader = {name: step for step in plan.steps for name in step.inputs}
-    values = {plan.input: hooks.value(plan.input, images)}
-    for step in plan.steps:
-        x = values[step.input]
-        match step:
-            case Layer():
-                residual = None if step.residual is None else values[step.residual]
-                module = step.layer(model)
-                apply = partial(hooks.apply, step, module)
-                y = step.compute(model, x, residual, apply, partial(hooks.normalised, module))
+    last_reader = {name: op for op in fused.ops for name in op.inputs}
+    values = {fused.input: hooks.value(fused.input, images)}
+    for op in fused.ops:
+        x = values[op.input]
+        match op:
+            case FusedLayer():
+                residual = None if op.residual is None else values[op.residual]
+                module = op.layer(model)
+                apply = partial(hooks.apply, op, module)
+                y = op.compute(model, x, residual, apply, partial(hooks.batch_norm, module))
             case Add() | Concat():
-                y = step.compute(*(values[name] for name in step.inputs))
-            case MaxPool() | Mean() | Repeat() | Pad():
-                y = step.compute(x)
-        if step.rescales and step is not plan.classifier:
-            y = hooks.value(step.output, y)
-        values[step.output] = y
-        for name in set(step.inputs):
-            if last_reader[name] is step:
+                y = op.compute(*(values[name] for name in op.inputs))
+            case MaxPool() | AvgPool() | Upsample() | Pad():
+                y = op.compute(x)
+        if op.rescales and op is not fused.classifier:
+            y = hooks.value(op.output, y)
+        values[op.output] = y
+        for name in set(op.inputs):
+            if last_reader[name] is op:
                 del values[name]
     return y.flatten(1)

@@ -1,8 +1,8 @@
-"""The steps of a network that is to be quantised: each makes one value that is stored.
+"""Fused operations of a network to be quantised; each writes one stored value.
 
-What lies between two stored values (a layer, its normalisation, a residual, a ReLU) is one step, as
-it is one node of the integer network. A step is computed in floating point by the modules of the
-model, which it names by their paths, so that it can be calibrated and trained.
+A fused operation covers everything between two stored values (a layer, its batch norm, a residual,
+a ReLU), as one node of the integer network does. It computes in floating point with the modules of
+the model, referenced by path, for calibration and training.
 
 Legend: N images, C channels, H W rows and columns.
 """
@@ -21,24 +21,24 @@ from mulfree.nn import Adder2d, AdderLinear
 
 Shape: TypeAlias = tuple[int, int, int]
 Pair: TypeAlias = tuple[int, int]
-# One over the images of several processes, too.
-Norm: TypeAlias = nn.modules.batchnorm._BatchNorm
-AnyLayer: TypeAlias = nn.Conv2d | nn.Linear | Adder2d | AdderLinear
+# The base class includes SyncBatchNorm.
+BatchNorm: TypeAlias = nn.modules.batchnorm._BatchNorm
+LayerModule: TypeAlias = nn.Conv2d | nn.Linear | Adder2d | AdderLinear
 LINEAR = (nn.Linear, AdderLinear)
 ADDER = (Adder2d, AdderLinear)
 LAYERS = (nn.Conv2d, Adder2d, *LINEAR)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """What makes one value.
+class FusedOp:
+    """Base of the fused operations.
 
     Attributes:
-        output: Name of the value.
+        output: Name of the value written.
         shape: Its shape, C, H, W.
-        input: Name of the value that is read.
-        path: Where in the model it is, for error messages.
+        input: Name of the value read.
+        path: Location in the model, for error messages.
     """
 
     output: str
@@ -48,18 +48,18 @@ class Step:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of all values that are read."""
+        """Names of all values read."""
         return (self.input,)
 
     @property
     def rescales(self) -> bool:
-        """Whether the result has a scale of its own, not that of the input."""
+        """True if the output has its own scale, False if it shares the scale of the input."""
         return False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """Where a maximum is taken.
+class PoolWindow:
+    """Geometry of a maximum pooling.
 
     Attributes:
         kernel: Rows, columns.
@@ -72,7 +72,7 @@ class Window:
     padding: Pair
 
     def maximum(self, x: Tensor) -> Tensor:
-        """The maximum of every window of `[N, C, H, W]`."""
+        """Maximum of every window of `[N, C, H, W]`."""
         return functional.max_pool2d(x, self.kernel, self.stride, self.padding)
 
 
@@ -80,28 +80,28 @@ def _times(factor: float, x: Tensor) -> Tensor:
     return x if factor == 1.0 else factor * x
 
 
-def _rectified(x: Tensor, ceiling: float | None) -> Tensor:
+def _relu(x: Tensor, ceiling: float | None) -> Tensor:
     return functional.relu(x) if ceiling is None else x.clamp(0.0, ceiling)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer(Step):
-    """`relu(norm(pool(layer(x))) + residual)`, of which all but the layer may be missing.
+class FusedLayer(FusedOp):
+    """`relu(batch_norm(pool(layer(x))) + residual)`; all but the layer are optional.
 
     Attributes:
         module: Path of the layer.
-        pool: The maximum between layer and normalisation, or None.
-        norm: Path of the batch normalisation, or None.
-        residual: Name of the value that is added, or None.
-        residual_factor: What that is multiplied by.
-        relu: Whether negative results become zero.
-        ceiling: What greater results become, as behind a ReLU6, or None.
-        classifies: Whether it makes the logits and its sums can be left in floating point.
+        pool: Maximum pooling between layer and batch norm, or None.
+        batch_norm: Path of the batch norm, or None.
+        residual: Name of the value added, or None.
+        residual_factor: Factor of the residual.
+        relu: Clamp negative results to zero.
+        ceiling: Upper bound of the result, as of ReLU6, or None.
+        classifies: True for a classifier whose sums can stay in floating point.
     """
 
     module: str
-    pool: Window | None = None
-    norm: str | None = None
+    pool: PoolWindow | None = None
+    batch_norm: str | None = None
     residual: str | None = None
     residual_factor: float = 1.0
     relu: bool = False
@@ -115,11 +115,11 @@ class Layer(Step):
 
     @property
     def rescales(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
-    def layer(self, model: nn.Module) -> AnyLayer:
-        """The layer's module."""
+    def layer(self, model: nn.Module) -> LayerModule:
+        """Module of the layer."""
         layer = model.get_submodule(self.module)
         assert isinstance(layer, LAYERS)
         return layer
@@ -130,17 +130,17 @@ class Layer(Step):
         x: Tensor,
         residual: Tensor | None,
         apply: Callable[[Tensor], Tensor],
-        normalised: Callable[[Norm, Tensor, Tensor], Tensor],
+        batch_norm_hook: Callable[[BatchNorm, Tensor, Tensor], Tensor],
     ) -> Tensor:
-        """The result `[N, C, H, W]`.
+        """Output `[N, C, H, W]`.
 
         Args:
             model: The network.
-            x: What the layer reads.
-            residual: What is added.
-            apply: What the layer makes of that, in a linear layer's flat form.
-            normalised: Called with the normalisation, what it reads and what it makes of that; its
-                result takes that place.
+            x: Input of the layer.
+            residual: Value added.
+            apply: Computes the bare layer; its input is flat for a linear layer.
+            batch_norm_hook: Called with the batch norm, its input and its output; returns the value
+                to use instead of the output.
         """
         layer = self.layer(model)
         flat = isinstance(layer, LINEAR)
@@ -148,58 +148,58 @@ class Layer(Step):
         y = apply(x)
         if self.pool is not None:
             y = self.pool.maximum(y)
-        if self.norm is not None:
-            norm = model.get_submodule(self.norm)
-            assert isinstance(norm, Norm)
-            y = normalised(norm, y, norm(y))
+        if self.batch_norm is not None:
+            batch_norm = model.get_submodule(self.batch_norm)
+            assert isinstance(batch_norm, BatchNorm)
+            y = batch_norm_hook(batch_norm, y, batch_norm(y))
         y = y[..., None, None] if flat else y
         if residual is not None:
             y = y + _times(self.residual_factor, residual)
-        return _rectified(y, self.ceiling) if self.relu else y
+        return _relu(y, self.ceiling) if self.relu else y
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxPool(Step):
-    """Maximum of windows."""
+class MaxPool(FusedOp):
+    """Maximum pooling."""
 
-    window: Window
+    window: PoolWindow
 
     def compute(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]`."""
+        """Output `[N, C, H, W]`."""
         return self.window.maximum(x)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean(Step):
-    """Mean of windows."""
+class AvgPool(FusedOp):
+    """Average pooling."""
 
     kernel: Pair
     stride: Pair
 
     @property
     def rescales(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def compute(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]`."""
+        """Output `[N, C, H, W]`."""
         return functional.avg_pool2d(x, self.kernel, self.stride)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Repeat(Step):
-    """Every position `factor` times in both directions."""
+class Upsample(FusedOp):
+    """Nearest-neighbour upsampling: each position repeated `factor` times in both directions."""
 
     factor: int
 
     def compute(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]`."""
+        """Output `[N, C, H, W]`."""
         return functional.interpolate(x, scale_factor=float(self.factor))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pad(Step):
-    """A border of zeros.
+class Pad(FusedOp):
+    """Zero padding.
 
     Attributes:
         border: Left, right, top, bottom.
@@ -208,16 +208,16 @@ class Pad(Step):
     border: tuple[int, int, int, int]
 
     def compute(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]`."""
+        """Output `[N, C, H, W]`."""
         return functional.pad(x, self.border)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Concat(Step):
-    """The channels of several values behind one another.
+class Concat(FusedOp):
+    """Concatenation by channels.
 
     Attributes:
-        others: Names of the values behind the first.
+        others: Names of the values after the first.
     """
 
     others: tuple[str, ...]
@@ -229,23 +229,23 @@ class Concat(Step):
 
     @property
     def rescales(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def compute(self, *values: Tensor) -> Tensor:
-        """`[N, C, H, W]`."""
+        """Output `[N, C, H, W]`."""
         return torch.cat(values, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Add(Step):
+class Add(FusedOp):
     """Sum of two values.
 
     Attributes:
         other: Name of the second value.
-        factors: What the two are multiplied by.
-        relu: Whether negative results become zero.
-        ceiling: What greater results become, or None.
+        factors: Factors of the two values.
+        relu: Clamp negative results to zero.
+        ceiling: Upper bound of the result, or None.
     """
 
     other: str
@@ -260,11 +260,11 @@ class Add(Step):
 
     @property
     def rescales(self) -> bool:
-        """Always."""
+        """Always True."""
         return True
 
     def compute(self, x: Tensor, other: Tensor) -> Tensor:
-        """`[N, C, H, W]`."""
+        """Output `[N, C, H, W]`."""
         first, second = self.factors
         y = _times(first, x) + _times(second, other)
-        return _rectified(y, self.ceiling) if self.relu else y
+        return _relu(y, self.ceiling) if self.relu else y

@@ -1,4 +1,4 @@
-"""Images to learn ranges from, out of whatever a loader makes."""
+"""Calibration images, read from batches of any loader."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ _PIXELS = torch.uint8
 
 
 def read_images(batches: Batches, dtype: torch.dtype, pictures: Pictures | None) -> list[Tensor]:
-    """The images of all batches, `[N, C, H, W]` each, of one size and finite, on the CPU.
+    """Images of all batches, `[N, C, H, W]` each, of one size and finite, on the CPU.
 
     Args:
-        batches: As of `quantize`.
-        dtype: What to make of floating-point images.
-        pictures: What to make of pixels, uint8; None to take none.
+        batches: As in `quantize`.
+        dtype: Type to convert floating-point images to.
+        pictures: Normalisation of uint8 pixels; None to refuse pixels.
 
     Raises:
-        ConfigError: It is nothing of the kind, fails, or holds numbers that are not finite.
-        DTypeError: It holds integers.
-        ShapeError: It holds no images, or of more than one size.
+        ConfigError: `batches` is not an iterable of batches, raises, or holds numbers that are not
+            finite.
+        DTypeError: `batches` holds integers.
+        ShapeError: `batches` holds no images, or images of several sizes.
     """
     images = [_images(batch, dtype, pictures) for batch in _iterated(batches)]
     shapes = {tuple(batch.shape[1:]) for batch in images}
@@ -45,7 +46,7 @@ def read_images(batches: Batches, dtype: torch.dtype, pictures: Pictures | None)
 
 def _iterated(batches: Batches) -> Iterable[Any]:
     if isinstance(batches, (Tensor, np.ndarray)):
-        # One batch as it is.
+        # A single batch.
         yield batches
         return
     sequence = hasattr(batches, "__iter__") or hasattr(batches, "__getitem__")
@@ -58,7 +59,7 @@ def _iterated(batches: Batches) -> Iterable[Any]:
         yield from iter(batches)
     except MulfreeError:
         raise
-    except Exception as error:  # whatever a loader raises
+    except Exception as error:  # any: from the loader
         raise ConfigError(
             f"quantize: `batches` must be an iterable that does not fail, got {reason(error)}"
         ) from error
@@ -68,7 +69,7 @@ def _images(batch: Any, dtype: torch.dtype, pictures: Pictures | None) -> Tensor
     if isinstance(batch, (tuple, list)) and batch:
         batch = batch[0]
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf" and batch.itemsize <= 8:
-        # A copy in the machine's byte order, with strides that torch takes.
+        # Copied to native byte order and non-negative strides, which torch requires.
         batch = torch.from_numpy(np.array(batch, batch.dtype.newbyteorder("="), order="C"))
     if not isinstance(batch, Tensor):
         raise ConfigError(
@@ -100,8 +101,8 @@ def _images(batch: Any, dtype: torch.dtype, pictures: Pictures | None) -> Tensor
 def _normalised(pixels: Tensor, dtype: torch.dtype, pictures: Pictures) -> Tensor:
     if pixels.shape[1] != len(pictures.mean):
         raise ShapeError(
-            f"quantize: `batches` must hold pixels of {len(pictures.mean)} channels as `pictures`, "
-            f"got {list(pixels.shape)}"
+            f"quantize: `batches` must hold pixels of {len(pictures.mean)} channels as "
+            f"`pictures`, got {list(pixels.shape)}"
         )
     mean, std = (
         torch.tensor(row, dtype=torch.float64).view(-1, 1, 1)

@@ -1,4 +1,4 @@
-"""The network that is quantised: a copy of the one given, and what it must be."""
+"""Copies and checks of the network to be quantised."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from mulfree.errors import ConfigError, quoted
 from mulfree.models.wrappers import unwrapped
-from mulfree.quantization.fused_graph import Hooks, Plan, execute
-from mulfree.quantization.fused_ops import Layer, Norm
+from mulfree.quantization.fused_graph import FusedGraph, Hooks, execute
+from mulfree.quantization.fused_ops import BatchNorm, FusedLayer
 from mulfree.quantization.trace import reason
 
-# Hooks that work out a weight before every forward.
+# Hooks that compute a weight before every forward.
 _REPARAMETRISATIONS = (WeightNorm, SpectralNorm, BasePruningMethod)
-# Logits of the operations may differ from those of the model by so much of the largest: sums in
-# another order do not reach that, what is missing does.
+# Tolerance between logits of the traced operations and of the model, relative to the largest: above
+# the error of another summation order, below the effect of a missing operation.
 _CLOSE = 1e-2
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A network in evaluation on the CPU, in single precision or, as it is, in double.
+    """Copy of a network in evaluation mode on the CPU, in float32, or float64 if it has any.
 
     Raises:
-        ConfigError: `model` is no module, cannot be copied, or has parameters without or of other
-            than real numbers.
+        ConfigError: `model` is not a module, cannot be copied, or has parameters that hold no real
+            numbers.
     """
     if not isinstance(model, nn.Module):
         raise ConfigError(
@@ -47,7 +47,7 @@ def copied(model: nn.Module) -> nn.Module:
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
         _check_tensor(name, tensor)
         double |= tensor.dtype == torch.float64
-    # Results of a graph of gradients, as weights that a hook works out, refuse to be copied.
+    # Tensors with a `grad_fn`, as weights computed by a hook, cannot be deep-copied.
     made: dict[int, object] = {
         id(value): value.detach().clone()
         for module in model.modules()
@@ -57,7 +57,7 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         network = copy.deepcopy(model, made).eval().requires_grad_(False)
         return network.to("cpu", torch.float64 if double else torch.float32)
-    except Exception as error:  # whatever an attribute of the model raises
+    except Exception as error:  # any: from an attribute of the model
         raise ConfigError(
             f"quantize: `model` must be a network that can be copied, got {type(model).__name__} "
             f"({reason(error)})"
@@ -79,9 +79,9 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """A copy without hooks, whose weights are numbers and worked out by no parametrisation.
+    """Copy without hooks and parametrisations, whose weights are plain parameters.
 
-    Normalisations over the images of several processes are those of one.
+    SyncBatchNorm becomes BatchNorm2d.
     """
     network = copy.deepcopy(network)
     for module in network.modules():
@@ -99,9 +99,9 @@ def plain(network: nn.Module) -> nn.Module:
 
 
 def _settle(module: nn.Module) -> None:
-    """Makes parameters of what the parametrisations of a module work out.
+    """Replace the parametrisations of a module by parameters with their results.
 
-    `remove_parametrizations` would change the class, which copies have in common.
+    Not by `remove_parametrizations`: it changes the class, which copies share.
     """
     parametrizations = module._modules["parametrizations"]
     assert isinstance(parametrizations, nn.ModuleDict)
@@ -112,22 +112,22 @@ def _settle(module: nn.Module) -> None:
         module.register_parameter(name, nn.Parameter(result, requires_grad=False))
 
 
-def check_weights(plan: Plan, network: nn.Module) -> None:
-    """Refuses layers without weights or with such that are not finite.
+def check_weights(fused: FusedGraph, network: nn.Module) -> None:
+    """Refuse layers without weights or with weights that are not finite.
 
     Raises:
-        ConfigError: There is one, which is named.
+        ConfigError: There is one; the message names it.
     """
-    for step in plan.steps:
-        if not isinstance(step, Layer):
+    for op in fused.ops:
+        if not isinstance(op, FusedLayer):
             continue
-        for path in filter(None, (step.module, step.norm)):
+        for path in filter(None, (op.module, op.batch_norm)):
             module: Any = network.get_submodule(path)
             for name in ("weight", "bias", "running_mean", "running_var"):
                 numbers = getattr(module, name, None)
                 if numbers is not None:
                     _check_numbers(f"{path}.{name}", numbers)
-            if path == step.norm:
+            if path == op.batch_norm:
                 _check_variance(path, module)
 
 
@@ -142,7 +142,7 @@ def _check_numbers(path: str, numbers: Tensor) -> None:
         raise ConfigError(f"quantize: `model` must have finite weights, got {got} at {path}")
 
 
-def _check_variance(path: str, norm: Norm) -> None:
+def _check_variance(path: str, norm: BatchNorm) -> None:
     assert norm.running_var is not None
     least = float(norm.running_var.min())
     if least < 0 or least + norm.eps <= 0:
@@ -152,25 +152,27 @@ def _check_variance(path: str, norm: Norm) -> None:
         )
 
 
-def check_operations(plan: Plan, network: nn.Module, simple: nn.Module, images: Tensor) -> None:
-    """Refuses a network that makes other logits than the steps that were recorded of it.
+def check_operations(
+    fused: FusedGraph, network: nn.Module, simple: nn.Module, images: Tensor
+) -> None:
+    """Refuse a network whose logits differ from the logits of its traced operations.
 
-    What a forward does by the values of images, hooks, or changes of a shared view is in no record.
+    A trace has no hooks, no branches on the values of images and no changes of a shared view.
 
     Args:
-        plan: The steps.
-        network: The network with all that it has.
-        simple: The network that the steps name modules of.
+        fused: The traced operations.
+        network: The network with its hooks.
+        simple: The network with the modules of `fused`.
         images: Some images, `[N, C, H, W]`.
 
     Raises:
-        ConfigError: It does, fails, or its logits are not finite.
+        ConfigError: The logits differ or are not finite, or the network raises.
     """
     with torch.no_grad():
         try:
             expected = network(images.clone())
-            found = execute(plan, simple, images, Hooks())
-        except Exception as error:  # whatever a forward raises
+            found = execute(fused, simple, images, Hooks())
+        except Exception as error:  # any: from the forward
             raise ConfigError(
                 f"quantize: `model` must take images {list(images.shape)}, got "
                 f"{type(network).__name__} ({reason(error)})"
@@ -181,12 +183,12 @@ def check_operations(plan: Plan, network: nn.Module, simple: nn.Module, images: 
             f"{expected[~expected.isfinite()][0].item()} as a logit"
         )
     difference = math.inf
-    # Of one class logits may be [N], too.
+    # With one class the logits may have shape [N].
     if isinstance(expected, Tensor) and expected.numel() == found.numel():
         difference = float((expected.reshape(found.shape) - found).abs().max())
     if not difference <= _CLOSE * max(float(found.abs().max()), 1e-30):
         raise ConfigError(
-            "quantize: `model` must compute what its layers compute, without hooks, views changed "
-            "in place or choices by the values of images that change its logits, got logits that "
-            f"differ by {difference:.3g}"
+            "quantize: `model` must compute its logits by its layers alone, without hooks, views "
+            "changed in place or branches on the values of images, got logits that differ by "
+            f"{difference:.3g}"
         )

@@ -1,4 +1,4 @@
-"""Which range the numbers of a value have, learned from batches."""
+"""Range observers: the range of a value's numbers in one batch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from mulfree.quantization.qparams import FULL
+from mulfree.quantization.qparams import DEFAULT_BITS
 
 Range: TypeAlias = tuple[Tensor, Tensor]
 
@@ -14,13 +14,13 @@ _KEPT = 0.9997
 
 
 def extremes(x: Tensor) -> Range:
-    """The least and the greatest number."""
+    """Minimum and maximum."""
     low, high = x.aminmax()
     return low, high
 
 
 def percentile(x: Tensor) -> Range:
-    """The range without the outermost 0.03 % on each side; of one side where nothing is negative.
+    """Range without the outermost 0.03 % on each side; on one side if no number is negative.
 
     References:
         AdderQuant, arXiv 2212.10200: the number at index
@@ -37,18 +37,17 @@ OBSERVERS = ("auto", "minmax", "percentile")
 
 
 def cuts(observer: str, bits: int) -> bool:
-    """Whether `observe` leaves numbers out."""
-    return observer == "percentile" or (observer == "auto" and bits < FULL)
+    """True if `observe` clips outliers."""
+    return observer == "percentile" or (observer == "auto" and bits < DEFAULT_BITS)
 
 
 def observe(observer: str, bits: int, x: Tensor) -> Range:
-    """The range of the numbers of one batch.
+    """Range of the numbers of one batch.
 
     Args:
-        observer: "minmax", "percentile", or "auto": all numbers where there are 8 bits for them,
-            as large numbers tell more than the last bit does, and `percentile` where there are
-            fewer.
-        bits: Of the integers for them.
+        observer: "minmax", "percentile", or "auto": minmax for 8 bits, where outliers matter more
+            than the last bit, and percentile for fewer.
+        bits: Bits of the integers.
         x: The numbers.
     """
     return percentile(x) if cuts(observer, bits) else extremes(x)

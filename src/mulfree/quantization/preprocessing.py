@@ -1,4 +1,4 @@
-"""Preprocessing of pictures, stored with a quantised network."""
+"""Image pictures, stored with a quantised network."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from mulfree.errors import ConfigError, quoted
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """Image preprocessing stored with the network.
+    """Image pictures stored with the network.
 
     Attributes:
-        mean: Per channel, of pixels scaled to 0..1; was subtracted.
-        std: Per channel; was divided by.
-        resize: Side that pictures are resized to before the middle is cut out.
+        mean: Mean per channel of pixels scaled to 0..1.
+        std: Standard deviation per channel, likewise.
+        resize: Side that images are resized to before the centre crop.
         classes: Names of the logits.
 
     Raises:
-        ConfigError: A field is something else: not finite, a `std` that is not positive, or a side
-            that is no integer.
+        ConfigError: A number is not finite, a `std` is not positive, or `resize` is not an integer.
     """
 
     mean: tuple[float, ...]
@@ -31,16 +30,16 @@ class Pictures:
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        # Lists, arrays and numpy's numbers become what a graph holds.
-        self._become("mean", _floats(self.mean), "finite numbers, one a channel")
+        # Convert lists, arrays and numpy's numbers to tuples of Python's.
+        self._convert("mean", _floats(self.mean), "finite numbers, one a channel")
         std = _floats(self.std)
         positive = std is not None and all(number > 0 for number in std)
-        self._become("std", std if positive else None, "finite positive numbers, one a channel")
-        self._become("resize", _side(self.resize), "a positive integer")
+        self._convert("std", std if positive else None, "finite positive numbers, one a channel")
+        self._convert("resize", _side(self.resize), "a positive integer")
         if self.classes is not None:
-            self._become("classes", _texts(self.classes), "a sequence of texts, or None")
+            self._convert("classes", _texts(self.classes), "a sequence of texts, or None")
 
-    def _become(self, name: str, value: Any, requirement: str) -> None:
+    def _convert(self, name: str, value: Any, requirement: str) -> None:
         if value is None:
             got = quoted(getattr(self, name))
             raise ConfigError(f"Pictures: `{name}` must be {requirement}, got {got}")

@@ -1,4 +1,4 @@
-"""From a trained network and some images to an integer network."""
+"""Post-training quantisation: a trained network and some images to an integer graph."""
 
 from __future__ import annotations
 
@@ -18,26 +18,22 @@ from mulfree.quantization.arguments import (
     check_pictures,
     integer,
 )
-from mulfree.quantization.calibration import (
-    Ranges,
-    correct_norms,
-    corrected_unless_harmful,
-    find_ranges,
-    make_grids,
-)
-from mulfree.quantization.fusion import make_plan
+from mulfree.quantization.bias_correction import correct_batch_norms
+from mulfree.quantization.calibration import Ranges, find_ranges, make_qparams
+from mulfree.quantization.fusion import fuse
 from mulfree.quantization.images import Batches, read_images
+from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.lower import lower
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 from mulfree.quantization.observers import OBSERVERS
 from mulfree.quantization.preprocessing import Pictures
-from mulfree.quantization.qparams import BITS, Layout
+from mulfree.quantization.qparams import BITS
 
-# Images that make statistics worth having, and images at a time.
-_ENOUGH = 64
-_TOGETHER = 128
-# Images on which the recorded operations are compared with the network; not as many as they were
-# recorded with, so that a number of images in the forward is found.
+MIN_CALIBRATION_IMAGES = 64
+"""Fewest images whose statistics are used for bias correction by default."""
+CALIBRATION_BATCH = 128
+# Images for comparing the traced operations with the network. Different from the number of images
+# in the trace, to detect a forward that depends on the batch size.
 _COMPARED = 3
 
 
@@ -53,40 +49,40 @@ def quantize(
     pictures: Pictures | None = None,
     name: str | None = None,
 ) -> runtime.Graph:
-    """The network in integers, for `runtime.save` and `runtime.Session`.
+    """Quantise a network, for `runtime.save` and `runtime.Session`.
 
-    Every value gets a scale and a zero that fit what is seen of it in `batches`; input and weights
-    of an adder layer share them. Batch normalisation, bias, residual and ReLU become one integer
-    multiplication, addition and shift behind each layer. The network itself is not changed, nor
-    are random states; it is copied to the CPU and computes in float32, or in float64 if it does.
+    Every value gets a scale and a zero point from its range over `batches`; input and weights of an
+    adder layer share them. Batch norm, bias, residual and ReLU become one integer multiplication,
+    addition and shift after each layer. The network itself is not changed, nor are random states;
+    a copy on the CPU computes in float32, or in float64 if the network does.
 
     Args:
-        model: A trained network that maps images to logits: one of `mulfree.models`, or any of
-            the layers that these are made of; also inside `torch.compile`, `DataParallel`,
+        model: A trained network that maps images to logits: one of `mulfree.models`, or any other
+            of supported layers; also inside `torch.compile`, `DataParallel`,
             `DistributedDataParallel` or `AveragedModel`.
         batches: Images `[N, C, H, W]` as the network takes them, floating-point tensors or arrays,
-            or tuples that begin with them; or one such batch. With `pictures` also uint8 pixels.
-            A thousand training images are enough.
-        bits: 8, 6, 5 or 4: of what layers in the middle of the network read, and of their weights.
-            The first layer, the classifier and what is only added have 8.
-        observer: How ranges are found, one of `OBSERVERS`; see `observe`.
-        correct: Correct the normalisations for the rounding, see `correct_norms`; by default where
-            there are 64 images or more to learn that from, unless the logits of these show that it
-            does harm. A network that was trained with the rounding must not be corrected for it.
-        shift_only: Every factor behind a layer is a power of two, so that nothing but convolutions
-            multiplies. Costs accuracy.
-        ranges: The ranges of training with the rounding, instead of those seen in `batches`.
-        pictures: How pictures become images. By default images are pixels over 255.
-        name: What to call the network; by default as its class.
+            or tuples that begin with them; or one such batch. With `pictures` also uint8
+            pixels. A thousand training images are enough.
+        bits: 8, 6, 5 or 4 bits for the inputs and weights of middle layers. The first layer, the
+            classifier and values that are only added have 8.
+        observer: Method of finding ranges, one of `OBSERVERS`; see `observe`.
+        correct: Correct the batch norms for the rounding, see `correct_batch_norms`. By
+            default with 64 images or more, unless their logits show that it is harmful. Not for a
+            network trained with quantisation-aware training.
+        shift_only: Round every factor after a layer to a power of two: only convolutions
+            multiply. Costs accuracy.
+        ranges: Ranges of quantisation-aware training, instead of ranges measured on `batches`.
+        pictures: Image pictures. By default images are pixels over 255.
+        name: Name of the graph; by default the name of the class.
 
     Raises:
-        ConfigError: An option is not valid, the network has something in it that cannot be
-            quantised, which is named, or numbers are not finite.
+        ConfigError: An option is not valid, the network has an operation that cannot be quantised,
+            or numbers are not finite.
         DTypeError: `batches` holds integers.
-        ShapeError: `batches` holds no images, or of more than one size.
+        ShapeError: `batches` holds no images, or images of several sizes.
 
     References:
-        Shared scale: arXiv 2101.10015. Ranges, and weights outside of them: arXiv 2212.10200.
+        Shared scale: arXiv 2101.10015. Ranges, and weights outside them: arXiv 2212.10200.
     """
     bits = integer("bits", bits, BITS, f"one of {', '.join(map(str, BITS))}")
     check_choice("observer", observer, OBSERVERS)
@@ -105,27 +101,39 @@ def quantize(
             mean=(0.0,) * channels, std=(1.0,) * channels, resize=max(height, width)
         )
     check_pictures(pictures, channels, max(height, width))
-    # Statistics of a few images say little.
     count = sum(map(len, images))
-    images = list(torch.cat(images).chunk(-(-count // _TOGETHER)))
+    images = list(torch.cat(images).chunk(-(-count // CALIBRATION_BATCH)))
     with torch.random.fork_rng(devices=()):
         simple = plain(network)
-        plan = make_plan(simple, (channels, height, width))
-        check_classes(pictures, plan.steps[-1].shape[0])
-        check_weights(plan, simple)
+        fused = fuse(simple, (channels, height, width))
+        check_classes(pictures, fused.ops[-1].shape[0])
+        check_weights(fused, simple)
         few = images[0][: _COMPARED if count >= _COMPARED else 1]
-        check_operations(plan, network, simple, few)
-        layout = Layout(plan=plan, bits=bits)
+        check_operations(fused, network, simple, few)
+        layout = QuantLayout(fused=fused, bits=bits)
         known = find_ranges(layout, simple, images, observer) if ranges is None else ranges
-        grids = make_grids(layout, known, shift_only=shift_only)
-        if correct:
-            correct_norms(layout, simple, images, grids, shift_only=shift_only)
-        elif correct is None and ranges is None and count >= _ENOUGH:
-            simple = corrected_unless_harmful(layout, simple, images, grids, shift_only=shift_only)
+        qparams = make_qparams(layout, known, shift_only=shift_only)
+        automatic = correct is None and ranges is None and count >= MIN_CALIBRATION_IMAGES
+        if correct or automatic:
+            simple = correct_batch_norms(
+                layout,
+                simple,
+                images,
+                qparams,
+                shift_only=shift_only,
+                unless_harmful=automatic,
+            )
         try:
-            # A number that leaves floating point is refused by the graph.
+            # The graph refuses numbers that are not finite.
             with np.errstate(all="ignore"):
-                return lower(name, layout, simple, grids, pictures, shift_only=shift_only)
+                return lower(
+                    name,
+                    layout,
+                    simple,
+                    qparams,
+                    pictures,
+                    shift_only=shift_only,
+                )
         except ArtifactError as error:
             raise ConfigError(
                 f"quantize: `model` must be a network that an artifact can hold, got {error}"

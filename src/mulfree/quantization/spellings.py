@@ -1,4 +1,4 @@
-"""Functions and methods of tensors as the modules that compute the same."""
+"""Modules equivalent to functions and methods of tensors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> nn
 
 
 def _reshape(*sizes: Any, **names: Any) -> nn.Module:
-    # What becomes of the shape has been traced.
+    # The trace holds the resulting shape.
     return nn.Flatten()
 
 
@@ -99,25 +99,25 @@ _MEANS = (torch.mean, "mean")
 _NEUTRAL = {"antialias": False}
 
 NUMPY = {"axis": "dim", "keepdims": "keepdim"}
-"""Names of arguments that torch takes as numpy calls them."""
+"""Torch's names of arguments by numpy's names."""
 
 SUMS = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), 1.0),
     **dict.fromkeys((operator.sub, torch.sub, torch.subtract, "sub", "sub_"), -1.0),
 }
-"""Factors of the second operand by the operations that sum up two."""
+"""Factor of the second operand, by operation."""
 _PRODUCTS = (operator.mul, torch.mul, torch.multiply, "mul", "mul_")
 _QUOTIENTS = (operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "div_")
 _NEGATIONS = (operator.neg, torch.neg, torch.negative, "neg", "neg_")
 
 
 def source_of(node: fx.Node) -> object:
-    """The first operand of an operation, None if it has none."""
+    """First operand of an operation, None if it has none."""
     return node.args[0] if node.args else node.kwargs.get("input")
 
 
 def spelled(node: fx.Node) -> nn.Module | None:
-    """The module that computes what a function or method does; None if none is known."""
+    """Module equivalent to a function or method; None if there is none."""
     if node.op not in ("call_function", "call_method"):
         return None
     if node.target in _MEANS:
@@ -133,12 +133,12 @@ def spelled(node: fx.Node) -> nn.Module | None:
     try:
         return make(**given)
     except (TypeError, ValueError):
-        # An argument that the module has not, or not of this kind, as `out` or a tensor.
+        # An argument that the module lacks, such as `out`, or of another type, such as a tensor.
         return None
 
 
 def multiple(node: fx.Node) -> tuple[fx.Node, float] | None:
-    """Operand and factor of an operation that multiplies by a number; None if it does not."""
+    """Operand and factor of a multiplication by a number; None for any other operation."""
     target: Any = node.target
     if node.op not in ("call_function", "call_method") or node.kwargs:
         return None
@@ -155,7 +155,7 @@ def multiple(node: fx.Node) -> tuple[fx.Node, float] | None:
 
 
 def _mean(node: fx.Node) -> nn.Module | None:
-    """The mean over rows and columns."""
+    """Module equivalent to a mean over rows and columns."""
     given: dict[str, Any] = dict(zip(("dim", "keepdim"), node.args[1:], strict=False))
     given |= {NUMPY.get(k, k): value for k, value in node.kwargs.items() if k != "input"}
     source, dims = source_of(node), given.pop("dim", ())

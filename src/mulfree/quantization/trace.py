@@ -1,10 +1,10 @@
-"""A model as a graph of operations on images of one size."""
+"""Tracing of a model to a graph of operations on images of one size."""
 
 from __future__ import annotations
 
 import inspect
 import operator
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,17 +13,17 @@ from mulfree.errors import ConfigError, printable
 
 Shape = tuple[int, ...]
 
-# More than one, so that an operation that mixes images has a result of another shape.
+# More than one: an operation that mixes images then has a result of another shape.
 _IMAGES = 2
-# Modules whose forwards are recorded as one operation.
+# Packages whose modules are recorded as one operation.
 _LIBRARIES = ("torch.nn.", "torch.ao.nn.", "mulfree.operators.")
 _MAX_REASON = 200
-# What fx calls tensors that are made in a forward.
+# Prefix that fx gives to tensors created in a forward.
 _CONSTANT = "_tensor_constant"
 
 
 class _Proxy(fx.Proxy):
-    """Stands in for a tensor whose shape is known, so that a forward may ask for it."""
+    """Proxy of a tensor with its shape, for forwards that read it."""
 
     @property
     def _value(self) -> Tensor:
@@ -59,30 +59,30 @@ class _Proxy(fx.Proxy):
         return len(self._value)
 
     def __iadd__(self, other: Any) -> Any:
-        # Called as the sum that it is, but known to change its first operand.
+        # Named as a sum; the target marks the change of its first operand.
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {}, "add")
 
 
 class _Tracer(fx.Tracer):
-    """Records a forward while it runs on zeros. Layers are recorded, not what happens in them."""
+    """Record a forward while it runs on zeros. Layers are recorded as one operation."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
         self.images = images
-        # Where the forward failed, if it did.
+        # Path of the module that raised, if any.
         self.failed: str | None = None
         self._running = False
 
     def create_args_for_root(
         self, root_fn: Any, is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
-        """The forward, also one of the instance alone, and its first argument."""
+        """The forward, the class's or the instance's, and its first argument."""
         forward = self.root.forward
         name = next(iter(inspect.signature(forward).parameters), "images")
         return forward, [self.create_proxy("placeholder", name, (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether its forward is a library's, not one that a class or instance brings along."""
+        """True if the forward is a library's, not overridden by a class or instance."""
         if isinstance(m, nn.Sequential) or {"forward", "_conv_forward"} & vars(m).keys():
             return False
         methods = (getattr(type(m), name, None) for name in ("forward", "_conv_forward"))
@@ -95,7 +95,7 @@ class _Tracer(fx.Tracer):
         if self._running:
             return forward(*args, **kwargs)
         if m not in (self.submodule_paths or {}):
-            # Made in a forward: recorded as the functions that it calls.
+            # Created in a forward: recorded as the functions that it calls.
             if any(True for _ in m.parameters()):
                 raise TypeError(f"the layer {type(m).__name__} is not registered as a submodule")
             return forward(*args, **kwargs)
@@ -136,15 +136,15 @@ class _Tracer(fx.Tracer):
 
 
 def trace(model: nn.Module, shape: Shape) -> fx.Graph:
-    """The operations of `model` in evaluation on one image of `shape` `(C, H, W)`.
+    """Operations of `model` in evaluation mode on one image of `shape` `(C, H, W)`.
 
-    A node's `meta["shape"]` is the shape of its result without the batch, and `meta["scope"]` the
-    path of the module whose forward it is in. Operations whose result is not used are left out,
-    and what is read after an operation in place is the result of that. The model is run once on
-    zeros and left in the mode it was in.
+    A node's `meta["shape"]` is the shape of its result without the batch, `meta["scope"]` the path
+    of the module whose forward contains it. Operations with unused results are left out. Readers
+    after an in-place operation read its result. The model is run once on zeros; its mode is
+    restored.
 
     Raises:
-        ConfigError: The forward depends on the values of its input, or does not take such images.
+        ConfigError: The forward depends on the values of its input, or refuses such images.
     """
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     images = torch.zeros(_IMAGES, *shape, dtype=parameter.dtype, device=parameter.device)
@@ -155,7 +155,7 @@ def trace(model: nn.Module, shape: Shape) -> fx.Graph:
     try:
         with torch.no_grad():
             graph = tracer.trace(model)
-    except Exception as error:  # whatever a forward raises
+    except Exception as error:  # any: from the forward
         raise ConfigError(
             "quantize: `model` must be a network that runs and whose forward does not depend on "
             f"the values of images {list(shape)}, got {type(model).__name__} "
@@ -177,7 +177,7 @@ def trace(model: nn.Module, shape: Shape) -> fx.Graph:
 
 
 def reason(error: Exception, path: str | None = None) -> str:
-    """An error of a foreign function as a part of a line: type, place and first line."""
+    """Error of a foreign function as part of a line: type, path and first line."""
     text = str(error).strip().partition("\n")[0]
     place = "" if path is None else f" in {path}"
     return printable(f"{type(error).__name__}{place}: {text}", _MAX_REASON)
@@ -203,8 +203,23 @@ def place(node: fx.Node) -> str:
     return f"{name} in {scope}.forward" if scope else f"{name} in forward"
 
 
+def unsupported(where: fx.Node | str, requirement: str, got: object) -> NoReturn:
+    """Raise the error for an operation that cannot be quantised.
+
+    Args:
+        where: The operation, or its place.
+        requirement: Property that the model must have.
+        got: Property found.
+
+    Raises:
+        ConfigError: Always.
+    """
+    path = where if isinstance(where, str) else place(where)
+    raise ConfigError(f"quantize: `model` must {requirement}, got {got} at {path}")
+
+
 def _follow_changes(graph: fx.Graph, model: nn.Module) -> None:
-    """Lets later readers of what an operation changes in place read its result."""
+    """Redirect later readers of an operand changed in place to the result."""
     order = {node: number for number, node in enumerate(graph.nodes)}
     for node in graph.nodes:
         if not _changes_operand(node, model):

@@ -121,7 +121,7 @@ def test_ranges_are_those_of_all_processes(
     made = task(observer=observer)
     layout = made._layout((3, 8, 8))
     running = qat._Running(layout, made, 0.5)
-    rows = list(layout.grids)
+    rows = list(layout.bit_widths)
     running(rows[0], torch.tensor([-1.0, 3.0]))
     running(rows[1], torch.tensor([0.0, 2.0]))
     assert made.ranges[0].tolist() == list(first)

@@ -13,12 +13,13 @@ from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.files import expand_paths
 from mulfree.quantization.calibration import Ranges
-from mulfree.quantization.fake_quantize import FakeQuantise, Lattice
+from mulfree.quantization.fake_quantize import FakeQuantize
 from mulfree.quantization.fused_graph import execute
 from mulfree.quantization.fused_ops import Shape
-from mulfree.quantization.fusion import make_plan
+from mulfree.quantization.fusion import fuse
+from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.observers import OBSERVERS, cuts, observe
-from mulfree.quantization.qparams import BITS, Layout
+from mulfree.quantization.qparams import BITS, TensorQuantParams
 from mulfree.training.checks import require, require_choice
 from mulfree.training.distributed.collective import average
 from mulfree.training.run.checkpoint import Checkpoint, load_model
@@ -98,7 +99,7 @@ class Task(TrainingTask):
                     f"{models.config_of(started)} in {config.init_from}"
                 )
             model.load_state_dict(started.state_dict())
-        self._layouts: dict[Shape, Layout] = {}
+        self._layouts: dict[Shape, QuantLayout] = {}
         side = models.image_size(recipe.name)
         self._recipe = recipe
         layout = self._layout((recipe.arguments["in_channels"], side, side))
@@ -125,35 +126,35 @@ class Task(TrainingTask):
         images, labels = batch
         _, channels, height, width = images.shape
         layout = self._layout((channels, height, width))
-        if len(self.ranges) != len(layout.grids):
+        if len(self.ranges) != len(layout.bit_widths):
             self.ranges = _unknown(layout).to(images.device)
         running = _Running(layout, self, momentum)
-        hooks = FakeQuantise(layout, running, shift_only=self.config.power_of_two_scales)
-        logits = precise(execute(layout.plan, model, images, hooks))
+        hooks = FakeQuantize(layout, running, shift_only=self.config.power_of_two_scales)
+        logits = precise(execute(layout.fused, model, images, hooks))
         loss = cross_entropy(logits, labels)
         return {"loss": loss, "accuracy": accuracy(logits.detach(), labels)}
 
-    def _layout(self, shape: Shape) -> Layout:
+    def _layout(self, shape: Shape) -> QuantLayout:
         if shape not in self._layouts:
             # Not of `self.model`, of which several processes make another: with divided weights
             # and other normalisations.
             with torch.device("meta"):
                 plain = models.create_model(self._recipe.name, **self._recipe.arguments)
-            self._layouts[shape] = Layout(plan=make_plan(plain, shape), bits=self.config.bits)
+            self._layouts[shape] = QuantLayout(fused=fuse(plain, shape), bits=self.config.bits)
         return self._layouts[shape]
 
 
 class _Running:
     """Grids over running means of ranges, which every value that is seen moves."""
 
-    def __init__(self, layout: Layout, task: Task, momentum: float) -> None:
-        self._rows = {name: row for row, name in enumerate(layout.grids)}
-        self._bits = layout.grids
+    def __init__(self, layout: QuantLayout, task: Task, momentum: float) -> None:
+        self._rows = {name: row for row, name in enumerate(layout.bit_widths)}
+        self._bits = layout.bit_widths
         self._units = layout.units
         self._task = task
         self._momentum = momentum
 
-    def __call__(self, name: str, x: Tensor) -> Lattice:
+    def __call__(self, name: str, x: Tensor) -> TensorQuantParams:
         known = self._task.ranges[self._rows[name]]
         flat = x.detach().flatten().to(known.dtype)
         # An odd step, or it would be the same column of every row.
@@ -197,18 +198,19 @@ def trained_ranges(checkpoint: Checkpoint, model: nn.Module, shape: Shape) -> Ra
     config = checkpoint.config.method
     if not isinstance(config, Config):
         return None
-    layout = Layout(plan=make_plan(model, shape), bits=config.bits)
+    layout = QuantLayout(fused=fuse(model, shape), bits=config.bits)
     rows = checkpoint.content["state_dict"].get(STATE)
-    wanted = (len(layout.grids), 2)
+    wanted = (len(layout.bit_widths), 2)
     if not isinstance(rows, Tensor) or rows.shape != wanted or not rows.isfinite().all():
         raise ArtifactError(
             f"quantize: `checkpoint` must hold {wanted[0]} ranges of images {list(shape)}, "
             f"got {checkpoint.path}"
         )
     return {
-        name: (low, high) for name, (low, high) in zip(layout.grids, rows.tolist(), strict=True)
+        name: (low, high)
+        for name, (low, high) in zip(layout.bit_widths, rows.tolist(), strict=True)
     }
 
 
-def _unknown(layout: Layout) -> Tensor:
-    return torch.full((len(layout.grids), 2), torch.nan)
+def _unknown(layout: QuantLayout) -> Tensor:
+    return torch.full((len(layout.bit_widths), 2), torch.nan)

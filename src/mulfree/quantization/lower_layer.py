@@ -1,0 +1,186 @@
+"""Lowering of fused layers: folded weights, requantisation, residual, pooling and padding."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from mulfree.errors import ConfigError
+from mulfree.operators.window import Pair, Sliding, resolve_padding
+from mulfree.quantization.fixed_point import Reals, fixed_point
+from mulfree.quantization.folding import Folded, batch_norm_params, fold
+from mulfree.quantization.fused_ops import ADDER, LINEAR, Add, FusedLayer, LayerModule, Pad
+from mulfree.quantization.graph_builder import GraphBuilder
+from mulfree.quantization.layout import QuantLayout
+from mulfree.quantization.qparams import QuantParams
+from mulfree.runtime import graph as nodes
+
+
+class LayerLowering:
+    """Lower the layers of one network.
+
+    Args:
+        builder: Receives the nodes.
+        layout: Bit widths and shared scales.
+        model: Weights and statistics.
+        shift_only: Round every factor to a power of two.
+    """
+
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        layout: QuantLayout,
+        model: nn.Module,
+        *,
+        shift_only: bool,
+    ) -> None:
+        self._builder = builder
+        self._layout = layout
+        self._fused = layout.fused
+        self._model = model
+        self._shift_only = shift_only
+        # Pads by their output, merged into the padding of their reader.
+        self._merged: dict[str, Pad] = {}
+
+    def merge(self, pad: Pad) -> bool:
+        """Merge a pad into the padding of its only reader; return False where impossible."""
+        left, right, top, bottom = pad.border
+        readers = [op for op in self._fused.ops if pad.output in op.inputs]
+        if len(readers) != 1 or (left, top) != (right, bottom):
+            return False
+        reader = readers[0]
+        if not isinstance(reader, FusedLayer) or reader is self._fused.classifier:
+            return False
+        module = reader.layer(self._model)
+        if isinstance(module, LINEAR) or module.padding not in ((0, 0), "valid"):
+            return False
+        if top >= module.kernel_size[0] or left >= module.kernel_size[1]:
+            return False
+        self._merged[pad.output] = pad
+        return True
+
+    def lower(self, op: FusedLayer) -> None:
+        """Append the nodes of a layer."""
+        builder, module = self._builder, op.layer(self._model)
+        target = builder.qparams_of(op.output)
+        folded = self.fold(op, target.scale)
+        factor, offset = folded.factor, folded.offset + target.zero_point
+        factors: list[Reals | float] = [factor]
+        largest = [folded.largest]
+        if op.residual is not None:
+            residual = builder.qparams_of(op.residual)
+            scaled = residual_factor(op, op.residual_factor, self._shift_only)
+            factors.append(scaled * residual.scale / target.scale)
+            largest.append(255)
+            offset = offset - factors[1] * residual.zero_point
+        fixed = fixed_point(factors, largest, offset, op.path)
+        kind: Any = nodes.Adder2d if isinstance(module, ADDER) else nodes.Conv2d
+        source, stride, padding = self._source(op, module)
+        rows, columns = Sliding(stride, padding).output_hw(
+            builder.values[source].shape[1:], (folded.weight.shape[1], folded.weight.shape[2])
+        )
+        shape = (len(folded.weight), rows, columns)
+        builder.nodes.append(
+            kind(
+                name=builder.unique(op.path),
+                input=source,
+                output=builder.declare(_unpooled(op), shape, target),
+                weight=folded.weight,
+                stride=stride,
+                padding=padding,
+                groups=getattr(module, "groups", 1),
+                multiplier=fixed.factors[0],
+                offset=fixed.offset,
+                shift=fixed.shift,
+                low=target.zero_point if op.relu else 0,
+                high=clamp_max(op, target),
+                residual=op.residual,
+                residual_multiplier=int(fixed.factors[1]) if op.residual else 0,
+            )
+        )
+        self._pool(op, factor < 0)
+
+    def fold(self, op: FusedLayer, output_scale: float | None) -> Folded:
+        """Folded weights; `output_scale` is None for logits, which are real numbers."""
+        return fold(
+            op.layer(self._model),
+            batch_norm_params(self._model, op),
+            self._builder.operand_qparams(op),
+            map_shape=self._builder.values[self._input(op)].shape,
+            bits=self._layout.weight_bits(op),
+            output_scale=output_scale,
+            shift_only=self._shift_only,
+        )
+
+    def _pool(self, op: FusedLayer, negative: NDArray[np.bool_]) -> None:
+        """Append the pooling: the minimum of the integers where the factor is negative."""
+        if op.pool is None:
+            return
+        builder = self._builder
+        builder.nodes.append(
+            nodes.MaxPool(
+                name=builder.unique(f"{op.path}.pool"),
+                input=_unpooled(op),
+                output=builder.declare(op.output, op.shape, builder.qparams_of(op.output)),
+                **vars(op.pool),
+                minimum=negative.astype(np.uint8),
+            )
+        )
+
+    def _input(self, op: FusedLayer) -> str:
+        merged = self._merged.get(op.input)
+        return op.input if merged is None else merged.input
+
+    def _source(self, op: FusedLayer, module: LayerModule) -> tuple[str, Pair, Pair]:
+        """Input value of the node, its stride and its padding."""
+        source, qparams = self._input(op), self._builder.operand_qparams(op)
+        if self._layout.operand(op) not in self._layout.roots:
+            source = self._builder.requantize(source, f"{source}.copy", qparams)
+        if isinstance(module, LINEAR):
+            return source, (1, 1), (0, 0)
+        kernel, stride = _pair(module.kernel_size), _pair(module.stride)
+        given: Any = module.padding
+        padding, uneven = resolve_padding(op.path, given, kernel, stride, _pair(module.dilation))
+        merged = self._merged.get(op.input)
+        if merged is not None:
+            padding = (merged.border[2], merged.border[0])
+        if uneven is None and all(p < k for p, k in zip(padding, kernel, strict=True)):
+            return source, stride, padding
+        even = (padding[1], padding[1], padding[0], padding[0])
+        border = [one + other for one, other in zip(even, uneven or (0,) * 4, strict=True)]
+        return self._builder.pad(source, qparams, border), stride, (0, 0)
+
+
+def residual_factor(op: FusedLayer | Add, factor: float, shift_only: bool) -> float:
+    """Factor of a summand, checked to be a power of two if all factors have to be.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if shift_only and math.frexp(abs(factor))[0] not in (0.0, 0.5):
+        raise ConfigError(
+            "quantize: `shift_only` must be False where a sum has a factor that is no "
+            f"power of two, got True with {factor} at {op.path}"
+        )
+    return factor
+
+
+def clamp_max(op: FusedLayer | Add, qparams: QuantParams) -> int:
+    """Largest integer of the output."""
+    if op.ceiling is None:
+        return qparams.qmax
+    return min(qparams.qmax, qparams.zero_point + round(op.ceiling / qparams.scale))
+
+
+def _unpooled(op: FusedLayer) -> str:
+    """Name of the output of a layer before its pooling."""
+    return op.output if op.pool is None else f"{op.output}.unpooled"
+
+
+def _pair(value: tuple[int, ...]) -> Pair:
+    rows, columns = value
+    return rows, columns
