@@ -117,7 +117,7 @@ def test_shifts_and_observers(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = [str(run), "-o", str(tmp_path / "net.mulfree"), "--bits=8"]
-    quantized([*base, "--shift-only", "--observer=minmax"], capsys)
+    quantized([*base, "--power-of-two-scales", "--observer=minmax"], capsys)
     graph = runtime.load(tmp_path / "net.mulfree")
     layers = [node for node in graph.nodes if isinstance(node, Adder2d | Conv2d)]
     assert len(layers) == 4

@@ -53,7 +53,7 @@ def test_totals_are_sums() -> None:
 def quantised(operator: str, *, shift_only: bool) -> dict[str, LayerProfile]:
     torch.manual_seed(0)
     model = models.create_model("lenet5_bn", operator=operator, in_channels=1)
-    graph = quantize(model, [torch.rand(2, 1, 28, 28)], shift_only=shift_only)
+    graph = quantize(model, [torch.rand(2, 1, 28, 28)], power_of_two_scales=shift_only)
     return {layer.name: layer for layer in cost.count_graph(graph).layers}
 
 

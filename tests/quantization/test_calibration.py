@@ -46,7 +46,7 @@ def test_ratios_of_scales_are_powers_of_two() -> None:
     layout = layout_of(net, (2, 11, 11), 8)
     images, first, mean, last = layout.bit_widths
     ranges = {images: (-1.0, 2.0), first: (0.0, 3.3), mean: (0.0, 1.7), last: (0.0, 0.9)}
-    qparams = make_qparams(layout, ranges, shift_only=True)
+    qparams = make_qparams(layout, ranges, power_of_two_scales=True)
     factors = [
         qparams[images].scale,
         qparams[images].scale / qparams[first].scale,

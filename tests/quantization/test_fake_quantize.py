@@ -13,7 +13,7 @@ from mulfree.quantization.qparams import TensorQuantParams
 
 
 def hooks(
-    bits: int = 4, *, shift_only: bool = False
+    bits: int = 4, *, power_of_two_scales: bool = False
 ) -> tuple[FakeQuantize, FusedLayer, FusedLayer]:
     net = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.ReLU(), Adder2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
@@ -26,7 +26,7 @@ def hooks(
     first, second, _ = layout.fused.ops
     assert isinstance(first, FusedLayer)
     assert isinstance(second, FusedLayer)
-    return FakeQuantize(layout, lattice, shift_only=shift_only), first, second
+    return FakeQuantize(layout, lattice, power_of_two_scales=power_of_two_scales), first, second
 
 
 def test_values_are_rounded_and_gradients_pass_within_the_grid() -> None:
@@ -70,7 +70,7 @@ def test_weights_of_convolutions_have_a_scale_for_every_filter() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 def test_factors_behind_adder_layers_as_powers_of_two(training: bool, affine: bool) -> None:
-    rounding, _, _ = hooks(shift_only=True)
+    rounding, _, _ = hooks(power_of_two_scales=True)
     norm = nn.BatchNorm2d(4, affine=affine).train(training).double()
     assert norm.running_mean is not None
     assert norm.running_var is not None

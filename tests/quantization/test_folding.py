@@ -25,7 +25,7 @@ def folded(
     *,
     bits: int = 8,
     output_scale: float | None = 1.0,
-    shift_only: bool = False,
+    power_of_two_scales: bool = False,
 ) -> Folded:
     return fold(
         module,
@@ -34,7 +34,7 @@ def folded(
         map_shape=(1, 1, 1),
         bits=bits,
         output_scale=output_scale,
-        shift_only=shift_only,
+        power_of_two_scales=power_of_two_scales,
     )
 
 
@@ -115,7 +115,7 @@ def test_normalisation_in_steps_of_the_result(layer: LayerModule) -> None:
 @pytest.mark.parametrize("batch_norm", [NORM, None])
 def test_shifts(layer: LayerModule, batch_norm: BatchNormParams | None) -> None:
     layer.reset_parameters()
-    result = folded(layer, QPARAMS[0], batch_norm, output_scale=0.125, shift_only=True)
+    result = folded(layer, QPARAMS[0], batch_norm, output_scale=0.125, power_of_two_scales=True)
     exact = folded(layer, QPARAMS[0], batch_norm, output_scale=0.125)
     nonzero = result.factor != 0
     exponents = np.log2(np.abs(result.factor[nonzero]))
@@ -137,6 +137,6 @@ def test_shifts(layer: LayerModule, batch_norm: BatchNormParams | None) -> None:
 
 def test_factors_of_logits_are_left_as_they_are() -> None:
     layer = nn.Conv2d(2, 3, 1)
-    result = folded(layer, QPARAMS[0], NORM, output_scale=None, shift_only=True)
+    result = folded(layer, QPARAMS[0], NORM, output_scale=None, power_of_two_scales=True)
     assert_array_equal(result.factor, folded(layer, QPARAMS[0], NORM, output_scale=None).factor)
     assert_array_equal(result.factor, folded(layer, QPARAMS[0], NORM, output_scale=1.0).factor)

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from mulfree.errors import ConfigError, DataError, MulfreeError
-from mulfree.quantization import Pictures
+from mulfree.quantization import Preprocessing
 from mulfree.quantization.images import read_images
 
 X = torch.linspace(-1.0, 1.0, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
 PIXELS = torch.arange(96, dtype=torch.uint8).reshape(2, 3, 4, 4)
 
 
-def read(batches: Any, pictures: Pictures | None = None) -> Tensor:
-    images = read_images(batches, torch.float32, pictures)
+def read(batches: Any, preprocessing: Preprocessing | None = None) -> Tensor:
+    images = read_images(batches, torch.float32, preprocessing)
     assert all(batch.dtype == torch.float32 and not batch.requires_grad for batch in images)
     return torch.cat(images)
 
@@ -57,8 +57,8 @@ def test_half_precision() -> None:
 
 @pytest.mark.parametrize("pixels", [PIXELS, PIXELS.numpy()], ids=["torch", "numpy"])
 def test_pixels(pixels: Any) -> None:
-    pictures = Pictures(mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 0.25), resize=4)
-    images = read([pixels], pictures)
+    preprocessing = Preprocessing(mean=(0.0, 0.5, 0.25), std=(1.0, 0.5, 0.25), resize=4)
+    images = read([pixels], preprocessing)
     assert images[0, 0, 0, :3].tolist() == pytest.approx([0, 1 / 255, 2 / 255])
     assert images[0, 1, 0, 0].item() == pytest.approx((16 / 255 - 0.5) / 0.5)
     assert images[1, 2, 3, 3].item() == pytest.approx((95 / 255 - 0.25) / 0.25)
@@ -84,7 +84,7 @@ def failing() -> Iterator[Tensor]:
         (failing(), r"must be an iterable that does not fail, got KeyError: 'label'"),
         ([X.to_sparse()], r"must hold dense tensors with data, got torch.sparse_coo on cpu"),
         ([X.to("meta")], r"must hold dense tensors with data, got torch.strided on meta"),
-        ([PIXELS], r"uint8 pixels with `pictures`, got torch.uint8"),
+        ([PIXELS], r"uint8 pixels with `preprocessing`, got torch.uint8"),
         ([X.long()], r"normalised floats, .* got torch.int64"),
         ([X > 0], r"normalised floats, .* got torch.bool"),
         ([X.to(torch.complex64)], r"normalised floats, .* got torch.complex64"),
@@ -105,9 +105,9 @@ def test_refused(batches: Any, message: str) -> None:
 
 
 def test_pixels_of_other_channels() -> None:
-    pictures = Pictures(mean=(0.0,), std=(1.0,), resize=4)
+    preprocessing = Preprocessing(mean=(0.0,), std=(1.0,), resize=4)
     with pytest.raises(MulfreeError, match=r"pixels of 1 channels as .*, got \[2, 3, 4, "):
-        read([PIXELS], pictures)
+        read([PIXELS], preprocessing)
 
 
 def test_errors_of_a_loader_of_mulfree_pass() -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from mulfree import runtime
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
-from mulfree.quantization import Pictures
+from mulfree.quantization import Preprocessing
 from mulfree.quantization.calibration import find_ranges, make_qparams
 from mulfree.quantization.fake_quantize import FakeQuantize
 from mulfree.quantization.fused_graph import execute
@@ -41,7 +41,7 @@ from mulfree.runtime.graph import (
 from mulfree.runtime.graph import Adder2d as Adder2dNode
 
 Shape = tuple[int, int, int]
-PICTURES = Pictures(mean=(0.0,) * 2, std=(1.0,) * 2, resize=64)
+PICTURES = Preprocessing(mean=(0.0,) * 2, std=(1.0,) * 2, resize=64)
 
 
 class Compared(FakeQuantize):
@@ -73,7 +73,7 @@ def lowered(
     net: nn.Module,
     images: list[Tensor],
     bits: int = 8,
-    pictures: Pictures = PICTURES,
+    preprocessing: Preprocessing = PICTURES,
 ) -> runtime.Graph:
     """The graph of a network, whose every integer is compared with the rounded network's."""
     net.double()
@@ -82,7 +82,7 @@ def lowered(
     fused = fuse(net, (channels, height, width))
     layout = QuantLayout(fused=fused, bits=bits)
     qparams = make_qparams(layout, find_ranges(layout, net, batches, "minmax"))
-    graph = lower("test", layout, net, qparams, pictures)
+    graph = lower("test", layout, net, qparams, preprocessing)
     joins = [op for op in fused.ops if isinstance(op, ConcatStep)]
     assert len(nodes_of(graph, Concat)) == len(joins)
     array = images[0].numpy()
@@ -442,11 +442,13 @@ def test_shifts_cannot_multiply_by_any_factor() -> None:
         images = warm(net, (2, 8, 8))
         layout = QuantLayout(fused=fuse(net, (2, 8, 8)), bits=8)
         ranges = find_ranges(layout, net, images, "minmax")
-        qparams = make_qparams(layout, ranges, shift_only=True)
-        return lower("test", layout, net, qparams, PICTURES, shift_only=True)
+        qparams = make_qparams(layout, ranges, power_of_two_scales=True)
+        return lower("test", layout, net, qparams, PICTURES, power_of_two_scales=True)
 
     assert graph_of(-0.25).nodes
-    with pytest.raises(ConfigError, match=r"`shift_only` must be Fal.* got True with 0.3 at o"):
+    with pytest.raises(
+        ConfigError, match=r"`power_of_two_scales` must be Fal.* got True with 0.3 at o"
+    ):
         graph_of(0.3)
 
 
@@ -496,8 +498,8 @@ def test_logits_of_an_adder_layer_leave_as_they_are(keep: list[str]) -> None:
 def test_pixels_are_normalised_by_a_table() -> None:
     net = named("lenet5_bn", "adder2d", width=0.25)
     mean, std = (0.2, 0.5, 0.4), (0.25, 0.5, 0.3)
-    pictures = Pictures(mean=mean, std=std, resize=40, classes=tuple("abcdefghij"))
-    graph = lowered(net, warm(net, (3, 28, 28)), pictures=pictures)
+    preprocessing = Preprocessing(mean=mean, std=std, resize=40, classes=tuple("abcdefghij"))
+    graph = lowered(net, warm(net, (3, 28, 28)), preprocessing=preprocessing)
     assert (graph.input.mean, graph.input.std, graph.input.resize) == (mean, std, 40)
     assert graph.classes == tuple("abcdefghij")
     pixels = np.arange(256)

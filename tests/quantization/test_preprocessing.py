@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 
 from mulfree.errors import ConfigError
-from mulfree.quantization import Pictures
+from mulfree.quantization import Preprocessing
 
 
 def test_numbers_of_other_types() -> None:
     classes: Any = ["cat", "dog"]
     mean: Any = np.array([0.5, 0.25], np.float32)
-    pictures = Pictures(mean=mean, std=(1, 2), resize=np.int64(8), classes=classes)  # type: ignore[arg-type]
-    assert pictures == Pictures(mean=(0.5, 0.25), std=(1.0, 2.0), resize=8, classes=("cat", "dog"))
-    assert [type(number) for number in (*pictures.mean, *pictures.std)] == [float] * 4
-    assert type(pictures.resize) is int
+    preprocessing = Preprocessing(mean=mean, std=(1, 2), resize=np.int64(8), classes=classes)  # type: ignore[arg-type]
+    assert preprocessing == Preprocessing(
+        mean=(0.5, 0.25), std=(1.0, 2.0), resize=8, classes=("cat", "dog")
+    )
+    assert [type(number) for number in (*preprocessing.mean, *preprocessing.std)] == [float] * 4
+    assert type(preprocessing.resize) is int
 
 
 @pytest.mark.parametrize(
@@ -39,5 +41,5 @@ def test_numbers_of_other_types() -> None:
 )
 def test_refused(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "resize": 8, **change}
-    with pytest.raises(ConfigError, match=r"^Pictures: " + message):
-        Pictures(**arguments)
+    with pytest.raises(ConfigError, match=r"^Preprocessing: " + message):
+        Preprocessing(**arguments)

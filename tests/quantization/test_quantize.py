@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from mulfree import data, models, runtime, training
 from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.nn import Adder2d
-from mulfree.quantization import Pictures, quantize
+from mulfree.quantization import Preprocessing, quantize
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import Adder2d as AdderNode
 
 
-def pictures(**change: Any) -> Pictures:
+def preprocessing(**change: Any) -> Preprocessing:
     options: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "resize": 8, **change}
-    return Pictures(**options)
+    return Preprocessing(**options)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_only_layers_that_are_convolutions_multiply_with_shifts(
     trained: tuple[nn.Module, list[Tensor]],
 ) -> None:
     net, images = trained
-    plain, shifts = (quantize(net, images, 8, shift_only=only) for only in (False, True))
+    plain, shifts = (quantize(net, images, 8, power_of_two_scales=only) for only in (False, True))
     multiplying = [
         node.name for node, count in zip(shifts.nodes, shifts.counts(), strict=True) if count.mul
     ]
@@ -105,7 +105,7 @@ def test_only_layers_that_are_convolutions_multiply_with_shifts(
 def test_shifts_cost_a_convolutional_network_nothing() -> None:
     net = named("resnet20", "conv2d", width=0.25)
     images = warm(net, (3, 16, 16))
-    graph = quantize(net, images, 8, shift_only=True)
+    graph = quantize(net, images, 8, power_of_two_scales=True)
     assert correlation(net, graph, images[0]) > 0.99
 
 
@@ -136,7 +136,9 @@ def test_normalisations_are_corrected_from_64_images_on(
     x = images[-1].numpy()
 
     def logits(count: int, correct: bool | None) -> NDArray[np.float32]:
-        return reference.run(quantize(net, [torch.cat(images)[:count]], 4, correct=correct), x)
+        return reference.run(
+            quantize(net, [torch.cat(images)[:count]], 4, bias_correction=correct), x
+        )
 
     for count, default in ((63, False), (64, True)):
         np.testing.assert_array_equal(logits(count, None), logits(count, default))
@@ -148,8 +150,8 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
     graph = quantize(net, images)
     assert (graph.name, graph.classes) == ("LeNet5BN", None)
     assert (graph.input.mean, graph.input.std, graph.input.resize) == ((0.0,), (1.0,), 8)
-    how = Pictures(mean=(0.5,), std=(0.2,), resize=40, classes=tuple("abcdefghij"))
-    graph = quantize(net, images, pictures=how, name="net")
+    how = Preprocessing(mean=(0.5,), std=(0.2,), resize=40, classes=tuple("abcdefghij"))
+    graph = quantize(net, images, preprocessing=how, name="net")
     assert (graph.name, graph.classes) == ("net", tuple("abcdefghij"))
     assert (graph.input.mean, graph.input.resize) == ((0.5,), 40)
 
@@ -176,47 +178,47 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
         ({"bits": 10**5000}, ConfigError, r"`bits` must be one of .* an integer of 16610 bits"),
         ({"observer": None}, ConfigError, r"`observer` must be one of auto, .* got None"),
         (
-            {"correct": 1},
+            {"bias_correction": 1},
             ConfigError,
-            r"`correct` must be True, .* got 1",
+            r"`bias_correction` must be True, .* got 1",
         ),
         (
-            {"shift_only": "no"},
+            {"power_of_two_scales": "no"},
             ConfigError,
-            r"`shift_only` must .* got 'no'",
+            r"`power_of_two_scales` must .* got 'no'",
         ),
         ({"name": "a\nb"}, ConfigError, r"`name` must be a printable text of .* got 'a\\nb'"),
         ({"name": ""}, ConfigError, r"`name` must be a printable text of .* got ''"),
         ({"name": 5}, ConfigError, r"`name` must be a printable text of .* got 5"),
         (
-            {"pictures": (0, 1)},
+            {"preprocessing": (0, 1)},
             ConfigError,
-            r"`pictures` must be .* got \(0, 1\)",
+            r"`preprocessing` must be .* got \(0, 1\)",
         ),
         (
-            {"pictures": pictures(classes=("x" * 5000,) * 10)},
+            {"preprocessing": preprocessing(classes=("x" * 5000,) * 10)},
             ConfigError,
-            r"`pictures.classes` must be a tuple of texts of .* or None, got \('xxx",
+            r"`preprocessing.classes` must be a tuple of texts of .* or None, got \('xxx",
         ),
         (
-            {"pictures": pictures(classes=("a", "b"))},
+            {"preprocessing": preprocessing(classes=("a", "b"))},
             ConfigError,
-            r"`pictures.classes` must have 10 names, as many as logits, got 2",
+            r"`preprocessing.classes` must have 10 names, as many as logits, got 2",
         ),
         (
-            {"pictures": pictures(resize=2**20)},
+            {"preprocessing": preprocessing(resize=2**20)},
             ConfigError,
-            r"`pictures.resize` must be an int in",
+            r"`preprocessing.resize` must be an int in",
         ),
         (
-            {"pictures": pictures(resize=7)},
+            {"preprocessing": preprocessing(resize=7)},
             ConfigError,
-            r"`pictures.resize` must be at least the images' side 8, got 7",
+            r"`preprocessing.resize` must be at least the images' side 8, got 7",
         ),
         (
-            {"pictures": pictures(mean=(0.0,) * 3, std=(1.0,) * 3)},
+            {"preprocessing": preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)},
             ConfigError,
-            r"`pictures` must have a mean and std for each of 1 channels, got 3 and 3",
+            r"`preprocessing` must have a mean and std for each of 1 channels, got 3 and 3",
         ),
         ({"batches": [{"image": 0}]}, ConfigError, r"got dict with \['image'\]"),
         ({"batches": [torch.zeros(1, 1, 8, 8, dtype=torch.uint8)]}, DTypeError, r"torch.uint8"),
@@ -248,8 +250,8 @@ def test_mistakes(
 
 def test_numbers_of_numpy_are_numbers(trained: tuple[nn.Module, list[Tensor]]) -> None:
     net, images = trained
-    options: dict[str, Any] = {"bits": np.int64(4), "correct": np.bool_(True)}
-    one, other = quantize(net, images, 4, correct=True), quantize(net, images, **options)
+    options: dict[str, Any] = {"bits": np.int64(4), "bias_correction": np.bool_(True)}
+    one, other = quantize(net, images, 4, bias_correction=True), quantize(net, images, **options)
     assert artifact.to_bytes(one) == artifact.to_bytes(other)
 
 
@@ -266,9 +268,9 @@ def test_pixels_become_what_the_artifact_makes_of_them(
 ) -> None:
     net, _ = trained
     pixels = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
-    how = pictures(mean=(0.5,), std=(0.25,))
-    one = quantize(net, [pixels], pictures=how)
-    other = quantize(net, [(pixels / 255.0 - 0.5) / 0.25], pictures=how)
+    how = preprocessing(mean=(0.5,), std=(0.25,))
+    one = quantize(net, [pixels], preprocessing=how)
+    other = quantize(net, [(pixels / 255.0 - 0.5) / 0.25], preprocessing=how)
     assert one.input_value == other.input_value
     np.testing.assert_array_equal(one.input.table, other.input.table)
 
@@ -339,5 +341,5 @@ def test_a_correction_that_does_harm_is_left_out() -> None:
         graph = quantize(net, [images], 8, **options)
         return float(np.square(runtime.Session(graph).run(images.numpy()) - exact).mean())
 
-    assert error(correct=True) > 10 * error(correct=False)
-    assert error() == error(correct=False)
+    assert error(bias_correction=True) > 10 * error(bias_correction=False)
+    assert error() == error(bias_correction=False)

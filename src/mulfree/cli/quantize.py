@@ -37,7 +37,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import data, models, runtime, training
-    from mulfree.quantization import Pictures, quantize
+    from mulfree.quantization import Preprocessing, quantize
     from mulfree.training.run.network import image_spec
     from mulfree.training.run.progress import decoding
 
@@ -53,7 +53,9 @@ def main(argv: list[str]) -> int:
     images = _calibration(splits, arguments.images)
     bits, options = _options(arguments, trained, images[0])
     spec = image_spec(config.name, splits)
-    pictures = Pictures(mean=spec.mean, std=spec.std, resize=spec.resize, classes=spec.classes)
+    preprocessing = Preprocessing(
+        mean=spec.mean, std=spec.std, resize=spec.resize, classes=spec.classes
+    )
     recipe = models.config_of(model)
     name = f"{recipe.name} {recipe.arguments['operator']}"
     test = data.BatchLoader(
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> int:
     )
 
     def made(number: int) -> Graph:
-        return quantize(model, images, number, pictures=pictures, name=name, **options)
+        return quantize(model, images, number, preprocessing=preprocessing, name=name, **options)
 
     # Quantised before any measurement, to report errors early.
     first = made(bits[0])
@@ -88,7 +90,7 @@ def _options(
 
     options = {
         "observer": arguments.observer,
-        "shift_only": arguments.shift_only,
+        "power_of_two_scales": arguments.power_of_two_scales,
     }
     checkpoint = trained.checkpoint
     if checkpoint is None or not isinstance(checkpoint.config.method, qat.Config):
@@ -96,7 +98,7 @@ def _options(
     method = checkpoint.config.method
     _, channels, height, width = images.shape
     options["ranges"] = qat.trained_ranges(checkpoint, trained.model, (channels, height, width))
-    options["shift_only"] |= method.power_of_two_scales
+    options["power_of_two_scales"] |= method.power_of_two_scales
     return arguments.bits or [method.bits], options
 
 
@@ -127,7 +129,7 @@ def _parser() -> Parser:
         "--observer", choices=_OBSERVERS, default="auto", help="method of finding ranges"
     )
     parser.add_argument(
-        "--shift-only",
+        "--power-of-two-scales",
         action="store_true",
         help="round all factors to powers of two, at a loss of accuracy",
     )

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from mulfree.quantization.calibration import Ranges as Ranges
 from mulfree.quantization.observers import OBSERVERS as OBSERVERS
-from mulfree.quantization.preprocessing import Pictures as Pictures
+from mulfree.quantization.preprocessing import Preprocessing as Preprocessing
 from mulfree.quantization.qparams import BITS as BITS
 from mulfree.quantization.quantize import quantize as quantize

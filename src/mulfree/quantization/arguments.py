@@ -10,7 +10,7 @@ import numpy as np
 
 from mulfree import runtime
 from mulfree.errors import ConfigError, choices_message, quoted
-from mulfree.quantization.preprocessing import Pictures
+from mulfree.quantization.preprocessing import Preprocessing
 from mulfree.runtime.graph import Input
 from mulfree.runtime.rules import rules
 
@@ -44,32 +44,32 @@ def _check_rule(name: str, kind: type, field: str, value: object) -> None:
         raise ConfigError(f"quantize: `{name}` must {rule.text}, got {quoted(value)}")
 
 
-def check_names(name: object, pictures: Pictures | None) -> None:
+def check_names(name: object, preprocessing: Preprocessing | None) -> None:
     """Refuse names and a `resize` that a graph cannot hold."""
     _check_rule("name", runtime.Graph, "name", name)
-    if pictures is not None:
-        _check_rule("pictures.classes", runtime.Graph, "classes", pictures.classes)
-        _check_rule("pictures.resize", Input, "resize", pictures.resize)
+    if preprocessing is not None:
+        _check_rule("preprocessing.classes", runtime.Graph, "classes", preprocessing.classes)
+        _check_rule("preprocessing.resize", Input, "resize", preprocessing.resize)
 
 
-def check_pictures(pictures: Pictures, channels: int, side: int) -> None:
-    """Refuse pictures that does not fit images of `channels` and larger side `side`."""
-    if not len(pictures.mean) == len(pictures.std) == channels:
+def check_preprocessing(preprocessing: Preprocessing, channels: int, side: int) -> None:
+    """Refuse preprocessing that does not fit images of `channels` and larger side `side`."""
+    if not len(preprocessing.mean) == len(preprocessing.std) == channels:
         raise ConfigError(
-            f"quantize: `pictures` must have a mean and std for each of {channels} channels, "
-            f"got {len(pictures.mean)} and {len(pictures.std)}"
+            f"quantize: `preprocessing` must have a mean and std for each of {channels} channels, "
+            f"got {len(preprocessing.mean)} and {len(preprocessing.std)}"
         )
-    if pictures.resize < side:
+    if preprocessing.resize < side:
         raise ConfigError(
-            f"quantize: `pictures.resize` must be at least the images' side {side}, got "
-            f"{pictures.resize}"
+            f"quantize: `preprocessing.resize` must be at least the images' side {side}, got "
+            f"{preprocessing.resize}"
         )
 
 
-def check_classes(pictures: Pictures, count: int) -> None:
+def check_classes(preprocessing: Preprocessing, count: int) -> None:
     """Refuse another number of class names than of logits."""
-    if pictures.classes is not None and len(pictures.classes) != count:
+    if preprocessing.classes is not None and len(preprocessing.classes) != count:
         raise ConfigError(
-            f"quantize: `pictures.classes` must have {count} names, as many as logits, got "
-            f"{len(pictures.classes)}"
+            f"quantize: `preprocessing.classes` must have {count} names, as many as logits, got "
+            f"{len(preprocessing.classes)}"
         )

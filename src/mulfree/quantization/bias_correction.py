@@ -26,7 +26,7 @@ def correct_batch_norms(
     images: Sequence[Tensor],
     qparams: Mapping[str, QuantParams],
     *,
-    shift_only: bool = False,
+    power_of_two_scales: bool = False,
     unless_harmful: bool = False,
 ) -> nn.Module:
     """Copy of a network whose batch norms are corrected for the rounding of their input.
@@ -46,14 +46,16 @@ def correct_batch_norms(
         model: The network in evaluation mode, not changed.
         images: Batches `[N, C, H, W]`.
         qparams: All quantisation parameters of the layout.
-        shift_only: Round every factor to a power of two.
+        power_of_two_scales: Round every factor to a power of two.
         unless_harmful: Return `model` itself if the correction multiplies the squared error of the
             rounded logits by more than 10.
     """
     tensors = {name: params.tensors() for name, params in qparams.items()}
 
     def rounding() -> Hooks:
-        return FakeQuantize(layout, lambda name, _: tensors[name], shift_only=shift_only)
+        return FakeQuantize(
+            layout, lambda name, _: tensors[name], power_of_two_scales=power_of_two_scales
+        )
 
     before = _statistics(layout, model, images, Hooks())
     after = _statistics(layout, model, images, rounding())

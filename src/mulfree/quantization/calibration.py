@@ -75,14 +75,14 @@ def find_ranges(
 
 
 def make_qparams(
-    layout: QuantLayout, ranges: Ranges, *, shift_only: bool = False
+    layout: QuantLayout, ranges: Ranges, *, power_of_two_scales: bool = False
 ) -> dict[str, QuantParams]:
     """Quantisation parameters for ranges.
 
     Args:
         layout: Bit widths and shared scales.
         ranges: Ranges by name; a copy without a range has the range of its value.
-        shift_only: Choose scales that are powers of two times `layout.units`.
+        power_of_two_scales: Choose scales that are powers of two times `layout.units`.
 
     Raises:
         ConfigError: A range is missing or is not a pair of finite numbers.
@@ -94,7 +94,7 @@ def make_qparams(
             raise ConfigError(
                 f"quantize: `ranges` must hold a range of every value, got none of {name}"
             )
-        unit = layout.units[name] if shift_only else None
+        unit = layout.units[name] if power_of_two_scales else None
         low, high = _limits(known, ranges[known])
         made[name] = QuantParams.from_range(low, high, bits, power_of_two=unit)
     return made

@@ -23,7 +23,7 @@ class FakeQuantize(Hooks):
     Args:
         layout: Bit widths and shared scales.
         qparams: Quantisation parameters by their name and the value's tensor.
-        shift_only: Round the batch-norm factors of adder layers to powers of two. After a
+        power_of_two_scales: Round the batch-norm factors of adder layers to powers of two. After a
             convolution the scale of the weights makes the factor a power of two.
     """
 
@@ -32,11 +32,11 @@ class FakeQuantize(Hooks):
         layout: QuantLayout,
         qparams: Callable[[str, Tensor], TensorQuantParams],
         *,
-        shift_only: bool = False,
+        power_of_two_scales: bool = False,
     ) -> None:
         self._layout = layout
         self._qparams = qparams
-        self._shift_only = shift_only
+        self._power_of_two_scales = power_of_two_scales
         self._used: dict[str, TensorQuantParams] = {}
 
     def value(self, name: str, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class FakeQuantize(Hooks):
 
     def batch_norm(self, module: LayerModule, norm: BatchNorm, x: Tensor, y: Tensor) -> Tensor:
         """`y` with the factor of the integer network."""
-        if not self._shift_only or not isinstance(module, ADDER):
+        if not self._power_of_two_scales or not isinstance(module, ADDER):
             return y
         assert norm.running_var is not None
         others = [d for d in range(x.ndim) if d != 1]

@@ -76,7 +76,7 @@ def fold(
     map_shape: Shape,
     bits: int,
     output_scale: float | None,
-    shift_only: bool,
+    power_of_two_scales: bool,
 ) -> Folded:
     """Fold a layer and its batch norm.
 
@@ -87,7 +87,7 @@ def fold(
         map_shape: C, H, W of the input, for the weights of a linear layer.
         bits: Bits of a convolution's weights; adder weights have `qparams`.
         output_scale: Scale of the output; None for logits, which are real numbers.
-        shift_only: Round the factors to powers of two, except for logits.
+        power_of_two_scales: Round the factors to powers of two, except for logits.
     """
     weight = _numpy(module.weight)
     if isinstance(module, LINEAR):
@@ -96,7 +96,7 @@ def fold(
     bias = np.zeros(len(weight)) if module.bias is None else _numpy(module.bias)
     norm_factor = np.ones(len(weight)) if batch_norm is None else batch_norm.factor
     unit = 1.0 if output_scale is None else output_scale
-    shifts = shift_only and output_scale is not None
+    shifts = power_of_two_scales and output_scale is not None
     if isinstance(module, ADDER):
         integers, constant = _adder_weights(weight, qparams)
         gain = np.full(len(weight), qparams.scale)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mulfree.errors import ConfigError, DTypeError, MulfreeError, ShapeError, quoted
-from mulfree.quantization.preprocessing import Pictures
+from mulfree.quantization.preprocessing import Preprocessing
 from mulfree.quantization.trace import reason
 
 Batch: TypeAlias = Tensor | NDArray[Any]
@@ -20,13 +20,15 @@ Batches: TypeAlias = Iterable[Batch | Sequence[Any]] | Batch
 _PIXELS = torch.uint8
 
 
-def read_images(batches: Batches, dtype: torch.dtype, pictures: Pictures | None) -> list[Tensor]:
+def read_images(
+    batches: Batches, dtype: torch.dtype, preprocessing: Preprocessing | None
+) -> list[Tensor]:
     """Images of all batches, `[N, C, H, W]` each, of one size and finite, on the CPU.
 
     Args:
         batches: As in `quantize`.
         dtype: Type to convert floating-point images to.
-        pictures: Normalisation of uint8 pixels; None to refuse pixels.
+        preprocessing: Normalisation of uint8 pixels; None to refuse pixels.
 
     Raises:
         ConfigError: `batches` is not an iterable of batches, raises, or holds numbers that are not
@@ -34,7 +36,7 @@ def read_images(batches: Batches, dtype: torch.dtype, pictures: Pictures | None)
         DTypeError: `batches` holds integers.
         ShapeError: `batches` holds no images, or images of several sizes.
     """
-    images = [_images(batch, dtype, pictures) for batch in _iterated(batches)]
+    images = [_images(batch, dtype, preprocessing) for batch in _iterated(batches)]
     shapes = {tuple(batch.shape[1:]) for batch in images}
     if len(shapes) != 1 or any(batch.ndim != 4 or 0 in batch.shape for batch in images):
         seen = ", ".join(str(list(batch.shape)) for batch in images[:3]) or "nothing"
@@ -65,7 +67,7 @@ def _iterated(batches: Batches) -> Iterable[Any]:
         ) from error
 
 
-def _images(batch: Any, dtype: torch.dtype, pictures: Pictures | None) -> Tensor:
+def _images(batch: Any, dtype: torch.dtype, preprocessing: Preprocessing | None) -> Tensor:
     if isinstance(batch, (tuple, list)) and batch:
         batch = batch[0]
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf" and batch.itemsize <= 8:
@@ -82,12 +84,12 @@ def _images(batch: Any, dtype: torch.dtype, pictures: Pictures | None) -> Tensor
             f"{batch.device}"
         )
     batch = batch.detach().to("cpu")
-    if batch.dtype == _PIXELS and pictures is not None and batch.ndim == 4:
-        return _normalised(batch, dtype, pictures)
+    if batch.dtype == _PIXELS and preprocessing is not None and batch.ndim == 4:
+        return _normalised(batch, dtype, preprocessing)
     if not batch.is_floating_point():
         raise DTypeError(
             "quantize: `batches` must hold images as the network takes them, normalised floats, or "
-            f"uint8 pixels with `pictures`, got {batch.dtype}"
+            f"uint8 pixels with `preprocessing`, got {batch.dtype}"
         )
     images: Tensor = batch.to(dtype)
     if not images.isfinite().all():
@@ -98,15 +100,15 @@ def _images(batch: Any, dtype: torch.dtype, pictures: Pictures | None) -> Tensor
     return images
 
 
-def _normalised(pixels: Tensor, dtype: torch.dtype, pictures: Pictures) -> Tensor:
-    if pixels.shape[1] != len(pictures.mean):
+def _normalised(pixels: Tensor, dtype: torch.dtype, preprocessing: Preprocessing) -> Tensor:
+    if pixels.shape[1] != len(preprocessing.mean):
         raise ShapeError(
-            f"quantize: `batches` must hold pixels of {len(pictures.mean)} channels as "
-            f"`pictures`, got {list(pixels.shape)}"
+            f"quantize: `batches` must hold pixels of {len(preprocessing.mean)} channels as "
+            f"`preprocessing`, got {list(pixels.shape)}"
         )
     mean, std = (
         torch.tensor(row, dtype=torch.float64).view(-1, 1, 1)
-        for row in (pictures.mean, pictures.std)
+        for row in (preprocessing.mean, preprocessing.std)
     )
     images: Tensor = (pixels.double() / 255 - mean) / std
     return images.to(dtype)

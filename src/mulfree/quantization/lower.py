@@ -29,7 +29,7 @@ from mulfree.quantization.graph_builder import GraphBuilder, border_fields
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.lower_layer import LayerLowering, clamp_max, residual_factor
 from mulfree.quantization.lower_logits import lower_classifier, lower_logits
-from mulfree.quantization.preprocessing import Pictures
+from mulfree.quantization.preprocessing import Preprocessing
 from mulfree.quantization.qparams import QuantParams
 from mulfree.runtime import graph as nodes
 
@@ -39,9 +39,9 @@ def lower(
     layout: QuantLayout,
     model: nn.Module,
     qparams: Mapping[str, QuantParams],
-    pictures: Pictures,
+    preprocessing: Preprocessing,
     *,
-    shift_only: bool = False,
+    power_of_two_scales: bool = False,
 ) -> runtime.Graph:
     """Integer graph of a network.
 
@@ -50,8 +50,8 @@ def lower(
         layout: Bit widths and shared scales.
         model: Weights and statistics.
         qparams: All quantisation parameters of the layout.
-        pictures: Image pictures stored with the graph.
-        shift_only: Round every factor to a power of two.
+        preprocessing: Image preprocessing stored with the graph.
+        power_of_two_scales: Round every factor to a power of two.
 
     Raises:
         ConfigError: A factor is too large for the integers.
@@ -59,7 +59,7 @@ def lower(
     fused = layout.fused
     builder = GraphBuilder(layout, qparams)
     builder.declare(fused.input, fused.shape, qparams[fused.input])
-    layers = LayerLowering(builder, layout, model, shift_only=shift_only)
+    layers = LayerLowering(builder, layout, model, power_of_two_scales=power_of_two_scales)
     for op in fused.ops:
         match op:
             case FusedLayer() if op is fused.classifier:
@@ -69,19 +69,19 @@ def lower(
             case Pad() if layers.merge(op):
                 pass
             case _:
-                _lower_other(builder, op, shift_only)
+                _lower_other(builder, op, power_of_two_scales)
     if fused.classifier is None:
         lower_logits(builder, fused.ops[-1])
     return runtime.Graph(
         name=name,
-        input=_input(builder.values[fused.input], pictures),
+        input=_input(builder.values[fused.input], preprocessing),
         values=tuple(builder.values.values()),
         nodes=tuple(builder.nodes),
-        classes=pictures.classes,
+        classes=preprocessing.classes,
     )
 
 
-def _lower_other(builder: GraphBuilder, op: FusedOp, shift_only: bool) -> None:
+def _lower_other(builder: GraphBuilder, op: FusedOp, power_of_two_scales: bool) -> None:
     source, target = builder.qparams_of(op.input), builder.qparams_of(op.output)
     common: dict[str, Any] = {
         "name": builder.unique(op.path),
@@ -116,7 +116,7 @@ def _lower_other(builder: GraphBuilder, op: FusedOp, shift_only: bool) -> None:
         case Add():
             operands = (source, builder.qparams_of(op.other))
             factors = [
-                residual_factor(op, factor, shift_only) * operand.scale / target.scale
+                residual_factor(op, factor, power_of_two_scales) * operand.scale / target.scale
                 for factor, operand in zip(op.factors, operands, strict=True)
             ]
             offset = float(target.zero_point)
@@ -147,14 +147,14 @@ def _lower_other(builder: GraphBuilder, op: FusedOp, shift_only: bool) -> None:
             builder.nodes.append(nodes.Concat(**common))
 
 
-def _input(value: nodes.Value, pictures: Pictures) -> nodes.Input:
+def _input(value: nodes.Value, preprocessing: Preprocessing) -> nodes.Input:
     pixels = np.arange(256) / 255
-    mean, std = (np.array(row)[:, None] for row in (pictures.mean, pictures.std))
+    mean, std = (np.array(row)[:, None] for row in (preprocessing.mean, preprocessing.std))
     table = np.rint((pixels - mean) / std / value.scale) + value.zero
     return nodes.Input(
         value=value.name,
         table=np.ascontiguousarray(table.clip(0, 255).astype(np.uint8)),
-        mean=pictures.mean,
-        std=pictures.std,
-        resize=pictures.resize,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        resize=preprocessing.resize,
     )

@@ -27,7 +27,7 @@ class LayerLowering:
         builder: Receives the nodes.
         layout: Bit widths and shared scales.
         model: Weights and statistics.
-        shift_only: Round every factor to a power of two.
+        power_of_two_scales: Round every factor to a power of two.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class LayerLowering:
         layout: QuantLayout,
         model: nn.Module,
         *,
-        shift_only: bool,
+        power_of_two_scales: bool,
     ) -> None:
         self._builder = builder
         self._layout = layout
         self._fused = layout.fused
         self._model = model
-        self._shift_only = shift_only
+        self._power_of_two_scales = power_of_two_scales
         # Pads by their output, merged into the padding of their reader.
         self._merged: dict[str, Pad] = {}
 
@@ -73,7 +73,7 @@ class LayerLowering:
         largest = [folded.largest]
         if op.residual is not None:
             residual = builder.qparams_of(op.residual)
-            scaled = residual_factor(op, op.residual_factor, self._shift_only)
+            scaled = residual_factor(op, op.residual_factor, self._power_of_two_scales)
             factors.append(scaled * residual.scale / target.scale)
             largest.append(255)
             offset = offset - factors[1] * residual.zero_point
@@ -113,7 +113,7 @@ class LayerLowering:
             map_shape=self._builder.values[self._input(op)].shape,
             bits=self._layout.weight_bits(op),
             output_scale=output_scale,
-            shift_only=self._shift_only,
+            power_of_two_scales=self._power_of_two_scales,
         )
 
     def _pool(self, op: FusedLayer, negative: NDArray[np.bool_]) -> None:
@@ -155,15 +155,15 @@ class LayerLowering:
         return self._builder.pad(source, qparams, border), stride, (0, 0)
 
 
-def residual_factor(op: FusedLayer | Add, factor: float, shift_only: bool) -> float:
+def residual_factor(op: FusedLayer | Add, factor: float, power_of_two_scales: bool) -> float:
     """Factor of a summand, checked to be a power of two if all factors have to be.
 
     Raises:
         ConfigError: It is not.
     """
-    if shift_only and math.frexp(abs(factor))[0] not in (0.0, 0.5):
+    if power_of_two_scales and math.frexp(abs(factor))[0] not in (0.0, 0.5):
         raise ConfigError(
-            "quantize: `shift_only` must be False where a sum has a factor that is no "
+            "quantize: `power_of_two_scales` must be False where a sum has a factor that is no "
             f"power of two, got True with {factor} at {op.path}"
         )
     return factor

@@ -1,4 +1,4 @@
-"""Image pictures, stored with a quantised network."""
+"""Image preprocessing, stored with a quantised network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mulfree.errors import ConfigError, quoted
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
-    """Image pictures stored with the network.
+class Preprocessing:
+    """Image preprocessing stored with the network.
 
     Attributes:
         mean: Mean per channel of pixels scaled to 0..1.
@@ -42,7 +42,7 @@ class Pictures:
     def _convert(self, name: str, value: Any, requirement: str) -> None:
         if value is None:
             got = quoted(getattr(self, name))
-            raise ConfigError(f"Pictures: `{name}` must be {requirement}, got {got}")
+            raise ConfigError(f"Preprocessing: `{name}` must be {requirement}, got {got}")
         object.__setattr__(self, name, value)
 
 

@@ -15,7 +15,7 @@ from mulfree.quantization.arguments import (
     check_classes,
     check_kind,
     check_names,
-    check_pictures,
+    check_preprocessing,
     integer,
 )
 from mulfree.quantization.bias_correction import correct_batch_norms
@@ -26,7 +26,7 @@ from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.lower import lower
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 from mulfree.quantization.observers import OBSERVERS
-from mulfree.quantization.preprocessing import Pictures
+from mulfree.quantization.preprocessing import Preprocessing
 from mulfree.quantization.qparams import BITS
 
 MIN_CALIBRATION_IMAGES = 64
@@ -43,10 +43,10 @@ def quantize(
     bits: int = 8,
     *,
     observer: str = "auto",
-    correct: bool | None = None,
-    shift_only: bool = False,
+    bias_correction: bool | None = None,
+    power_of_two_scales: bool = False,
     ranges: Ranges | None = None,
-    pictures: Pictures | None = None,
+    preprocessing: Preprocessing | None = None,
     name: str | None = None,
 ) -> runtime.Graph:
     """Quantise a network, for `runtime.save` and `runtime.Session`.
@@ -61,18 +61,18 @@ def quantize(
             of supported layers; also inside `torch.compile`, `DataParallel`,
             `DistributedDataParallel` or `AveragedModel`.
         batches: Images `[N, C, H, W]` as the network takes them, floating-point tensors or arrays,
-            or tuples that begin with them; or one such batch. With `pictures` also uint8
+            or tuples that begin with them; or one such batch. With `preprocessing` also uint8
             pixels. A thousand training images are enough.
         bits: 8, 6, 5 or 4 bits for the inputs and weights of middle layers. The first layer, the
             classifier and values that are only added have 8.
         observer: Method of finding ranges, one of `OBSERVERS`; see `observe`.
-        correct: Correct the batch norms for the rounding, see `correct_batch_norms`. By
+        bias_correction: Correct the batch norms for the rounding, see `correct_batch_norms`. By
             default with 64 images or more, unless their logits show that it is harmful. Not for a
             network trained with quantisation-aware training.
-        shift_only: Round every factor after a layer to a power of two: only convolutions
+        power_of_two_scales: Round every factor after a layer to a power of two: only convolutions
             multiply. Costs accuracy.
         ranges: Ranges of quantisation-aware training, instead of ranges measured on `batches`.
-        pictures: Image pictures. By default images are pixels over 255.
+        preprocessing: Image preprocessing. By default images are pixels over 255.
         name: Name of the graph; by default the name of the class.
 
     Raises:
@@ -86,41 +86,41 @@ def quantize(
     """
     bits = integer("bits", bits, BITS, f"one of {', '.join(map(str, BITS))}")
     check_choice("observer", observer, OBSERVERS)
-    check_kind("shift_only", shift_only, bool | np.bool_, "True or False")
-    check_kind("correct", correct, bool | np.bool_ | None, "True, False or None")
+    check_kind("power_of_two_scales", power_of_two_scales, bool | np.bool_, "True or False")
+    check_kind("bias_correction", bias_correction, bool | np.bool_ | None, "True, False or None")
     check_kind("ranges", ranges, Mapping | None, "a mapping or None")
-    check_kind("pictures", pictures, Pictures | None, "Pictures or None")
+    check_kind("preprocessing", preprocessing, Preprocessing | None, "Preprocessing or None")
     network = copied(model)
     name = type(network).__name__ if name is None else name
-    check_names(name, pictures)
+    check_names(name, preprocessing)
     dtype = next((t.dtype for t in network.parameters() if t.is_floating_point()), torch.float32)
-    images = read_images(batches, dtype, pictures)
+    images = read_images(batches, dtype, preprocessing)
     channels, height, width = images[0].shape[1:]
-    if pictures is None:
-        pictures = Pictures(
+    if preprocessing is None:
+        preprocessing = Preprocessing(
             mean=(0.0,) * channels, std=(1.0,) * channels, resize=max(height, width)
         )
-    check_pictures(pictures, channels, max(height, width))
+    check_preprocessing(preprocessing, channels, max(height, width))
     count = sum(map(len, images))
     images = list(torch.cat(images).chunk(-(-count // CALIBRATION_BATCH)))
     with torch.random.fork_rng(devices=()):
         simple = plain(network)
         fused = fuse(simple, (channels, height, width))
-        check_classes(pictures, fused.ops[-1].shape[0])
+        check_classes(preprocessing, fused.ops[-1].shape[0])
         check_weights(fused, simple)
         few = images[0][: _COMPARED if count >= _COMPARED else 1]
         check_operations(fused, network, simple, few)
         layout = QuantLayout(fused=fused, bits=bits)
         known = find_ranges(layout, simple, images, observer) if ranges is None else ranges
-        qparams = make_qparams(layout, known, shift_only=shift_only)
-        automatic = correct is None and ranges is None and count >= MIN_CALIBRATION_IMAGES
-        if correct or automatic:
+        qparams = make_qparams(layout, known, power_of_two_scales=power_of_two_scales)
+        automatic = bias_correction is None and ranges is None and count >= MIN_CALIBRATION_IMAGES
+        if bias_correction or automatic:
             simple = correct_batch_norms(
                 layout,
                 simple,
                 images,
                 qparams,
-                shift_only=shift_only,
+                power_of_two_scales=power_of_two_scales,
                 unless_harmful=automatic,
             )
         try:
@@ -131,8 +131,8 @@ def quantize(
                     layout,
                     simple,
                     qparams,
-                    pictures,
-                    shift_only=shift_only,
+                    preprocessing,
+                    power_of_two_scales=power_of_two_scales,
                 )
         except ArtifactError as error:
             raise ConfigError(

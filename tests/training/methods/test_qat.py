@@ -61,7 +61,7 @@ def integer_loss(run: Result, bits: int, *, shift_only: bool) -> float:
     loader = data.BatchLoader(splits.test, 64, train=False, transform=splits.test_transform)
     images = torch.cat([images for images, _ in loader])
     # The images make no difference.
-    graph = quantize(model, [images[:1]], bits, ranges=ranges, shift_only=shift_only)
+    graph = quantize(model, [images[:1]], bits, ranges=ranges, power_of_two_scales=shift_only)
     logits = torch.from_numpy(reference.run(graph, images.numpy()))
     return float(functional.cross_entropy(logits, splits.test.labels))
 

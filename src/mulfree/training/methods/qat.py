@@ -129,7 +129,8 @@ class Task(TrainingTask):
         if len(self.ranges) != len(layout.bit_widths):
             self.ranges = _unknown(layout).to(images.device)
         running = _Running(layout, self, momentum)
-        hooks = FakeQuantize(layout, running, shift_only=self.config.power_of_two_scales)
+        power_of_two = self.config.power_of_two_scales
+        hooks = FakeQuantize(layout, running, power_of_two_scales=power_of_two)
         logits = precise(execute(layout.fused, model, images, hooks))
         loss = cross_entropy(logits, labels)
         return {"loss": loss, "accuracy": accuracy(logits.detach(), labels)}
