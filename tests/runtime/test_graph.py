@@ -9,6 +9,7 @@ import pytest
 from tests.runtime.graphs import array, random_graph, tiny, tiny_parts
 
 from mulfree.errors import ArtifactError
+from mulfree.nodes.fields import rules
 from mulfree.runtime import graph as graph_module
 from mulfree.runtime.graph import (
     MAX_ELEMENTS,
@@ -28,7 +29,6 @@ from mulfree.runtime.graph import (
     Pad,
     Value,
 )
-from mulfree.runtime.rules import rules
 
 
 def changed(**changes: Mapping[str, Any]) -> Graph:

@@ -6,10 +6,10 @@ import math
 
 from mulfree.cost.energy import energy
 from mulfree.cost.profile import LayerProfile, Profile, Totals
+from mulfree.nodes.fields import tensors
 from mulfree.opcounts import OpCounts
 from mulfree.runtime import Graph
 from mulfree.runtime.graph import Input, Linear, Node, Operations
-from mulfree.runtime.rules import tensors
 
 _Shape = tuple[int, int, int]
 

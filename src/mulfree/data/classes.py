@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from mulfree.errors import ArtifactError, quoted
-from mulfree.runtime.rules import MAX_NAME
+from mulfree.nodes.fields import MAX_NAME
 
 
 def class_names(names: Iterable[str], label: str) -> tuple[str, ...]:

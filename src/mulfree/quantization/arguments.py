@@ -10,9 +10,9 @@ import numpy as np
 
 from mulfree import runtime
 from mulfree.errors import ConfigError, choices_message, quoted
+from mulfree.nodes.fields import rules
 from mulfree.quantization.preprocessing import Preprocessing
 from mulfree.runtime.graph import Input
-from mulfree.runtime.rules import rules
 
 
 def integer(name: str, value: Any, choices: Container[int], requirement: str) -> int:

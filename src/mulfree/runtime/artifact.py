@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from mulfree.digest import DIGEST, Entry, digest_of
 from mulfree.errors import ArtifactError, choices_message, quoted
 from mulfree.files import open_regular, write_atomically
+from mulfree.nodes.fields import Tensor, rules, tensors
 from mulfree.runtime.graph import NODES, Graph, Input, Node, Value
-from mulfree.runtime.rules import Tensor, rules, tensors
 
 VERSION = 1
 MAX_HEADER_BYTES = 8 * 2**20

@@ -20,7 +20,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.runtime.rules import (
+from mulfree.nodes.fields import (
     Floats,
     Integer,
     Integers,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mulfree.runtime.rules import (
+from mulfree.nodes.fields import (
     Floats,
     Integer,
     Integers,
