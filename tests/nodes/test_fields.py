@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from mulfree.nodes.fields import (
+    FieldCheck,
     Floats,
     Integer,
     Integers,
     Labels,
-    Rule,
     Scale,
     Tensor,
     Text,
     Texts,
-    refusal,
-    rules,
+    artifact_error,
+    field_checks,
     tensors,
 )
 
@@ -50,9 +50,9 @@ from mulfree.nodes.fields import (
         (Scale(), [1e-30, 0.5, 1e30], [0.0, -1.0, 1e-31, 1e31, 1, np.float64(1), float("nan")]),
         (Floats(), [(), (0.0, -1.5)], [(1,), [1.0], (float("inf"),), 1.0]),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Rule) else "",
+    ids=lambda value: type(value).__name__ if isinstance(value, FieldCheck) else "",
 )
-def test_what_holds(rule: Rule, good: list[object], bad: list[object]) -> None:
+def test_what_holds(rule: FieldCheck, good: list[object], bad: list[object]) -> None:
     assert [value for value in good if not rule.holds(value)] == []
     assert [value for value in bad if rule.holds(value)] == []
 
@@ -71,14 +71,14 @@ def test_what_holds_of_arrays() -> None:
 
 def test_a_rule_has_to_decide() -> None:
     with pytest.raises(NotImplementedError):
-        Rule("be anything").holds(0)
+        FieldCheck("be anything").holds(0)
 
 
 def test_fields_without_a_rule_are_left_out() -> None:
     from mulfree.runtime.graph import Linear, Pad
 
-    assert list(rules(Pad)) == ["name", "input", "output", "left", "right", "top", "bottom"]
-    assert list(rules(Linear)) == ["name", "input", "weight", "scale", "bias"]
+    assert list(field_checks(Pad)) == ["name", "input", "output", "left", "right", "top", "bottom"]
+    assert list(field_checks(Linear)) == ["name", "input", "weight", "scale", "bias"]
 
 
 def test_tensors_of_a_thing() -> None:
@@ -90,6 +90,8 @@ def test_tensors_of_a_thing() -> None:
 
 
 def test_refusals_stay_short() -> None:
-    assert str(refusal("a.b", "be small", 10**4000)).startswith("Graph: `a.b` must be small, got 1")
-    assert len(str(refusal("a.b", "be small", 10**4000))) < 100
-    assert str(refusal("a", "fit", np.zeros((2, 3), np.int8))).endswith("got int8[2, 3]")
+    assert str(artifact_error("a.b", "be small", 10**4000)).startswith(
+        "Graph: `a.b` must be small, got 1"
+    )
+    assert len(str(artifact_error("a.b", "be small", 10**4000))) < 100
+    assert str(artifact_error("a", "fit", np.zeros((2, 3), np.int8))).endswith("got int8[2, 3]")

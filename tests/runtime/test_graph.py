@@ -9,7 +9,7 @@ import pytest
 from tests.runtime.graphs import array, random_graph, tiny, tiny_parts
 
 from mulfree.errors import ArtifactError
-from mulfree.nodes.fields import rules
+from mulfree.nodes.fields import field_checks
 from mulfree.runtime import graph as graph_module
 from mulfree.runtime.graph import (
     MAX_ELEMENTS,
@@ -89,7 +89,7 @@ def test_a_graph_knows_its_ends() -> None:
 
 def test_every_field_has_a_rule() -> None:
     for kind in (Graph, Input, Value, *NODES.values()):
-        without = {item.name for item in fields(kind)} - set(rules(kind))
+        without = {item.name for item in fields(kind)} - set(field_checks(kind))
         allowed: set[str] = {"output"} if kind is Linear else set()
         assert without == (allowed if kind is not Graph else {"input", "values", "nodes"})
 

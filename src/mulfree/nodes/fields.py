@@ -1,4 +1,4 @@
-"""What a field of a graph must be, told beside the field as `Annotated[type, Rule]`."""
+"""Checks of the fields of a graph, declared beside each as `Annotated[type, FieldCheck]`."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from mulfree.errors import ArtifactError
 
 MAX_NAME = 200
 MAX_LABEL = 1024
-"""Characters of the longest name that a person has given, such as that of a class."""
+"""Characters of the longest name given by a person, such as the name of a class."""
 
 # Control characters, surrogates, separators of lines and paragraphs.
 _NOT_IN_LABELS = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
-class Rule:
-    """What a field must be: `holds` decides, `text` says so in an error message."""
+class FieldCheck:
+    """Requirement of a field: `holds` decides, `text` completes the error message "must ..."."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
     def holds(self, value: object) -> bool:
-        """Whether the field may have the value."""
+        """Return True for a valid value."""
         raise NotImplementedError
 
 
-class Text(Rule):
+class Text(FieldCheck):
     """A name; None as well if `optional`."""
 
     def __init__(self, *, optional: bool = False) -> None:
@@ -43,25 +43,25 @@ class Text(Rule):
         self.optional = optional
 
     def holds(self, value: object) -> bool:
-        """Whether it is short and fits on a line."""
+        """Return True for a short text on one line."""
         if value is None:
             return self.optional
         return isinstance(value, str) and 1 <= len(value) <= MAX_NAME and value.isprintable()
 
 
-class Texts(Rule):
+class Texts(FieldCheck):
     """Names."""
 
     def __init__(self) -> None:
         super().__init__(f"be a tuple of printable texts of 1..{MAX_NAME} characters")
 
     def holds(self, value: object) -> bool:
-        """Whether it is a tuple of names."""
+        """Return True for a tuple of names."""
         return isinstance(value, tuple) and all(map(Text().holds, value))
 
 
-class Labels(Rule):
-    """Names that people have given, in any script and with any spaces; or None."""
+class Labels(FieldCheck):
+    """Names given by people, in any script and with any spaces; or None."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -70,7 +70,7 @@ class Labels(Rule):
         )
 
     def holds(self, value: object) -> bool:
-        """Whether it is None or a tuple of such names."""
+        """Return True for None or a tuple of such names."""
         return value is None or (isinstance(value, tuple) and all(map(self._label, value)))
 
     @staticmethod
@@ -80,57 +80,57 @@ class Labels(Rule):
         return value.isprintable() or _NOT_IN_LABELS.isdisjoint(map(unicodedata.category, value))
 
 
-class Integer(Rule):
-    """A whole number; not one of numpy's, nor a truth value."""
+class Integer(FieldCheck):
+    """A Python int; neither a numpy integer nor a bool."""
 
     def __init__(self, low: int, high: int) -> None:
         super().__init__(f"be an int in {low}..{high}")
         self.low, self.high = low, high
 
     def holds(self, value: object) -> bool:
-        """Whether it lies in the range."""
+        """Return True for a value in the range."""
         return type(value) is int and self.low <= value <= self.high
 
 
-class Integers(Rule):
-    """A tuple of whole numbers."""
+class Integers(FieldCheck):
+    """A tuple of Python ints."""
 
     def __init__(self, count: int, low: int, high: int) -> None:
         super().__init__(f"be a tuple of {count} ints in {low}..{high}")
         self.count, self.item = count, Integer(low, high)
 
     def holds(self, value: object) -> bool:
-        """Whether there are so many, all in the range."""
+        """Return True for `count` values in the range."""
         if not isinstance(value, tuple) or len(value) != self.count:
             return False
         return all(map(self.item.holds, value))
 
 
-class Scale(Rule):
-    """A step size: used as float32, in which it is an ordinary positive number."""
+class Scale(FieldCheck):
+    """A quantisation scale: used as float32, in which it is a normal positive number."""
 
     def __init__(self) -> None:
         super().__init__("be a float in 1e-30..1e30")
 
     def holds(self, value: object) -> bool:
-        """Whether it lies in the range."""
+        """Return True for a value in the range."""
         return type(value) is float and 1e-30 <= value <= 1e30
 
 
-class Floats(Rule):
+class Floats(FieldCheck):
     """A tuple of numbers."""
 
     def __init__(self) -> None:
         super().__init__("be a tuple of finite floats")
 
     def holds(self, value: object) -> bool:
-        """Whether all are finite."""
+        """Return True for finite floats."""
         if not isinstance(value, tuple):
             return False
         return all(type(item) is float and math.isfinite(item) for item in value)
 
 
-class Tensor(Rule):
+class Tensor(FieldCheck):
     """An array of a fixed dtype and rank."""
 
     def __init__(self, dtype: str, rank: int) -> None:
@@ -138,7 +138,7 @@ class Tensor(Rule):
         self.dtype, self.rank = np.dtype(dtype), rank
 
     def holds(self, value: object) -> bool:
-        """Whether `value` is such an array."""
+        """Return True for such an array."""
         if not isinstance(value, np.ndarray):
             return False
         if not (value.flags.c_contiguous and value.flags.aligned):
@@ -148,45 +148,45 @@ class Tensor(Rule):
         return self.dtype.kind != "f" or bool(np.isfinite(value).all())
 
 
-def rules(kind: type) -> Mapping[str, Rule]:
-    """The rule of every field of a dataclass that has one, by the field's name."""
-    return _rules(kind)
+def field_checks(kind: type) -> Mapping[str, FieldCheck]:
+    """Return the checks of the fields of a dataclass by name; a field without one is left out."""
+    return _field_checks(kind)
 
 
 @functools.cache
-def _rules(kind: Any) -> Mapping[str, Rule]:
+def _field_checks(kind: Any) -> Mapping[str, FieldCheck]:
     hints = get_type_hints(kind, include_extras=True)
     return {
-        item.name: rule
+        item.name: check
         for item in dataclasses.fields(kind)
-        for rule in get_args(hints[item.name])[1:]
-        if isinstance(rule, Rule)
+        for check in get_args(hints[item.name])[1:]
+        if isinstance(check, FieldCheck)
     }
 
 
 def tensors(thing: object) -> dict[str, NDArray[Any]]:
-    """The arrays among the fields of a dataclass, by their names."""
+    """Return the arrays among the fields of a dataclass by name."""
     return {
         name: getattr(thing, name)
-        for name, rule in rules(type(thing)).items()
-        if isinstance(rule, Tensor)
+        for name, check in field_checks(type(thing)).items()
+        if isinstance(check, Tensor)
     }
 
 
 def check_fields(what: str, thing: object) -> None:
-    """Refuses a thing of which a field breaks its rule.
+    """Check all fields of a dataclass.
 
     Raises:
-        ArtifactError: One does.
+        ArtifactError: A field is invalid.
     """
-    for name, rule in rules(type(thing)).items():
+    for name, check in field_checks(type(thing)).items():
         value = getattr(thing, name)
-        if not rule.holds(value):
-            raise refusal(f"{what}.{name}", rule.text, value)
+        if not check.holds(value):
+            raise artifact_error(f"{what}.{name}", check.text, value)
 
 
-def refusal(what: str, requirement: str, value: object) -> ArtifactError:
-    """The error of a graph in which `what` is not as required."""
+def artifact_error(what: str, requirement: str, value: object) -> ArtifactError:
+    """Return the error of a graph in which `what` is invalid."""
     shown = reprlib.repr(value)
     if isinstance(value, np.ndarray):
         shown = f"{value.dtype}{list(value.shape)}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from mulfree import runtime
 from mulfree.errors import ConfigError, choices_message, quoted
-from mulfree.nodes.fields import rules
+from mulfree.nodes.fields import field_checks
 from mulfree.quantization.preprocessing import Preprocessing
 from mulfree.runtime.graph import Input
 
@@ -39,7 +39,7 @@ def check_kind(name: str, value: object, kinds: Any, requirement: str) -> None:
 
 
 def _check_rule(name: str, kind: type, field: str, value: object) -> None:
-    rule = rules(kind)[field]
+    rule = field_checks(kind)[field]
     if not rule.holds(value):
         raise ConfigError(f"quantize: `{name}` must {rule.text}, got {quoted(value)}")
 

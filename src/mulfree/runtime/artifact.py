@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from mulfree.digest import DIGEST, Entry, digest_of
 from mulfree.errors import ArtifactError, choices_message, quoted
 from mulfree.files import open_regular, write_atomically
-from mulfree.nodes.fields import Tensor, rules, tensors
+from mulfree.nodes.fields import Tensor, field_checks, tensors
 from mulfree.runtime.graph import NODES, Graph, Input, Node, Value
 
 VERSION = 1
@@ -127,7 +127,7 @@ def _plain_fields(thing: object) -> dict[str, Any]:
 
 
 def _plain_names(kind: type) -> list[str]:
-    return [name for name, rule in rules(kind).items() if not isinstance(rule, Tensor)]
+    return [name for name, rule in field_checks(kind).items() if not isinstance(rule, Tensor)]
 
 
 def load(path: str | os.PathLike[str]) -> Graph:
@@ -346,7 +346,7 @@ def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> N
     kind = NODES[op]
     given = _fields(description, what, ("op", *_plain_names(kind)))
     del given["op"]
-    for name, rule in rules(kind).items():
+    for name, rule in field_checks(kind).items():
         if isinstance(rule, Tensor):
             given[name] = _taken(tensors, f"{given['name']}.{name}")
     return kind(**given)

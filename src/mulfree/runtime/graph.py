@@ -29,8 +29,8 @@ from mulfree.nodes.fields import (
     Tensor,
     Text,
     Texts,
+    artifact_error,
     check_fields,
-    refusal,
 )
 
 MAX_NODES = 4096
@@ -168,7 +168,7 @@ class Node:
 
     def _require(self, holds: bool, name: str, requirement: str) -> None:
         if not holds:
-            raise refusal(f"{self.name}.{name}", requirement, getattr(self, name))
+            raise artifact_error(f"{self.name}.{name}", requirement, getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -283,7 +283,7 @@ class _Layer(_Map):
         if self.residual is not None:
             shape = values[self.residual].shape
             if shape != made:
-                raise refusal(
+                raise artifact_error(
                     f"{self.name}.residual", f"have the output's shape {list(made)}", list(shape)
                 )
         return made
@@ -458,7 +458,7 @@ class Add(_Map):
         """That of both."""
         shape = values[self.input].shape
         if values[self.other].shape != shape:
-            raise refusal(
+            raise artifact_error(
                 f"{self.name}.other", f"have the shape {list(shape)}", values[self.other].shape
             )
         _check_clamp(self, self.low, self.high)
@@ -562,7 +562,7 @@ class Concat(_Same):
         _, *sides = values[self.input].shape
         for other in self.others:
             if values[other].shape[1:] != tuple(sides):
-                raise refusal(
+                raise artifact_error(
                     f"{self.name}.others", f"have rows and columns {sides}", values[other].shape
                 )
         channels = sum(values[name].shape[0] for name in self.inputs)
@@ -622,12 +622,12 @@ class Linear(Node):
 
 def _check_clamp(node: Node, low: int, high: int) -> None:
     if low > high:
-        raise refusal(f"{node.name}.high", f"be at least low ({low})", high)
+        raise artifact_error(f"{node.name}.high", f"be at least low ({low})", high)
 
 
 def _check_sum(node: Node, bound: int) -> None:
     if bound >= _SUM_LIMIT:
-        raise refusal(f"{node.name}.multiplier", "keep the sum below 2**62", bound)
+        raise artifact_error(f"{node.name}.multiplier", "keep the sum below 2**62", bound)
 
 
 def _positions(
@@ -641,11 +641,15 @@ def _positions(
     _, *sides = values[node.input].shape
     for border, window in zip(padding, kernel, strict=True):
         if border >= window:
-            raise refusal(f"{node.name}.padding", f"be below the kernel's {list(kernel)}", border)
+            raise artifact_error(
+                f"{node.name}.padding", f"be below the kernel's {list(kernel)}", border
+            )
     padded = [side + 2 * border for side, border in zip(sides, padding, strict=True)]
     for side, window in zip(padded, kernel, strict=True):
         if window > side:
-            raise refusal(f"{node.name}.input", f"be as large as the window {list(kernel)}", sides)
+            raise artifact_error(
+                f"{node.name}.input", f"be as large as the window {list(kernel)}", sides
+            )
     rows, columns = ((a - b) // c + 1 for a, b, c in zip(padded, kernel, stride, strict=True))
     return rows, columns
 
@@ -724,11 +728,11 @@ class Graph:
         for name, kind in (("values", Value), ("nodes", tuple(NODES.values()))):
             items = getattr(self, name)
             if not isinstance(items, tuple) or not all(isinstance(item, kind) for item in items):
-                raise refusal(name, f"be a tuple of {name}", items)
+                raise artifact_error(name, f"be a tuple of {name}", items)
             if not 1 <= len(items) <= MAX_NODES:
-                raise refusal(name, f"be 1 to {MAX_NODES}", len(items))
+                raise artifact_error(name, f"be 1 to {MAX_NODES}", len(items))
         if not isinstance(self.input, Input):
-            raise refusal("input", "be an Input", self.input)
+            raise artifact_error("input", "be an Input", self.input)
 
     def _check_order(self) -> None:
         """Every value is made once, before it is read, and read."""
@@ -736,35 +740,35 @@ class Graph:
         for node in self.nodes:
             for name in node.inputs:
                 if name not in made:
-                    raise refusal(f"{node.name}.input", "be made by an earlier node", name)
+                    raise artifact_error(f"{node.name}.input", "be made by an earlier node", name)
                 read.add(name)
             if node.output is None:
                 continue
             if node.output in made:
-                raise refusal(f"{node.name}.output", "be made only once", node.output)
+                raise artifact_error(f"{node.name}.output", "be made only once", node.output)
             made.add(node.output)
         ends = [index for index, node in enumerate(self.nodes) if isinstance(node, Linear)]
         if ends != [len(self.nodes) - 1]:
-            raise refusal("nodes", "have one classifier, at the end", f"{len(ends)} of them")
+            raise artifact_error("nodes", "have one classifier, at the end", f"{len(ends)} of them")
         for name in sorted(made ^ set(self.by_name)):
             requirement = "be a declared value" if name in made else "be made by a node"
-            raise refusal("values", requirement, name)
+            raise artifact_error("values", requirement, name)
         for name in sorted(made - read):
-            raise refusal("values", "be read by a node", name)
+            raise artifact_error("values", "be read by a node", name)
 
     def _check_input(self) -> None:
         channels, *sides = self.input_value.shape
         if self.input.table.shape != (channels, 256):
-            raise refusal("input.table", f"be [{channels}, 256]", self.input.table)
+            raise artifact_error("input.table", f"be [{channels}, 256]", self.input.table)
         for name in ("mean", "std"):
             if len(getattr(self.input, name)) != channels:
-                raise refusal(
+                raise artifact_error(
                     f"input.{name}", f"have {channels} elements", getattr(self.input, name)
                 )
         if min(self.input.std) <= 0.0:
-            raise refusal("input.std", "be positive", self.input.std)
+            raise artifact_error("input.std", "be positive", self.input.std)
         if self.input.resize < max(sides):
-            raise refusal(
+            raise artifact_error(
                 "input.resize", f"be at least the input's side {max(sides)}", self.input.resize
             )
 
@@ -775,11 +779,15 @@ class Graph:
                 continue
             made = self.by_name[node.output]
             if made.shape != shape:
-                raise refusal(f"{made.name}.shape", f"be {shape} as {node.name} makes", made.shape)
+                raise artifact_error(
+                    f"{made.name}.shape", f"be {shape} as {node.name} makes", made.shape
+                )
             meaning = (made.scale, made.zero)
             for source in (self.by_name[name] for name in node.inputs):
                 if isinstance(node, _Same) and meaning != (source.scale, source.zero):
-                    raise refusal(made.name, f"have scale and zero of {source.name}", meaning)
+                    raise artifact_error(
+                        made.name, f"have scale and zero of {source.name}", meaning
+                    )
 
     def _check_sizes(self) -> None:
         """Each value with the widest borders that its readers ask for fits into memory."""
@@ -793,7 +801,7 @@ class Graph:
             row_border, column_border = borders[value.name]
             elements = channels * (rows + 2 * row_border) * (columns + 2 * column_border)
             if elements > MAX_ELEMENTS:
-                raise refusal(
+                raise artifact_error(
                     f"{value.name}.shape",
                     f"have at most {MAX_ELEMENTS} elements with its borders",
                     value.shape,
@@ -802,15 +810,15 @@ class Graph:
     def _check_work(self) -> None:
         work = sum(node.work(self.by_name) for node in self.nodes)
         if work > MAX_WORK:
-            raise refusal("nodes", f"take at most {MAX_WORK} operations for one image", work)
+            raise artifact_error("nodes", f"take at most {MAX_WORK} operations for one image", work)
 
     def _check_classes(self) -> None:
         if self.classes is not None and len(self.classes) != self.outputs:
-            raise refusal("classes", f"have {self.outputs} names", len(self.classes))
+            raise artifact_error("classes", f"have {self.outputs} names", len(self.classes))
 
 
 def _check_unique(what: str, names: Iterator[str]) -> None:
     ordered = sorted(names)
     for name, following in itertools.pairwise(ordered):
         if name == following:
-            raise refusal(what, "have names of their own", name)
+            raise artifact_error(what, "have names of their own", name)
