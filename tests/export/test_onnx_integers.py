@@ -20,7 +20,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="needs mulfree[onnx]")
 
 # Only now that onnx is known to be there.
 from mulfree.export.onnx import integers  # noqa: E402
-from mulfree.export.onnx.nodes import Nodes  # noqa: E402
+from mulfree.export.onnx.builder import Nodes  # noqa: E402
 
 LEVELS = onnxruntime.GraphOptimizationLevel
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 import mulfree
-from mulfree.export.onnx import nodes
+from mulfree.export.onnx import builder as nodes
 from mulfree.export.onnx.facts import set_facts
-from mulfree.export.onnx.nodes import IR_VERSION, OPSET, Nodes, Window
+from mulfree.export.onnx.builder import IR_VERSION, OPSET, Nodes, Window
 from mulfree.runtime.graph import (
     Add,
     Adder2d,

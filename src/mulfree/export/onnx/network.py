@@ -1,7 +1,7 @@
 """A float network as ONNX: torch's exporter, with adder layers written in standard operators.
 
 Torch knows no ONNX for `mulfree::adder2d`. While a network is exported the operator stands as one
-node of its own, which is then replaced by the nodes of `mulfree.export.onnx.nodes.adder2d`.
+node of its own, which is then replaced by the nodes of `mulfree.export.onnx.builder.adder2d`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 import mulfree
 from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError, quoted
-from mulfree.export.onnx import nodes
+from mulfree.export.onnx import builder as nodes
 from mulfree.export.onnx.facts import set_facts
-from mulfree.export.onnx.nodes import OPSET, Nodes, Window
+from mulfree.export.onnx.builder import OPSET, Nodes, Window
 from mulfree.models import config_of
 from mulfree.models import input_size as size_of
 from mulfree.models.wrappers import unwrapped
