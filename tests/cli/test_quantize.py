@@ -12,7 +12,8 @@ from mulfree import data, runtime
 from mulfree.cli.main import main
 from mulfree.data.samples import ImageSet
 from mulfree.data.transforms import CentreCrop
-from mulfree.runtime.graph import Adder2d, Conv2d
+from mulfree.nodes.adder2d import Adder2d
+from mulfree.nodes.conv2d import Conv2d
 from mulfree.training import train
 from mulfree.training.run.network import image_spec
 

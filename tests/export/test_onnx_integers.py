@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,15 +11,17 @@ from tests.export.graphs import OPERATIONS, Builder, network, of_operation
 
 from mulfree.errors import ConfigError
 from mulfree.export import to_onnx
+from mulfree.nodes.adder2d import Adder2d
+from mulfree.nodes.conv2d import Conv2d
+from mulfree.nodes.mean import Mean
 from mulfree.runtime import Graph, reference
-from mulfree.runtime.graph import Adder2d, Conv2d, Mean
 
 onnx = pytest.importorskip("onnx", reason="needs mulfree[onnx]")
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs mulfree[onnx]")
 
 # Only now that onnx is known to be there.
+
 from mulfree.export.onnx import integers  # noqa: E402
-from mulfree.export.onnx.builder import Nodes  # noqa: E402
 
 LEVELS = onnxruntime.GraphOptimizationLevel
 
@@ -175,8 +176,9 @@ def test_an_input_size_is_a_float_networks(tmp_path: Path) -> None:
         to_onnx(graph, tmp_path / "model.onnx", input_size=(3, 16, 16))
 
 
-def test_a_kind_of_node_without_onnx() -> None:
+def test_a_kind_of_node_without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = network(np.random.default_rng(0))
-    new: Any = SimpleNamespace(input="v0")
-    with pytest.raises(TypeError, match="no ONNX nodes for SimpleNamespace"):
-        integers._emit(Nodes(), new, graph.by_name, {"v0": "pixels"})
+    monkeypatch.setattr(integers, "facet", lambda op, name: None)
+    line = "^to_onnx: `model` must have nodes with an ONNX form alone, got 'conv2d'$"
+    with pytest.raises(ConfigError, match=line):
+        integers.to_model(graph, pixels=True)

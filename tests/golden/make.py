@@ -20,7 +20,7 @@ import torch
 from tests.export.graphs import network, of_operation
 
 from mulfree import export, models, quantization, runtime, training
-from mulfree.runtime.graph import NODES
+from mulfree.nodes import NODES
 from mulfree.training.run import callbacks
 
 # Side of the images, and width.

@@ -17,6 +17,16 @@ from torch.nn import functional
 from mulfree import runtime
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
+from mulfree.nodes import Node
+from mulfree.nodes.add import Add
+from mulfree.nodes.adder2d import Adder2d as Adder2dNode
+from mulfree.nodes.concat import Concat
+from mulfree.nodes.conv2d import Conv2d
+from mulfree.nodes.lut import Lut
+from mulfree.nodes.max_pool import MaxPool
+from mulfree.nodes.mean import Mean
+from mulfree.nodes.pad import Pad
+from mulfree.nodes.repeat import Repeat
 from mulfree.quantization import Preprocessing
 from mulfree.quantization.calibration import find_ranges, make_qparams
 from mulfree.quantization.fake_quantize import FakeQuantize
@@ -27,18 +37,6 @@ from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.lower import lower
 from mulfree.quantization.qparams import QuantParams
 from mulfree.runtime import artifact, reference
-from mulfree.runtime.graph import (
-    Add,
-    Concat,
-    Conv2d,
-    Lut,
-    MaxPool,
-    Mean,
-    Node,
-    Pad,
-    Repeat,
-)
-from mulfree.runtime.graph import Adder2d as Adder2dNode
 
 Shape = tuple[int, int, int]
 PICTURES = Preprocessing(mean=(0.0,) * 2, std=(1.0,) * 2, resize=64)

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from mulfree import data, models, runtime, training
 from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.nn import Adder2d
+from mulfree.nodes.adder2d import Adder2d as AdderNode
 from mulfree.quantization import Preprocessing, quantize
 from mulfree.runtime import artifact, reference
-from mulfree.runtime.graph import Adder2d as AdderNode
 
 
 def preprocessing(**change: Any) -> Preprocessing:

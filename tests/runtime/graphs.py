@@ -9,22 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.runtime.graph import (
-    Add,
-    Adder2d,
-    Concat,
-    Conv2d,
-    Graph,
-    Input,
-    Linear,
-    Lut,
-    MaxPool,
-    Mean,
-    Node,
-    Pad,
-    Repeat,
-    Value,
-)
+from mulfree.nodes import Node, Value
+from mulfree.nodes.add import Add
+from mulfree.nodes.adder2d import Adder2d
+from mulfree.nodes.concat import Concat
+from mulfree.nodes.conv2d import Conv2d
+from mulfree.nodes.linear import Linear
+from mulfree.nodes.lut import Lut
+from mulfree.nodes.max_pool import MaxPool
+from mulfree.nodes.mean import Mean
+from mulfree.nodes.pad import Pad
+from mulfree.nodes.repeat import Repeat
+from mulfree.runtime.graph import Graph, Input
 
 Shape = tuple[int, int, int]
 

@@ -18,8 +18,9 @@ from tests.runtime.files import closed, opened, resealed
 from tests.runtime.graphs import random_graph, tiny
 
 from mulfree.errors import ArtifactError
+from mulfree.nodes.linear import Linear
 from mulfree.runtime import artifact, load, reference, save
-from mulfree.runtime.graph import Graph, Linear
+from mulfree.runtime.graph import Graph
 
 CONTENT = artifact.to_bytes(tiny())
 

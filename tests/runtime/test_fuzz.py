@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tests.runtime.fuzz import BASES, fuzz
 
+from mulfree.nodes import NODES
 from mulfree.runtime import artifact
-from mulfree.runtime.graph import NODES
 
 
 def test_damaged_artifacts_are_refused_or_run(tmp_path: Path) -> None:

@@ -25,9 +25,15 @@ from mulfree.errors import (
     OutOfMemoryError,
     ShapeError,
 )
+from mulfree.nodes import Node, Value
+from mulfree.nodes.concat import Concat
+from mulfree.nodes.linear import Linear
+from mulfree.nodes.max_pool import MaxPool
+from mulfree.nodes.mean import Mean
+from mulfree.nodes.repeat import Repeat
 from mulfree.runtime import Graph, Session, artifact, reference, save
 from mulfree.runtime import session as session_module
-from mulfree.runtime.graph import Concat, Input, Linear, MaxPool, Mean, Node, Repeat, Value
+from mulfree.runtime.graph import Input
 from mulfree.runtime.session import default_threads
 
 PICTURE = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)

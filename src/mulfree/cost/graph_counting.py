@@ -6,10 +6,12 @@ import math
 
 from mulfree.cost.energy import energy
 from mulfree.cost.profile import LayerProfile, Profile, Totals
+from mulfree.nodes import Node
 from mulfree.nodes.fields import tensors
+from mulfree.nodes.node import Operations
 from mulfree.opcounts import OpCounts
 from mulfree.runtime import Graph
-from mulfree.runtime.graph import Input, Linear, Node, Operations
+from mulfree.runtime.graph import Input
 
 _Shape = tuple[int, int, int]
 
@@ -82,7 +84,7 @@ def _layer(
         params=sum(tensor.size for tensor in stored),
         weight_bytes=sum(tensor.nbytes for tensor in stored),
         # Logits are float32, all else bytes.
-        activation_bytes=math.prod(made) * (4 if isinstance(part, Linear) else 1),
+        activation_bytes=math.prod(made) * (4 if isinstance(part, Node) and part.ends else 1),
         energy=sum(energy(cost, dtype) for dtype, cost in costs.items()),
         counted=True,
     )

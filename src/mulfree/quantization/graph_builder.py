@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mulfree.nodes import Node, Value
+from mulfree.nodes.lut import Lut as LutNode
+from mulfree.nodes.pad import Pad as PadNode
 from mulfree.quantization.fused_ops import FusedLayer, Shape
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.qparams import QuantParams
-from mulfree.runtime import graph as nodes
 
 
 class GraphBuilder:
@@ -28,8 +30,8 @@ class GraphBuilder:
     def __init__(self, layout: QuantLayout, qparams: Mapping[str, QuantParams]) -> None:
         self._layout = layout
         self._qparams = qparams
-        self.values: dict[str, nodes.Value] = {}
-        self.nodes: list[nodes.Node] = []
+        self.values: dict[str, Value] = {}
+        self.nodes: list[Node] = []
 
     def qparams_of(self, value: str) -> QuantParams:
         """Quantisation parameters of a value."""
@@ -41,7 +43,7 @@ class GraphBuilder:
 
     def declare(self, name: str, shape: Shape, qparams: QuantParams) -> str:
         """Add a value; return its name."""
-        self.values[name] = nodes.Value(
+        self.values[name] = Value(
             name=name, shape=shape, scale=qparams.scale, zero=qparams.zero_point
         )
         return name
@@ -60,7 +62,7 @@ class GraphBuilder:
             row = np.floor(reals / target.scale + target.zero_point + 0.5).clip(0, target.qmax)
             table = np.tile(row.astype(np.uint8), (value.shape[0], 1))
             self.declare(name, value.shape, target)
-            self.nodes.append(nodes.Lut(name=name, input=source, output=name, table=table))
+            self.nodes.append(LutNode(name=name, input=source, output=name, table=table))
         return name
 
     def pad(self, source: str, qparams: QuantParams, border: Sequence[int]) -> str:
@@ -71,7 +73,7 @@ class GraphBuilder:
         shape = (channels, rows + top + bottom, columns + left + right)
         self.declare(name, shape, qparams)
         sides = border_fields(border)
-        self.nodes.append(nodes.Pad(name=name, input=source, output=name, **sides))
+        self.nodes.append(PadNode(name=name, input=source, output=name, **sides))
         return name
 
 

@@ -14,6 +14,13 @@ import numpy as np
 from torch import nn
 
 from mulfree import runtime
+from mulfree.nodes import Value
+from mulfree.nodes.add import Add as AddNode
+from mulfree.nodes.concat import Concat as ConcatNode
+from mulfree.nodes.max_pool import MaxPool as MaxPoolNode
+from mulfree.nodes.mean import Mean as MeanNode
+from mulfree.nodes.pad import Pad as PadNode
+from mulfree.nodes.repeat import Repeat as RepeatNode
 from mulfree.quantization.fixed_point import fixed_point
 from mulfree.quantization.fused_ops import (
     Add,
@@ -31,7 +38,7 @@ from mulfree.quantization.lower_layer import LayerLowering, clamp_max, residual_
 from mulfree.quantization.lower_logits import lower_classifier, lower_logits
 from mulfree.quantization.preprocessing import Preprocessing
 from mulfree.quantization.qparams import QuantParams
-from mulfree.runtime import graph as nodes
+from mulfree.runtime.graph import Input
 
 
 def lower(
@@ -91,18 +98,18 @@ def _lower_other(builder: GraphBuilder, op: FusedOp, power_of_two_scales: bool) 
     match op:
         case MaxPool():
             minimum = np.zeros(op.shape[0], np.uint8)
-            builder.nodes.append(nodes.MaxPool(**common, **vars(op.window), minimum=minimum))
+            builder.nodes.append(MaxPoolNode(**common, **vars(op.window), minimum=minimum))
         case Upsample():
-            builder.nodes.append(nodes.Repeat(**common, factor=op.factor))
+            builder.nodes.append(RepeatNode(**common, factor=op.factor))
         case Pad():
-            builder.nodes.append(nodes.Pad(**(common | border_fields(op.border))))
+            builder.nodes.append(PadNode(**(common | border_fields(op.border))))
         case AvgPool():
             taps = math.prod(op.kernel)
             factor = source.scale / (taps * target.scale)
             offset = target.zero_point - factor * taps * source.zero_point
             fixed = fixed_point([factor], [taps * 255], offset, op.path)
             builder.nodes.append(
-                nodes.Mean(
+                MeanNode(
                     **common,
                     kernel=op.kernel,
                     stride=op.stride,
@@ -124,7 +131,7 @@ def _lower_other(builder: GraphBuilder, op: FusedOp, power_of_two_scales: bool) 
                 offset -= factor * operand.zero_point
             fixed = fixed_point(factors, [255, 255], offset, op.path)
             builder.nodes.append(
-                nodes.Add(
+                AddNode(
                     **common,
                     other=op.other,
                     multiplier=int(fixed.factors[0]),
@@ -144,14 +151,14 @@ def _lower_other(builder: GraphBuilder, op: FusedOp, power_of_two_scales: bool) 
             ]
             order = np.arange(op.shape[0], dtype=np.int32)
             common |= {"input": names[0], "others": tuple(names[1:]), "order": order}
-            builder.nodes.append(nodes.Concat(**common))
+            builder.nodes.append(ConcatNode(**common))
 
 
-def _input(value: nodes.Value, preprocessing: Preprocessing) -> nodes.Input:
+def _input(value: Value, preprocessing: Preprocessing) -> Input:
     pixels = np.arange(256) / 255
     mean, std = (np.array(row)[:, None] for row in (preprocessing.mean, preprocessing.std))
     table = np.rint((pixels - mean) / std / value.scale) + value.zero
-    return nodes.Input(
+    return Input(
         value=value.name,
         table=np.ascontiguousarray(table.clip(0, 255).astype(np.uint8)),
         mean=preprocessing.mean,

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mulfree.errors import ConfigError
+from mulfree.nodes.adder2d import Adder2d as Adder2dNode
+from mulfree.nodes.conv2d import Conv2d as Conv2dNode
+from mulfree.nodes.max_pool import MaxPool as MaxPoolNode
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.fixed_point import Reals, fixed_point
 from mulfree.quantization.folding import Folded, batch_norm_params, fold
@@ -17,7 +20,6 @@ from mulfree.quantization.fused_ops import ADDER, LINEAR, Add, FusedLayer, Layer
 from mulfree.quantization.graph_builder import GraphBuilder
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.qparams import QuantParams
-from mulfree.runtime import graph as nodes
 
 
 class LayerLowering:
@@ -78,7 +80,7 @@ class LayerLowering:
             largest.append(255)
             offset = offset - factors[1] * residual.zero_point
         fixed = fixed_point(factors, largest, offset, op.path)
-        kind: Any = nodes.Adder2d if isinstance(module, ADDER) else nodes.Conv2d
+        kind: Any = Adder2dNode if isinstance(module, ADDER) else Conv2dNode
         source, stride, padding = self._source(op, module)
         rows, columns = Sliding(stride, padding).output_hw(
             builder.values[source].shape[1:], (folded.weight.shape[1], folded.weight.shape[2])
@@ -122,7 +124,7 @@ class LayerLowering:
             return
         builder = self._builder
         builder.nodes.append(
-            nodes.MaxPool(
+            MaxPoolNode(
                 name=builder.unique(f"{op.path}.pool"),
                 input=_unpooled(op),
                 output=builder.declare(op.output, op.shape, builder.qparams_of(op.output)),

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mulfree.nodes.linear import Linear as LinearNode
 from mulfree.quantization.fixed_point import Reals
 from mulfree.quantization.fused_ops import FusedLayer, FusedOp
 from mulfree.quantization.graph_builder import GraphBuilder
 from mulfree.quantization.lower_layer import LayerLowering
-from mulfree.runtime import graph as nodes
 
 
 def lower_classifier(builder: GraphBuilder, layers: LayerLowering, op: FusedLayer) -> None:
@@ -33,7 +33,7 @@ def _append(
     builder: GraphBuilder, name: str, source: str, weight: NDArray[Any], scale: Reals, bias: Reals
 ) -> None:
     builder.nodes.append(
-        nodes.Linear(
+        LinearNode(
             name=builder.unique(name),
             input=source,
             weight=weight.astype(np.int8),

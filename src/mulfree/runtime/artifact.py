@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from mulfree.digest import DIGEST, Entry, digest_of
 from mulfree.errors import ArtifactError, choices_message, quoted
 from mulfree.files import open_regular, write_atomically
+from mulfree.nodes import NODES, Node, Value, get_node
 from mulfree.nodes.fields import Tensor, field_checks, tensors
-from mulfree.runtime.graph import NODES, Graph, Input, Node, Value
+from mulfree.runtime.graph import Graph, Input
 
 VERSION = 1
 MAX_HEADER_BYTES = 8 * 2**20
@@ -343,7 +344,7 @@ def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> N
         )
     if not isinstance(op, str) or op not in NODES:
         raise ArtifactError(choices_message("Graph", f"{what}.op", reprlib.repr(op), NODES))
-    kind = NODES[op]
+    kind = get_node(op)
     given = _fields(description, what, ("op", *_plain_names(kind)))
     del given["op"]
     for name, rule in field_checks(kind).items():

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -25,22 +25,9 @@ from mulfree.errors import (
     choices_message,
     quoted,
 )
+from mulfree.nodes.node import Count
 from mulfree.runtime import artifact, reference
-from mulfree.runtime.graph import (
-    Add,
-    Adder2d,
-    Concat,
-    Conv2d,
-    Count,
-    Graph,
-    Linear,
-    Lut,
-    MaxPool,
-    Mean,
-    Node,
-    Pad,
-    Repeat,
-)
+from mulfree.runtime.graph import Graph
 
 if TYPE_CHECKING:
     from mulfree._native._core import Program
@@ -379,69 +366,42 @@ def _compiled(graph: Graph) -> Program:
     return program
 
 
-def _append(program: Program, node: Node, ids: dict[str, int]) -> None:
-    x = ids[node.input]
-    if isinstance(node, Linear):
-        program.linear(x, node.weight, node.scale, node.bias)
-        return
-    assert node.output is not None
-    y = ids[node.output]
-    match node:
-        case Adder2d() | Conv2d():
-            append: Callable[..., None] = (
-                program.adder2d if isinstance(node, Adder2d) else program.conv2d
-            )
-            append(
-                x,
-                y,
-                node.weight,
-                node.stride,
-                node.padding,
-                node.groups,
-                node.multiplier,
-                node.offset,
-                node.shift,
-                node.low,
-                node.high,
-                -1 if node.residual is None else ids[node.residual],
-                node.residual_multiplier,
-            )
-        case MaxPool():
-            program.max_pool(x, y, node.kernel, node.stride, node.padding, node.minimum)
-        case Mean():
-            program.mean(
-                x,
-                y,
-                node.kernel,
-                node.stride,
-                node.multiplier,
-                node.offset,
-                node.shift,
-                node.low,
-                node.high,
-            )
-        case Add():
-            program.add(
-                x,
-                ids[node.other],
-                y,
-                node.multiplier,
-                node.other_multiplier,
-                node.offset,
-                node.shift,
-                node.low,
-                node.high,
-            )
-        case Lut():
+def _append(program: Program, node: Any, ids: Mapping[str, int]) -> None:
+    x, y = ids[node.input], ids.get(node.output, -1)
+    window = ("kernel", "stride")
+    epilogue = ("multiplier", "offset", "shift", "low", "high")
+
+    def fields(*names: str) -> list[Any]:
+        return [getattr(node, name) for name in names]
+
+    match node.op:
+        case "adder2d" | "conv2d":
+            append: Any = program.adder2d if node.op == "adder2d" else program.conv2d
+            residual = -1 if node.residual is None else ids[node.residual]
+            geometry = fields("weight", "stride", "padding", "groups")
+            append(x, y, *geometry, *fields(*epilogue), residual, node.residual_multiplier)
+        case "max_pool":
+            program.max_pool(x, y, *fields(*window, "padding", "minimum"))
+        case "mean":
+            program.mean(x, y, *fields(*window, *epilogue))
+        case "add":
+            factors = fields("multiplier", "other_multiplier", *epilogue[1:])
+            program.add(x, ids[node.other], y, *factors)
+        case "lut":
             program.lut(x, y, node.table)
-        case Pad():
-            program.pad(x, y, node.left, node.right, node.top, node.bottom)
-        case Repeat():
+        case "pad":
+            program.pad(x, y, *fields("left", "right", "top", "bottom"))
+        case "repeat":
             program.repeat(x, y, node.factor)
-        case Concat():
+        case "concat":
             program.concat([ids[name] for name in node.inputs], y, node.order)
+        case "linear":
+            program.linear(x, *fields("weight", "scale", "bias"))
         case _:
-            raise TypeError(f"no kernel for {type(node).__name__}")
+            raise BackendUnavailableError(
+                f"Session: `backend` must be 'reference' for the node {quoted(node.name)}: "
+                f"{quoted(node.op)} has no native kernel"
+            )
 
 
 def _reference_seconds(graph: Graph, array: NDArray[Any]) -> list[float]:
@@ -451,10 +411,8 @@ def _reference_seconds(graph: Graph, array: NDArray[Any]) -> list[float]:
     seconds = [time.perf_counter() - begin]
     for node in graph.nodes:
         begin = time.perf_counter()
-        if isinstance(node, Linear):
-            reference.linear(made[node.input], node)
-        else:
-            assert node.output is not None
-            made[node.output] = reference.evaluate(node, graph.by_name[node.input], made)
+        output = reference.evaluate(node, graph.by_name[node.input], made)
         seconds.append(time.perf_counter() - begin)
+        if not node.ends:
+            made[node.output] = output
     return seconds

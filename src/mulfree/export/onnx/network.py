@@ -1,7 +1,7 @@
 """A float network as ONNX: torch's exporter, with adder layers written in standard operators.
 
 Torch knows no ONNX for `mulfree::adder2d`. While a network is exported the operator stands as one
-node of its own, which is then replaced by the nodes of `mulfree.export.onnx.builder.adder2d`.
+node of its own, which is then replaced by the nodes of `mulfree.nodes.adder2d.onnx.distances`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from torch import Tensor, nn
 
 import mulfree
 from mulfree.errors import BackendUnavailableError, ConfigError, DTypeError, ShapeError, quoted
-from mulfree.export.onnx import builder as nodes
+from mulfree.export.onnx.builder import OPSET, GraphBuilder
 from mulfree.export.onnx.facts import set_facts
-from mulfree.export.onnx.builder import OPSET, Nodes, Window
 from mulfree.models import config_of
 from mulfree.models import input_size as size_of
 from mulfree.models.wrappers import unwrapped
+from mulfree.nodes.adder2d.onnx import distances
+from mulfree.nodes.sliding import ConvGeometry
 from mulfree.operators.adder2d import schema as schema  # registers mulfree::adder2d
 
 IMAGES, LOGITS = "images", "logits"
@@ -145,7 +146,7 @@ def _stand_in(
     backend: str | None = None,
 ) -> Tensor:
     """One node with everything that `_write_out` has to know."""
-    window = Window(
+    geometry = ConvGeometry(
         channels=input.shape[1],
         size=(input.shape[2], input.shape[3]),
         filters=weight.shape[0],
@@ -158,9 +159,9 @@ def _stand_in(
     return torch.onnx.ops.symbolic(
         f"{_DOMAIN}::{_ADDER}",
         (input, weight),
-        {**asdict(window), "norm": norm},
+        {**asdict(geometry), "norm": norm},
         dtype=input.dtype,
-        shape=(input.shape[0], window.filters, *window.output),
+        shape=(input.shape[0], geometry.filters, *geometry.output),
         version=1,
     )
 
@@ -171,7 +172,7 @@ def _with_standard_operators(exported: onnx.ModelProto) -> onnx.ModelProto:
     These notes hold, among others, paths of source files on this machine.
     """
     graph = exported.graph
-    add = Nodes("adder2d/")
+    add = GraphBuilder("adder2d/")
     for node in graph.node:
         if node.domain == _DOMAIN:
             _write_out(add, node)
@@ -199,21 +200,21 @@ def _name_batch(graph: onnx.GraphProto) -> None:
                 size.dim_param = "batch"
 
 
-def _write_out(add: Nodes, node: onnx.NodeProto) -> None:
+def _write_out(add: GraphBuilder, node: onnx.NodeProto) -> None:
     """Add the standard operators of an adder layer, with the layer's own name for the result."""
     facts = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
     norm = facts.pop("norm")
-    window = Window(**facts)
-    filters, depth = window.filters // window.groups, window.channels // window.groups
+    geometry = ConvGeometry(**facts)
+    filters, depth = geometry.filters // geometry.groups, geometry.channels // geometry.groups
     x, weight = node.input
-    apart = add.integers(window.groups, filters, depth, *window.kernel)
+    apart = add.integers(geometry.groups, filters, depth, *geometry.kernel)
     taps_first = add("Transpose", add("Reshape", weight, apart), perm=[3, 4, 2, 0, 1])
-    shape = add.integers(window.taps, window.groups, filters, 1)
-    nodes.adder2d(
+    shape = add.integers(geometry.taps, geometry.groups, filters, 1)
+    distances(
         add,
-        nodes.columns(add, x, window, np.float32(0)),
+        add.columns(x, geometry, np.float32(0)),
         add("Reshape", taps_first, shape),
-        window,
+        geometry,
         read=TensorProto.FLOAT,
         computed=TensorProto.FLOAT,
         norm=norm,

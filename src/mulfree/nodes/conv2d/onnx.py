@@ -1,0 +1,30 @@
+"""ONNX nodes of the convolution."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mulfree.nodes.conv2d import Conv2d
+from mulfree.nodes.emitting import RAISED_ZERO, Made, normalised, raised
+from mulfree.nodes.node import Value
+
+if TYPE_CHECKING:
+    from mulfree.export.onnx.builder import GraphBuilder
+
+
+def emit(add: GraphBuilder, node: Conv2d, source: Value, made: Made) -> str:
+    """Add the nodes; return the name of the output."""
+    rows, columns = node.padding
+    x = add.padded(made[node.input], (rows, columns, rows, columns), np.uint8(source.zero))
+    sums = add(
+        "ConvInteger",
+        x,
+        add.constant(raised(node.weight.transpose(0, 3, 1, 2))),
+        add.constant(np.array(0, np.uint8)),
+        add.constant(np.array(RAISED_ZERO, np.uint8)),
+        strides=node.stride,
+        group=node.groups,
+    )
+    return normalised(add, node, sums, made)
