@@ -241,6 +241,11 @@ void Program::max_pool(i64 x_id, i64 y_id, Pair kernel, Pair stride, Pair paddin
     fail("max_pool", "minimum", "have " + std::to_string(x.c) + " values", std::to_string(size));
   }
   check_zero("max_pool", "x", x, y);
+  // A window that reaches further than a whole map beyond the edge sees the same elements.
+  const Pair spare = {std::max<i64>(0, padding.first - x.h),
+                      std::max<i64>(0, padding.second - x.w)};
+  kernel = {kernel.first - 2 * spare.first, kernel.second - 2 * spare.second};
+  padding = {padding.first - spare.first, padding.second - spare.second};
   const int passes = 2 + doublings(kernel.first) + doublings(kernel.second);
   const Pair padded = {x.h + 2 * padding.first, x.w + 2 * padding.second};
   const std::vector<u8> marks(minimum, minimum + size);
