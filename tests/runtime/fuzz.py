@@ -244,7 +244,7 @@ def _runs(rng: Random, graph: Graph) -> bool:
         graph
     )
     counts = graph.counts()
-    if sum(count.mul + count.add for count in counts) > _MAX_OPERATIONS:
+    if sum(count.total for count in counts) > _MAX_OPERATIONS:
         return False
     if sum(value.elements for value in graph.values) > _MAX_ELEMENTS:
         return False

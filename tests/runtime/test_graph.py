@@ -17,8 +17,8 @@ from mulfree.nodes.fields import field_checks
 from mulfree.nodes.linear import Linear
 from mulfree.nodes.max_pool import MaxPool
 from mulfree.nodes.mean import Mean
-from mulfree.nodes.node import Count
 from mulfree.nodes.pad import Pad
+from mulfree.opcounts import OpCounts
 from mulfree.runtime import Session, reference
 from mulfree.runtime import graph as graph_module
 from mulfree.runtime.graph import MAX_ELEMENTS, MAX_NODES, MAX_WORK, Graph, Input
@@ -433,16 +433,16 @@ def test_a_node_alone_is_incomplete() -> None:
 def test_counts_by_hand() -> None:
     adder, mean, linear = tiny().counts()
     # 8 outputs of 4 taps: a difference and an accumulation each, an offset each; -3 multiplies.
-    assert adder == Count(mul=4, add=8 * 4 * 2 + 8)
+    assert adder == OpCounts(mul=4, add=8 * 4 * 2 + 8)
     # 2 outputs of 4 taps; the factor 1 does not multiply.
-    assert mean == Count(mul=0, add=2 * 4 + 2)
-    assert linear == Count(mul=2 * 2 + 2, add=2 * 2 + 2)
-    assert adder + linear == Count(mul=10, add=78)
+    assert mean == OpCounts(mul=0, add=2 * 4 + 2)
+    assert linear == OpCounts(mul=2 * 2 + 2, add=2 * 2 + 2)
+    assert adder + linear == OpCounts(mul=10, add=78)
     graph = tiny()
     assert [node.operations(graph.by_name) for node in graph.nodes] == [
-        {"int8": Count(add=32), "int32": Count(mul=4, add=32 + 8)},
+        {"int8": OpCounts(add=32), "int32": OpCounts(mul=4, add=32 + 8)},
         {"int32": mean},
-        {"int8": Count(mul=4), "int32": Count(add=4), "fp32": Count(mul=2, add=2)},
+        {"int8": OpCounts(mul=4), "int32": OpCounts(add=4), "fp32": OpCounts(mul=2, add=2)},
     ]
 
 
@@ -451,10 +451,10 @@ def test_counts_of_the_other_nodes() -> None:
     residual = {"residual": "x", "residual_multiplier": 5, "padding": (1, 1), "groups": 2}
     conv = one_node((2, 4, 4), (2, 4, 4), op="conv2d", weight=weight, **NUMBERS, **residual)
     taps = 2 * 16 * 9
-    assert conv.counts()[0] == Count(mul=taps + 2 * 16, add=taps + 2 * 2 * 16)
-    assert conv.nodes[0].operations(conv.by_name)["int8"] == Count(mul=taps)
+    assert conv.counts()[0] == OpCounts(mul=taps + 2 * 16, add=taps + 2 * 2 * 16)
+    assert conv.nodes[0].operations(conv.by_name)["int8"] == OpCounts(mul=taps)
     add = one_node((1, 4, 4), (1, 4, 4), **ADD | {"other_multiplier": 6}, other="x", high=255)
-    assert add.counts()[0] == Count(mul=16, add=32)
+    assert add.counts()[0] == OpCounts(mul=16, add=32)
     for fields_ in (
         {"op": "lut", "table": np.zeros((1, 256), np.uint8)},
         {"op": "pad", **NO_BORDER},
@@ -462,7 +462,7 @@ def test_counts_of_the_other_nodes() -> None:
         {**POOL, "kernel": (1, 1), "minimum": array([0], "uint8")},
         {"op": "concat", "others": (), "order": array([0], "int32")},
     ):
-        assert one_node((1, 4, 4), (1, 4, 4), **fields_).counts()[0] == Count()
+        assert one_node((1, 4, 4), (1, 4, 4), **fields_).counts()[0] == OpCounts()
 
 
 def test_powers_of_two_are_shifts() -> None:

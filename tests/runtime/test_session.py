@@ -253,7 +253,7 @@ def test_profile(backend: Any) -> None:
         ("mean", "mean"),
         ("fc", "linear"),
     ]
-    assert [(row.mul, row.add) for row in rows] == [(0, 0), (4, 72), (0, 10), (6, 6)]
+    assert [(row.counts.mul, row.counts.add) for row in rows] == [(0, 0), (4, 72), (0, 10), (6, 6)]
     assert all(row.seconds >= 0 and row.kernel for row in rows)
     assert sum(row.share for row in rows) == pytest.approx(1)
 

@@ -71,7 +71,6 @@ def _layer(
     made: _Shape,
     operations: Operations,
 ) -> LayerProfile:
-    costs = {dtype: OpCounts(mul=count.mul, add=count.add) for dtype, count in operations.items()}
     stored = tensors(part).values()
     return LayerProfile(
         name=name,
@@ -80,11 +79,11 @@ def _layer(
         call=0,
         input_shape=(1, *source),
         output_shape=(1, *made),
-        cost=sum(costs.values(), OpCounts()),
+        cost=sum(operations.values(), OpCounts()),
         params=sum(tensor.size for tensor in stored),
         weight_bytes=sum(tensor.nbytes for tensor in stored),
         # Logits are float32, all else bytes.
         activation_bytes=math.prod(made) * (4 if isinstance(part, Node) and part.ends else 1),
-        energy=sum(energy(cost, dtype) for dtype, cost in costs.items()),
+        energy=sum(energy(cost, dtype) for dtype, cost in operations.items()),
         counted=True,
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from mulfree.nodes.fields import Integer, Integers, Scale, Text, Texts, artifact_error
+from mulfree.opcounts import OpCounts
 
 MAX_SIDE = 2**15
 """Largest number of rows, columns or channels, and largest window or padding."""
@@ -33,24 +34,7 @@ Sizes = Annotated[tuple[int, int], Integers(2, 1, MAX_SIDE)]
 Borders = Annotated[tuple[int, int], Integers(2, 0, MAX_SIDE)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Count:
-    """Arithmetic operations on one image.
-
-    Attributes:
-        mul: Multiplications; by a power of two it is a shift and not counted.
-        add: Additions and subtractions.
-    """
-
-    mul: int = 0
-    add: int = 0
-
-    def __add__(self, other: Count) -> Count:
-        """Return the operations of both."""
-        return Count(mul=self.mul + other.mul, add=self.add + other.add)
-
-
-Operations = Mapping[str, Count]
+Operations = Mapping[str, OpCounts]
 """Counts by type of the operands: int8, int32 (also for 64-bit epilogues), fp32."""
 
 
@@ -120,15 +104,15 @@ class Node:
         """Return additions and multiplications for one image; copies and comparisons are none."""
         return {}
 
-    def count(self, values: Values) -> Count:
+    def count(self, values: Values) -> OpCounts:
         """Return the sum of `operations`."""
-        return sum(self.operations(values).values(), Count())
+        return sum(self.operations(values).values(), OpCounts())
 
     def work(self, values: Values) -> int:
         """Return an upper bound of all operations for one image: counted, read and written."""
         count = self.count(values)
         names = self.inputs if self.ends else (*self.inputs, self.output)
-        return count.mul + count.add + sum(values[name].elements for name in names)
+        return count.total + sum(values[name].elements for name in names)
 
     def require(self, holds: bool, name: str, requirement: str) -> None:
         """Raise an ArtifactError about the field `name` unless the requirement holds."""

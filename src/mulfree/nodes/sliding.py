@@ -16,7 +16,6 @@ from mulfree.nodes.node import (
     MAX_SIDE,
     Borders,
     Byte,
-    Count,
     Int32,
     Node,
     Shape,
@@ -28,6 +27,7 @@ from mulfree.nodes.node import (
     check_sum,
     multiplies,
 )
+from mulfree.opcounts import OpCounts
 
 Pair = tuple[int, int]
 
@@ -137,13 +137,13 @@ class SlidingLayer(Node):
         check_clamp(self, self.low, self.high)
         return filters, *positions(self, values, kernel, self.stride, self.padding)
 
-    def epilogue(self, values: Values) -> Count:
+    def epilogue(self, values: Values) -> OpCounts:
         """Return one factor and one sum per output each for the accumulator and the residual."""
         _, rows, columns = values[self.output].shape
         residuals = 0 if self.residual is None else self.weight.shape[0]
         factors = multiplies(*self.multiplier.tolist())
         factors += residuals * multiplies(self.residual_multiplier)
-        return Count(
+        return OpCounts(
             mul=rows * columns * factors,
             add=rows * columns * (self.weight.shape[0] + residuals),
         )

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from mulfree.nodes import NODES, Node, Value, get_node
 from mulfree.nodes.fields import Floats, Labels, Tensor, artifact_error, check_fields
-from mulfree.nodes.node import Count, Name, Size
+from mulfree.nodes.node import Name, Size
+from mulfree.opcounts import OpCounts
 
 MAX_NODES = 4096
 MAX_ELEMENTS = 2**26
@@ -108,7 +109,7 @@ class Graph:
         """Number of logits."""
         return self.nodes[-1].output_shape(self.by_name)[0]
 
-    def counts(self) -> tuple[Count, ...]:
+    def counts(self) -> tuple[OpCounts, ...]:
         """Return the multiplications and additions of every node for one image."""
         return tuple(node.count(self.by_name) for node in self.nodes)
 

@@ -25,7 +25,7 @@ from mulfree.errors import (
     choices_message,
     quoted,
 )
-from mulfree.nodes.node import Count
+from mulfree.opcounts import OpCounts
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import Graph
 
@@ -54,8 +54,7 @@ class NodeProfile:
         kernel: What computed it.
         seconds: Time taken for the whole batch, median over the runs.
         share: Part of the time of all steps, 0..1.
-        mul: Multiplications for one image, leaving out those by a power of two.
-        add: Additions and subtractions for one image.
+        counts: Operations for one image, without multiplications by a power of two.
     """
 
     name: str
@@ -63,8 +62,7 @@ class NodeProfile:
     kernel: str
     seconds: float
     share: float
-    mul: int
-    add: int
+    counts: OpCounts
 
 
 class Session:
@@ -196,7 +194,7 @@ class Session:
                     measured = [program.profile(*arguments) for _ in range(runs)]
                 seconds = np.median(measured, axis=0).tolist()
         total = sum(seconds)
-        steps = [("input", "input", Count())]
+        steps = [("input", "input", OpCounts())]
         counts = self.graph.counts()
         steps += [(n.name, n.op, count) for n, count in zip(self.graph.nodes, counts, strict=True)]
         return [
@@ -206,8 +204,7 @@ class Session:
                 kernel=kernel,
                 seconds=taken,
                 share=taken / total if total else 0.0,
-                mul=count.mul,
-                add=count.add,
+                counts=count,
             )
             for (name, op, count), kernel, taken in zip(steps, kernels, seconds, strict=True)
         ]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from mulfree.nodes.fields import artifact_error
 from mulfree.nodes.node import (
     Byte,
-    Count,
     Int32,
     Int64,
     Name,
@@ -20,6 +19,7 @@ from mulfree.nodes.node import (
     check_sum,
     multiplies,
 )
+from mulfree.opcounts import OpCounts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,7 +67,7 @@ class Add(Node):
         """Return two factors and two sums per output."""
         outputs = values[self.output].elements
         factors = multiplies(self.multiplier, self.other_multiplier)
-        return {"int32": Count(mul=outputs * factors, add=outputs * 2)}
+        return {"int32": OpCounts(mul=outputs * factors, add=outputs * 2)}
 
 
 NODE = Add

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mulfree.nodes.fields import Tensor
-from mulfree.nodes.node import Count, Operations, Values
+from mulfree.nodes.node import Operations, Values
 from mulfree.nodes.sliding import SlidingLayer
+from mulfree.opcounts import OpCounts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +29,7 @@ class Adder2d(SlidingLayer):
 
     def operations(self, values: Values) -> Operations:
         """Return two additions a tap (difference, accumulation) and the epilogue."""
-        pairs = Count(add=values[self.output].elements * self.taps)
+        pairs = OpCounts(add=values[self.output].elements * self.taps)
         return {"int8": pairs, "int32": pairs + self.epilogue(values)}
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mulfree.nodes.fields import Tensor
-from mulfree.nodes.node import Count, Operations, Values
+from mulfree.nodes.node import Operations, Values
 from mulfree.nodes.sliding import SlidingLayer
+from mulfree.opcounts import OpCounts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +30,7 @@ class Conv2d(SlidingLayer):
     def operations(self, values: Values) -> Operations:
         """Return a multiplication and an addition a tap and the epilogue."""
         pairs = values[self.output].elements * self.taps
-        return {"int8": Count(mul=pairs), "int32": Count(add=pairs) + self.epilogue(values)}
+        return {"int8": OpCounts(mul=pairs), "int32": OpCounts(add=pairs) + self.epilogue(values)}
 
 
 NODE = Conv2d

@@ -12,12 +12,12 @@ from mulfree.nodes.fields import Tensor
 from mulfree.nodes.node import (
     ACCUMULATOR_LIMIT,
     MAX_SIDE,
-    Count,
     Node,
     Operations,
     Shape,
     Values,
 )
+from mulfree.opcounts import OpCounts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,9 +61,9 @@ class Linear(Node):
         """Return a multiplication and an addition a tap and, in float32, an output."""
         pairs, outputs = self.weight.size, len(self.weight)
         return {
-            "int8": Count(mul=pairs),
-            "int32": Count(add=pairs),
-            "fp32": Count(mul=outputs, add=outputs),
+            "int8": OpCounts(mul=pairs),
+            "int32": OpCounts(add=pairs),
+            "fp32": OpCounts(mul=outputs, add=outputs),
         }
 
 

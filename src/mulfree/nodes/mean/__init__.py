@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from mulfree.nodes.node import (
     ACCUMULATOR_LIMIT,
     Byte,
-    Count,
     Int32,
     Int64,
     Node,
@@ -22,6 +21,7 @@ from mulfree.nodes.node import (
     multiplies,
 )
 from mulfree.nodes.sliding import positions
+from mulfree.opcounts import OpCounts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +64,7 @@ class Mean(Node):
     def operations(self, values: Values) -> Operations:
         """Return an addition a tap, then one factor and one sum per output."""
         outputs = values[self.output].elements
-        count = Count(
+        count = OpCounts(
             mul=outputs * multiplies(self.multiplier),
             add=outputs * (math.prod(self.kernel) + 1),
         )
