@@ -157,7 +157,7 @@ def test_a_checkpoint(folder: bool, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_device(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(artifact), "-o", "/dev/null"]) == 0
+    assert main(["export", str(artifact), "-o", "/dev/null", "--to", "onnx"]) == 0
     assert capsys.readouterr().out.startswith("/dev/null: pixels uint8[batch, 3, 16, 16] -> logits")
     assert not Path("/dev/null").is_file()
 
@@ -165,6 +165,12 @@ def test_a_device(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
+        (["{artifact}", "-o", "x.onnx", "--to", "c"], 2, "export: `--to` must be one of onnx, got"),
+        (
+            ["{artifact}", "-o", "x.bin"],
+            2,
+            "export: `--to` must be one of onnx, or `--output` must end in .onnx, got x.bin",
+        ),
         (["{artifact}"], 2, "the following arguments are required: -o/--output"),
         (["{artifact}", "-o", "/no/x.onnx"], 1, "No such file or directory: /no/x.onnx"),
         (["missing.artifact", "-o", "{output}"], 2, "runtime.load: `path` must "),

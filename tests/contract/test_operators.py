@@ -13,7 +13,7 @@ from mulfree.errors import ConfigError
 from mulfree.operators import get_operator, operator_of
 from mulfree.operators.window import SAMPLES, ConvProblem
 
-TOYS = str(Path(__file__).parent / "toys")
+TOYS = str(Path(__file__).parent / "operators")
 NAMES = (*operators.OPERATORS, "shift2d")
 
 

@@ -16,8 +16,10 @@ from mulfree.files import write_atomically
 from mulfree.runtime import Graph
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, ValueInfoProto
     from torch import nn
+
+SUFFIX = ".onnx"
 
 # The longest message of protocol buffers.
 _MAX_BYTES = 2**31 - 1
@@ -52,8 +54,29 @@ def to_onnx(
         BackendUnavailableError: A package is missing.
         OSError: The file cannot be written.
     """
+    write(model, path, input_size=input_size, pixels=pixels)
+
+
+def write(
+    model: nn.Module | Graph,
+    path: str | os.PathLike[str],
+    *,
+    input_size: Sequence[int] | None = None,
+    pixels: bool | None = None,
+) -> str:
+    """Write a network as `to_onnx` does; returns names, types and shapes of input and output."""
     made = to_model(model, input_size=input_size, pixels=pixels)
     write_atomically(Path(path), made.SerializeToString())
+    return f"{_signature(made.graph.input[0])} -> {_signature(made.graph.output[0])}"
+
+
+def _signature(value: ValueInfoProto) -> str:
+    """Name, element type and shape, such as `images float32[batch, 3, 32, 32]`."""
+    from onnx import helper
+
+    tensor = value.type.tensor_type
+    sizes = ", ".join(size.dim_param or str(size.dim_value) for size in tensor.shape.dim)
+    return f"{value.name} {helper.tensor_dtype_to_np_dtype(tensor.elem_type)}[{sizes}]"
 
 
 def to_model(
