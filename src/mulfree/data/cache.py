@@ -1,7 +1,7 @@
-"""A folder of arrays that are computed once, then memory-mapped by every later run.
+"""Cache of arrays on disk, computed once and memory-mapped by every later run.
 
-An entry appears complete or not at all: it is built in a folder of its own and renamed. Processes
-that build the same entry at once do no harm; the first rename wins.
+Entries appear atomically: each is built in a temporary folder and renamed. Processes may build the
+same entry at once; the first rename wins.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mulfree.data.containers.archive import folder_files
+from mulfree.data.containers.folder import folder_files
 from mulfree.data.rows import row_digests
 from mulfree.errors import MAX_MESSAGE, ArtifactError, printable
 from mulfree.files import check_regular, read_regular
 
 _ABANDONED_SECONDS = 24 * 3600.0
 _NAME = 40
-"""Characters of a source's name in an entry's; systems allow 255 bytes for all of it."""
+"""Characters of the source's name in the name of an entry, for which systems allow 255 bytes."""
 
 _INDEX = "index.json"
 
@@ -48,10 +48,10 @@ def cache_folder(chosen: str | None) -> Path:
 
 
 def fingerprint(path: Path, **options: object) -> str:
-    """A name for what `path` holds now, read with `options`; changes when either does.
+    """Name of a cache entry that depends on the content of `path` and on `options`.
 
-    Made of sizes and modification times, for a folder of all files in it but hidden and system
-    files.
+    Content is fingerprinted by sizes and modification times, in a folder of all files except hidden
+    and system files.
     """
     source = path.resolve()
     files = folder_files(source) if source.is_dir() else [("", source.stat())]
@@ -64,21 +64,21 @@ def fingerprint(path: Path, **options: object) -> str:
 def cached(
     folder: Path, key: str, *, build: Callable[[Path], None], load: Callable[[Path], Entry]
 ) -> Entry:
-    """Load the entry `key`, building it first if it is not there or damaged.
+    """Load the entry `key`; build it first if it is missing or damaged.
 
     Args:
-        folder: The cache; made if need be.
+        folder: The cache; created if missing.
         key: Name of the entry.
-        build: Fills the empty folder it is given.
-        load: Reads a filled folder; an error means that it is damaged.
+        build: Fills an empty folder.
+        load: Reads a filled folder; any error counts as damage.
 
     Raises:
-        ArtifactError: If an entry that cannot be removed is damaged.
-        OSError: If the cache cannot be written; one line that says so.
+        ArtifactError: A damaged entry cannot be removed.
+        OSError: The cache cannot be written.
     """
     entry = folder / key
     if entry.is_dir():
-        with contextlib.suppress(Exception):  # a damaged file makes readers raise nearly anything
+        with contextlib.suppress(Exception):  # readers raise nearly anything on damaged files
             return load(entry)
     _remove(entry)
     with writing(folder):
@@ -91,7 +91,7 @@ def cached(
             try:
                 partial.rename(entry)
             except OSError:
-                if not entry.is_dir():  # else another process was first
+                if not entry.is_dir():  # otherwise another process was first
                     raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -99,12 +99,12 @@ def cached(
         return load(entry)
     except (ArtifactError, OSError, MemoryError):
         raise
-    except Exception as error:  # another process's, or one that could not be removed
+    except Exception as error:  # built by another process, or not removable
         raise damaged(entry) from error
 
 
 def _remove(entry: Path) -> None:
-    """Remove an entry as far as that is possible, or what has its place: a link, a file."""
+    """Remove an entry, or a link or file in its place, as far as possible."""
     if entry.is_dir() and not entry.is_symlink():
         shutil.rmtree(entry, ignore_errors=True)
     else:
@@ -113,7 +113,7 @@ def _remove(entry: Path) -> None:
 
 
 def _remove_abandoned(folder: Path, key: str) -> None:
-    """Remove what a killed process left of the same entry long ago."""
+    """Remove partial builds of the entry that killed processes left a day ago or earlier."""
     for partial in folder.glob(f"{key}.partial-*"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > _ABANDONED_SECONDS:
@@ -122,7 +122,7 @@ def _remove_abandoned(folder: Path, key: str) -> None:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into one line that names the cache and the way out."""
+    """Turn a failed write into one line that names the cache and the remedy."""
     try:
         yield
     except OSError as error:
@@ -137,7 +137,7 @@ def check_space(folder: Path, needed: int, reserve: int) -> None:
     """Fail before the disk is full.
 
     Raises:
-        OSError: If `needed` bytes more in `folder` would leave less than `reserve` free.
+        OSError: Another `needed` bytes in `folder` would leave less than `reserve` free.
     """
     with writing(folder):
         free = shutil.disk_usage(folder).free
@@ -150,11 +150,11 @@ def check_space(folder: Path, needed: int, reserve: int) -> None:
 
 
 def seal(folder: Path, content: object, files: Iterable[str]) -> None:
-    """Write an index of an entry: `content`, with digests of itself and of small files beside it.
+    """Write the index of an entry: `content`, its digest, and digests of small files.
 
     Args:
         folder: The entry.
-        content: Made of JSON's types.
+        content: JSON values.
         files: Names of files in the entry.
     """
     with writing(folder.parent):
@@ -165,11 +165,11 @@ def seal(folder: Path, content: object, files: Iterable[str]) -> None:
 
 
 def unseal(folder: Path) -> tuple[Any, dict[str, bytes]]:
-    """Content and files of an entry that was sealed.
+    """Content and files of a sealed entry.
 
     Raises:
-        ArtifactError: If any of them is not what it was.
-        OSError: If a file is missing or none.
+        ArtifactError: A digest differs.
+        OSError: A file is missing or not a regular file.
     """
     index = json.loads(read_regular(folder / _INDEX))
     whole = index.pop("sha256") == _sha256(_canonical(index))
@@ -180,7 +180,7 @@ def unseal(folder: Path) -> tuple[Any, dict[str, bytes]]:
 
 
 def damaged(entry: Path) -> ArtifactError:
-    """Remove a damaged entry, so that it is built again, and return the error that says so."""
+    """Remove a damaged entry, which makes the next start rebuild it, and return the error."""
     _remove(entry)
     state = "must be removed" if entry.exists() else "has been removed"
     return ArtifactError(
@@ -197,14 +197,14 @@ def _sha256(data: bytes) -> str:
 
 
 class ArrayWriter:
-    """Writes a uint8 .npy file piece by piece, without knowing beforehand how many there will be.
+    """Writer of a uint8 .npy file whose number of rows is not known in advance.
 
-    Plain writes rather than a memory map: a full disk is then an error and not a signal.
+    Plain writes rather than a memory map: a full disk then raises an error instead of a signal.
 
     Args:
         path: The file.
         row_shape: Shape of a row; the array is `[N, *row_shape]`.
-        reserve: Bytes of the disk that are left free.
+        reserve: Bytes of the disk to leave free.
     """
 
     def __init__(self, path: Path, row_shape: tuple[int, ...], reserve: int = 0) -> None:
@@ -232,7 +232,7 @@ class ArrayWriter:
         return np.concatenate(self._digests)
 
     def _write_header(self) -> None:
-        # numpy leaves room for the first dimension to grow, so a header never changes its length.
+        # The length of the header is constant: numpy reserves room for the first dimension.
         header = {"descr": "|u1", "fortran_order": False, "shape": (self.count, *self._row_shape)}
         np.lib.format.write_array_header_1_0(self._file, header)
 
@@ -257,12 +257,12 @@ class ArrayWriter:
 
 
 def map_array(path: Path) -> Tensor:
-    """The array in a .npy file as a memory-mapped tensor. Writing to it changes no file.
+    """Memory-mapped tensor of a .npy file, copy-on-write.
 
     Raises:
-        OSError: If it is no regular file.
-        ValueError: If it is no such file.
+        OSError: It is not a regular file.
+        ValueError: It is not a .npy file.
     """
     check_regular(path)
-    # Copy-on-write, because torch warns about memory that cannot be written.
+    # Copy-on-write: torch warns about read-only memory.
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))

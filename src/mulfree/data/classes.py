@@ -1,4 +1,4 @@
-"""Names of classes, as files and folders give them."""
+"""Normalisation of class names read from files and folders."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from mulfree.nodes.fields import MAX_NAME
 
 
 def class_names(names: Iterable[str], label: str) -> tuple[str, ...]:
-    """Names that a terminal, a table and a quantised network can hold, in the same order.
+    """Class names safe for terminals, tables and quantised networks, in the given order.
 
-    Letters and their accents become one character (Unicode's NFC; macOS writes two), every kind of
-    space a plain one, and what has no width of its own (joiners of emoji,
-    marks of direction) is left out.
+    Letters and accents are composed (NFC; macOS decomposes them), all spaces become plain spaces,
+    and characters without width (joiners, direction marks) are dropped.
 
     Args:
-        names: As they are given.
-        label: Begins an error message.
+        names: Names as stored.
+        label: Start of error messages.
 
     Raises:
-        ArtifactError: If a name is too long or not printable, or two become the same.
+        ArtifactError: A name is too long or not printable, or two names become equal.
     """
     plain = [_plain(name) for name in names]
     for name in plain:

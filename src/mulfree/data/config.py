@@ -28,10 +28,10 @@ class SetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Bounds):
-    """The data of a run. `mulfree.data.load` turns it into images and labels.
+    """The data of a run; `mulfree.data.load` reads it.
 
     Raises:
-        ConfigError: If a value is outside what its field allows.
+        ConfigError: A value is outside the range of its field.
     """
 
     name: str = "digits"
@@ -47,25 +47,24 @@ class DataConfig(Bounds):
     """Images per step and process when only evaluating."""
 
     augment: Augment = "default"
-    """`default`: what the papers do with this data set in training; `none`: nothing."""
+    """`default`: the papers' augmentation for this data set; `none`: no augmentation."""
 
     image_size: int | None = None
-    """Side of the images the network gets: image_folder (224 for ImageNet; default: the images'
-    own size, which must then be one and the same) and synthetic (default 32)."""
+    """Side of the network's input, for image_folder (224 for ImageNet; default: the size of the
+    images, which must all be equal) and synthetic (default 32)."""
 
     classes: int | None = None
     """Number of classes of the synthetic data set (default 10)."""
 
     limit: int | None = None
-    """Train on this many images only, the same ones every time and as balanced as the classes
-    allow. Default: all."""
+    """Number of training images, the same ones every time and as balanced as the classes allow.
+    Default: all."""
 
     validation: float = 0.0
-    """Fraction of the training images held out, the same ones every time, so that choices are
-    not made on the test images."""
+    """Fraction of the training images held out for validation, the same ones every time."""
 
     drop_last: bool = True
-    """Leave out the last training batch of an epoch where it would be smaller than the others."""
+    """Leave out the last training batch of an epoch if it is smaller than the others."""
 
     cache: str | None = None
     """Folder for decoded images. Default: the variable MULFREE_CACHE, or ~/.cache/mulfree."""

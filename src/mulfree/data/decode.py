@@ -1,4 +1,4 @@
-"""Decodes image files into uint8 arrays, in threads: Pillow releases the interpreter meanwhile."""
+"""Multi-threaded decoding of image files into uint8 arrays: Pillow releases the GIL."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from mulfree.images import ImageFile
 _CHUNK = 128
 
 _PEAK_BYTES = 12
-"""Bytes a pixel while an image is decoded, converted, turned and resized."""
+"""Peak bytes per pixel while an image is decoded, converted, rotated and resized."""
 
 Item = TypeVar("Item")
 
 
 @dataclass
 class _Chunk(Generic[Item]):
-    """Images that one thread decodes, one after the other.
+    """Images decoded by one thread, one after the other.
 
     Attributes:
-        items: What is handed back with each.
+        items: The caller's item of each image.
         files: Removed one by one as they are decoded.
-        kept: Bytes of the files and the pixels made of them.
-        peak: Bytes that decoding the largest image takes meanwhile.
+        kept: Bytes of the files and of their pixels.
+        peak: Further bytes while the largest image is decoded.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -57,15 +57,15 @@ def decode_all(
     """Decode many files into arrays `[3, H, W]`, in order, a chunk at a time.
 
     Args:
-        files: What to hand back with the pixels, content and label of each file.
-        side: Resize the shorter side to this, bilinearly, and cut the middle square; None for
-            images as they are.
-        bounds: Bound a single image, and the memory for all that are decoded at a time; one that
-            takes more by itself is decoded alone.
-        total: Bytes that all images may decode to.
+        files: Item to return with the pixels, content and label of each file.
+        side: Length of the shorter side after bilinear resizing, followed by a square centre crop;
+            None keeps the size.
+        bounds: Limits on one image and on the memory in use; an image above the latter is decoded
+            alone.
+        total: Limit on the decoded bytes of all images.
 
     Raises:
-        ArtifactError: If a file is no image, damaged or too large.
+        ArtifactError: A file is not an image, damaged or too large.
     """
     threads = min(8, os.cpu_count() or 1)
     share = bounds.max_decoding_bytes // (2 * threads + 1)
@@ -96,7 +96,7 @@ def _chunks(
     share: int,
     total: int,
 ) -> Iterator[_Chunk[Item]]:
-    """The files in chunks whose cost is at most `share`, or of one file where that costs more."""
+    """Group the files into chunks of at most `share` bytes; a larger file is a chunk of its own."""
     chunk: _Chunk[Item] = _Chunk()
     decoded = 0
     for item, data, label in files:

@@ -1,4 +1,4 @@
-"""Batches in an order that is a function of seed, epoch and position, so that runs can resume."""
+"""Batches in an order that depends on seed, epoch and position alone: runs can resume."""
 
 from __future__ import annotations
 
@@ -16,49 +16,48 @@ from mulfree.data.transforms import Transform
 from mulfree.errors import ConfigError
 
 _Parts = Generator[tuple[Tensor, Tensor, Tensor], None, None]
-"""Images, labels and chance of one batch after the other."""
+"""Images, labels and random numbers of one batch after the other."""
 
 
 def _generator(seed: int, epoch: int, stream: int) -> torch.Generator:
-    """Random numbers for one purpose: `stream` 0 is an epoch's order, k + 1 its batch k."""
+    """Generator of the order of an epoch (`stream` 0) or of its batch k (`stream` k + 1)."""
     mixed = np.random.SeedSequence([seed, epoch, stream]).generate_state(1, np.uint64)
-    # torch takes a signed 64-bit seed.
+    # Torch requires a signed 64-bit seed.
     return torch.Generator().manual_seed(int(mixed[0] >> np.uint64(1)))
 
 
 class BatchLoader:
-    """Iterates over one process's batches `(images, labels)` of an image set.
+    """Iterable over the batches `(images, labels)` of one rank.
 
-    The global batch `i` of `world_size` processes is the batch `i` that a single process with
-    `batch_size * world_size` would get, same images and same augmentation; process `rank` has the
-    `rank`-th consecutive part of it. Parts are disjoint and every process gets the same number
-    of batches. A last batch that is not full is divided evenly (sizes differ by at most one); if it
-    holds fewer images than there are processes, it is added to the batch before it.
+    The global batch `i` of `world_size` ranks equals the batch `i` of a single process with
+    `batch_size * world_size`, images and augmentation included; rank `rank` has the `rank`-th
+    consecutive part. Parts are disjoint, and every rank has the same number of batches. An
+    incomplete last batch is divided evenly (sizes differ by at most one); with fewer images than
+    ranks it is merged into the previous batch.
 
-    A pass starts at the first batch of the epoch, unless `load_state_dict` set another position.
-    After a complete pass the next one is the next epoch, unless `set_epoch` says otherwise.
+    A pass starts at the first batch of the epoch, or at the position of `load_state_dict`. A
+    complete pass is followed by the next epoch, or by the one of `set_epoch`.
 
-    Images on `device` stay there: order and chance of a whole pass are drawn at its start and
-    copied at once, and a batch is a few operations of the device for which the host does not wait.
-    Images that lie in a file, or in host memory while the batches are wanted on a GPU, are read by
-    a thread, `prefetch` batches ahead, and copied while the GPU computes. The thread ends with the
-    pass, or when the pass is given up. (Capture CUDA graphs beside it with `capture_error_mode`
-    "thread_local", as torch.compile does.)
+    Images on `device` stay there: order and random numbers of a whole pass are drawn at its start
+    and copied at once, and a batch is a few asynchronous operations of the device. Images in a
+    file, or in host memory with batches on a GPU, are read by a thread, `prefetch` batches ahead,
+    and copied while the GPU computes. The thread ends with the pass, complete or not. (Capture CUDA
+    graphs beside it with `capture_error_mode` "thread_local", as torch.compile does.)
 
     Args:
         image_set: Images and labels; `ImageSet.to` keeps them on a device.
         batch_size: Images per batch of this process.
-        train: Shuffle, and leave out the last batch where it is not full.
-        seed: Together with the epoch, decides order and augmentation.
-        rank: Number of this process.
-        world_size: Number of processes.
-        drop_last: Leave out the last batch where it is not full; default as `train`.
-        transform: Makes the network's input of uint8 images; default: pixels over 255.
-        device: Where the batches are wanted; transforms run there.
-        prefetch: Batches read ahead where a thread reads; 0 for no thread.
+        train: Shuffle, and leave out an incomplete last batch.
+        seed: Determines order and augmentation, together with the epoch.
+        rank: Rank of this process.
+        world_size: Number of ranks.
+        drop_last: Leave out an incomplete last batch; default as `train`.
+        transform: From uint8 images to the network's input; default: pixels over 255.
+        device: Device of the batches and of the transforms.
+        prefetch: Batches read ahead by the thread; 0 for no thread.
 
     Raises:
-        ConfigError: If an argument is out of range or no batch could be made.
+        ConfigError: An argument is out of range, or there is no batch.
     """
 
     def __init__(
@@ -121,25 +120,25 @@ class BatchLoader:
 
     @property
     def batch_sampler(self) -> None:
-        """None; a loop that looks at `sampler` looks here too."""
+        """None, for loops that read it beside `sampler`."""
         return None
 
     def set_epoch(self, epoch: int) -> None:
-        """Make the next pass one over `epoch`; keeps a loaded position within that epoch."""
+        """Set the epoch of the next pass; a loaded position within that epoch is kept."""
         if epoch < 0:
             raise ConfigError(f"BatchLoader.set_epoch: `epoch` must not be negative, got {epoch}")
         if epoch != self.epoch or not self._resuming:
             self.epoch, self.batches_seen, self._resuming = epoch, 0, False
 
     def state_dict(self) -> dict[str, int]:
-        """Position: the epoch and how many of its batches have been handed out."""
+        """Position: the epoch and the number of its batches returned so far."""
         return {"epoch": self.epoch, "batch": self.batches_seen}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Make the next pass go on after `state["batch"]` batches of `state["epoch"]`.
+        """Continue the next pass after `state["batch"]` batches of `state["epoch"]`.
 
         Raises:
-            ConfigError: If the state is not a position of this loader.
+            ConfigError: The state is not a position of this loader.
         """
         epoch, batch = state.get("epoch"), state.get("batch")
         if (
@@ -154,8 +153,8 @@ class BatchLoader:
         self.epoch, self.batches_seen, self._resuming = epoch, batch, True
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        # A generator: nothing happens before the first batch is asked for, so set_epoch and
-        # load_state_dict also reach an iterator that was made before they were called.
+        # A generator runs from the first `next`: set_epoch and load_state_dict also apply to an
+        # iterator created before their call.
         if self.batches_seen == len(self):
             self.epoch, self.batches_seen = self.epoch + 1, 0
         elif not self._resuming:
@@ -166,55 +165,55 @@ class BatchLoader:
         streamed = on_host and (self.image_set.mapped or self.device.type != "cpu")
         parts = self._streamed(epoch, first) if streamed else self._resident(epoch, first)
         with closing(parts):
-            for batch, (images, labels, chance) in enumerate(parts, start=first):
+            for batch, (images, labels, draws) in enumerate(parts, start=first):
                 self.batches_seen = batch + 1
-                yield self.transform(images, chance), labels
+                yield self.transform(images, draws), labels
 
     def _resident(self, epoch: int, first: int) -> _Parts:
-        """Parts of the batches from `first` on, gathered where the images are."""
+        """Parts of the batches from `first` on, gathered on the device of the images."""
         shares = list(self._shares(epoch, first))
         sizes = [len(rows) for rows, _ in shares]
         images, device = self.image_set.images, self.device
         rows = to_device(torch.cat([rows for rows, _ in shares]), images.device)
-        chance = to_device(torch.cat([chance for _, chance in shares]), device)
+        draws = to_device(torch.cat([draws for _, draws in shares]), device)
         labels = to_device(self.image_set.labels[rows], device)
-        split = zip(rows.split(sizes), labels.split(sizes), chance.split(sizes), strict=True)
-        for part, its_labels, its_chance in split:
-            yield to_device(images.index_select(0, part), device), its_labels, its_chance
+        split = zip(rows.split(sizes), labels.split(sizes), draws.split(sizes), strict=True)
+        for part, its_labels, its_draws in split:
+            yield to_device(images.index_select(0, part), device), its_labels, its_draws
 
     def _streamed(self, epoch: int, first: int) -> _Parts:
-        """Parts of the batches from `first` on, read and sent to the device ahead."""
+        """Parts of the batches from `first` on, prefetched and copied to the device."""
         side = SideStream(self.device)
         sent = (
-            side.send(self._read(rows), self.image_set.labels[rows], chance)
-            for rows, chance in self._shares(epoch, first)
+            side.send(self._read(rows), self.image_set.labels[rows], draws)
+            for rows, draws in self._shares(epoch, first)
         )
         with closing(Prefetcher(sent, self.prefetch) if self.prefetch else sent) as ahead:
             for part in ahead:
-                images, labels, chance = side.receive(part)
-                yield images, labels, chance
+                images, labels, draws = side.receive(part)
+                yield images, labels, draws
 
     def _read(self, rows: Tensor) -> Tensor:
-        """The images numbered `rows`, in host memory."""
+        """Images `rows`, in host memory."""
         self.image_set.verify(rows)
         images = self.image_set.images
         read = host_buffer((len(rows), *images.shape[1:]), images.dtype, self.device)
-        # numpy, because torch's threads would take the processor from those that compute. "clip"
-        # changes nothing, as every row exists, but lets numpy write to the buffer directly.
+        # numpy: torch's threads would compete with those that compute. Every row exists, and
+        # "clip" makes numpy write to the buffer directly.
         np.take(images.numpy(), rows.numpy(), axis=0, out=read.numpy(), mode="clip")
         return read
 
     def _order(self, epoch: int) -> Tensor:
-        """Numbers of the images in the order of the epoch."""
+        """Image indices in the order of the epoch."""
         count = len(self.image_set)
         if not self.train:
             return torch.arange(count)
         return torch.randperm(count, generator=_generator(self.seed, epoch, 0))
 
     def _shares(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Image numbers and chance of this process's parts of the global batches from `first` on.
+        """Image indices and random numbers of this rank's parts of the batches from `first` on.
 
-        On the CPU, and a function of seed, epoch and batch.
+        Computed on the CPU, from seed, epoch and batch alone.
         """
         order = self._order(epoch)
         size = self.batch_size * self.world_size
@@ -226,6 +225,6 @@ class BatchLoader:
             count = stop - start
             low = count * self.rank // self.world_size
             high = count * (self.rank + 1) // self.world_size
-            # Chance for the whole global batch is drawn by every process, and a part of it used.
-            chance = self.transform.draw(count, _generator(self.seed, epoch, batch + 1))
-            yield order[start + low : start + high], chance[low:high]
+            # Every rank draws for the whole global batch and uses its part.
+            draws = self.transform.draw(count, _generator(self.seed, epoch, batch + 1))
+            yield order[start + low : start + high], draws[low:high]

@@ -1,4 +1,4 @@
-"""Works out the items of an iterator ahead of their use, in a thread of its own."""
+"""Prefetching of the items of an iterator, in a thread."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Raised:
-    """What the iterator raised in place of an item; StopIteration at its end."""
+    """Exception of the iterator in place of an item; StopIteration at its end."""
 
     error: BaseException
 
@@ -23,29 +23,29 @@ _Ready = SimpleQueue[T | _Raised]
 
 
 class Prefetcher(Iterator[T]):
-    """The items of an iterator in its order, up to `depth` of them made before they are asked for.
+    """Items of an iterator in order, up to `depth` of them computed in advance.
 
-    What the iterator raises is raised where the item would have been handed out. The thread ends
-    with the iterator, on `close`, when this object is no longer referred to, and before the
-    interpreter exits; each of them waits for the item in the making.
+    An exception of the iterator is raised in place of its item. The thread ends with the iterator,
+    on `close`, on garbage collection of this object, and before the interpreter exits; each waits
+    for the item in progress.
 
     Args:
-        items: Used by the thread alone from now on.
-        depth: Items made and not yet asked for, the one in the making included; at least 1.
+        items: From now on used by the thread alone.
+        depth: Prefetched items, including the one in progress; at least 1.
     """
 
     def __init__(self, items: Iterator[T], depth: int) -> None:
         self._ready: _Ready[T] = SimpleQueue()
         self._free = threading.Semaphore(depth)
         stopped = threading.Event()
-        # The thread must not know this object, or nobody could drop it.
+        # A reference from the thread would keep this object alive.
         thread = threading.Thread(
             target=_fill,
             args=(items, self._ready, self._free, stopped),
             name="mulfree-prefetch",
             daemon=True,
         )
-        # Unlike `__del__`, also runs at exit, before a daemon thread is frozen wherever it is.
+        # Unlike `__del__`, also runs at exit, before daemon threads are frozen.
         self._finish = weakref.finalize(self, _stop, thread, self._free, stopped)
         thread.start()
 
@@ -63,7 +63,7 @@ class Prefetcher(Iterator[T]):
         return item
 
     def close(self) -> None:
-        """End the thread; no item follows. Closing again does nothing."""
+        """End the thread and the iteration. Idempotent."""
         self._finish()
 
 
@@ -71,7 +71,7 @@ def _fill(
     items: Iterator[T], ready: _Ready[T], free: threading.Semaphore, stopped: threading.Event
 ) -> None:
     try:
-        # A place is waited for before the item is made: no more than `depth` take up memory.
+        # The slot is acquired before the item is computed: at most `depth` items use memory.
         while free.acquire() and not stopped.is_set():
             ready.put(next(items))
     except BaseException as error:
@@ -81,6 +81,6 @@ def _fill(
 def _stop(thread: threading.Thread, free: threading.Semaphore, stopped: threading.Event) -> None:
     stopped.set()
     free.release()
-    # The collector may drop a Prefetcher while it runs in the Prefetcher's own thread.
+    # Garbage collection may run in the prefetch thread itself.
     if thread is not threading.current_thread():
         thread.join()

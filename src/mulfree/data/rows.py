@@ -1,7 +1,7 @@
-"""Digests of the rows of an array in a file, compared when a row is first read.
+"""Digests of the rows of an array file, compared on the first read of each row.
 
-A flipped bit in an image gives another image. Reading all of a large set before training would take
-as long as an epoch; a digest for every row costs nothing that is not read anyway.
+A flipped bit in an image goes unnoticed otherwise. Verifying a large set before training would take
+as long as an epoch; a digest per row reads nothing extra.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def _digest(row: NDArray[np.uint8]) -> bytes:
 
 
 class RowCheck:
-    """Compares rows of an array with their digests, each row once. Threads may share it.
+    """Comparison of rows with their digests, once per row. Thread-safe.
 
     Args:
         rows: `[N, ...]`.
-        digests: Of the rows, `[N, 16]`.
-        damaged: Makes the error for rows that are not what they were.
+        digests: Digests of the rows, `[N, 16]`.
+        damaged: Creates the error for a row that differs.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class RowCheck:
         self._rows = rows
         self._digests = digests
         self._damaged = damaged
-        # Rows only ever change from False to True, so threads at worst compare one twice.
+        # Entries only change from False to True: threads at worst compare a row twice.
         self._intact = np.zeros(len(rows), np.bool_)
 
     def __call__(self, numbers: NDArray[np.int64]) -> None:
-        """Compare the rows of these numbers that have not been compared before."""
+        """Compare the rows with these indices, except those compared before."""
         for number in numbers[~self._intact[numbers]]:
             if _digest(self._rows[number]) != self._digests[number].tobytes():
                 raise self._damaged()

@@ -14,7 +14,7 @@ from mulfree.data.transforms import Augmentation, Transform
 from mulfree.errors import ArtifactError, DTypeError, ShapeError
 
 Check = Callable[[NDArray[np.int64]], None]
-"""Called with numbers of images before these are read."""
+"""Called with the indices of images before they are read."""
 
 Progress = Callable[[float], None]
 """Called with the finished fraction, 0 to 1, while images are decoded."""
@@ -27,13 +27,13 @@ class ImageSet:
     Args:
         images: `[N, C, H, W]`, uint8.
         labels: `[N]`, int64.
-        mapped: Whether the images lie in a file and are read when they are indexed.
-        check: Given numbers of images before they are read, raises if the file is damaged; called
-            by all methods and by `BatchLoader`. Call `verify` before indexing `images` itself.
+        mapped: Whether `images` is a memory-mapped file, read on indexing.
+        check: Raises if images of the file are damaged; called with their indices before a read by
+            all methods and by `BatchLoader`. Call `verify` before indexing `images` directly.
 
     Raises:
-        ShapeError: If the ranks are wrong or the counts differ.
-        DTypeError: If a dtype is wrong.
+        ShapeError: A rank is wrong or the counts differ.
+        DTypeError: A dtype is wrong.
     """
 
     images: Tensor
@@ -62,18 +62,18 @@ class ImageSet:
         return len(self.labels)
 
     def verify(self, rows: Tensor | None = None) -> None:
-        """Check the images numbered `rows`, or all, against the digests kept with their file.
+        """Compare the images `rows`, or all, with the digests stored beside their file.
 
-        Each is compared once, when it is first read; images in memory are not.
+        Each image is compared once, on its first read; images in memory are not compared.
 
         Raises:
-            ArtifactError: If one is damaged.
+            ArtifactError: An image is damaged.
         """
         if self.check is not None:
             self.check(np.arange(len(self)) if rows is None else rows.numpy())
 
     def subset(self, rows: Tensor) -> ImageSet:
-        """A copy of the images numbered `rows`, in that order."""
+        """Copy of the images `rows`, in that order."""
         self.verify(rows)
         return ImageSet(self.images[rows], self.labels[rows])
 
@@ -89,21 +89,21 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DataSplits:
-    """A data set as a training run uses it.
+    """Splits of a data set, with statistics and transforms.
 
     Attributes:
-        train: Images to learn from.
-        test: Images to report on.
-        validation: Images to choose by, where the data set or the configuration provides them.
+        train: Training images.
+        test: Test images.
+        validation: Held-out images, if the data set or the configuration provides them.
         classes: Class names; label `k` means `classes[k]`.
-        image_size: Side of the images that the transforms return.
-        mean: Per channel, of pixels scaled to 0..1; subtracted by the transforms.
-        std: Per channel, likewise; divided by.
-        augmentation: What `train_transform` does to the images before normalising them.
-        evaluation: What `test_transform` does; None for nothing.
+        image_size: Side of the images returned by the transforms.
+        mean: Per channel, of pixels scaled to 0..1.
+        std: Per channel, likewise.
+        augmentation: Augmentation in `train_transform`, before normalisation.
+        evaluation: Geometry change in `test_transform`; None for none.
 
     Raises:
-        ArtifactError: If a label is not the number of a class.
+        ArtifactError: A label is outside the classes.
     """
 
     train: ImageSet
@@ -148,5 +148,5 @@ class DataSplits:
 
     @property
     def test_transform(self) -> Transform:
-        """Normalises batches without chance."""
+        """Normalises test batches, without random numbers."""
         return Transform(mean=self.mean, std=self.std, augmentation=self.evaluation)

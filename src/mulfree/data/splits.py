@@ -1,4 +1,4 @@
-"""Which images of a labelled set go where: the same ones on every machine, balanced by class."""
+"""Reproducible, class-balanced splits of labelled images, equal on every machine."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 def _scrambled(count: int) -> Tensor:
     """A fixed permutation of 0..count-1, `[count]`.
 
-    Sorts the numbers by the SplitMix64 finaliser of each, plain integer arithmetic: unlike a
-    library's shuffle it can never change with a version, and splits are part of published results.
+    Indices are sorted by their SplitMix64 finaliser, plain integer arithmetic: splits are part of
+    published results, and a library's shuffle may change with its version.
     """
     mixed = (torch.arange(count) + 1) * -0x61C8864680B583EB
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
@@ -21,17 +21,17 @@ def _scrambled(count: int) -> Tensor:
 
 
 def _rank_in_class(labels: Tensor) -> Tensor:
-    """For each image, how many images of its class come before it in the fixed order, `[N]`."""
+    """Rank of each image within its class in the fixed order, `[N]`."""
     order = _scrambled(len(labels))
     ranks = torch.empty(len(labels), dtype=torch.int64)
     for label in labels.unique():
-        members = order[labels[order] == label]
-        ranks[members] = torch.arange(len(members))
+        rows = order[labels[order] == label]
+        ranks[rows] = torch.arange(len(rows))
     return ranks
 
 
 def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
-    """Divide a set into the images kept and those held out, `fraction` of every class.
+    """Split a set into kept and held-out images, `fraction` of every class.
 
     Args:
         labels: `[N]`.
@@ -46,7 +46,7 @@ def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
 
 
 def balanced(labels: Tensor, count: int) -> Tensor:
-    """Choose `count` images, of each class as many as of any other while it lasts.
+    """Choose `count` images, equally many of each class until a class is exhausted.
 
     Args:
         labels: `[N]`.

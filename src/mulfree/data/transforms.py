@@ -1,9 +1,9 @@
 """Augmentation and normalisation of whole batches, on any device.
 
-Legend: N images, C channels, H W stored size, S size given to the network. Chance is drawn first,
-on the CPU, as one row of numbers per image (`draw`), and applied second: the same rows give the
-same images on every device and however a batch is divided among processes. Constants are worked
-out on the CPU, once, and kept on each device in use: a batch causes no copy and no wait.
+Legend: N images, C channels, H W stored size, S size of the network's input. Random numbers are
+drawn first, on the CPU, one row per image (`draw`), and applied second: equal rows give equal
+images on every device and for every division of a batch among ranks. Constants are computed once on
+the CPU and cached per device: a batch causes no copy and no synchronisation.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from mulfree.errors import ConfigError, ShapeError
 
 
 class Augmentation(Protocol):
-    """Changes the geometry of uint8 images by numbers drawn beforehand."""
+    """Change of the geometry of uint8 images by random numbers drawn in advance."""
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """One row of chance per image, `[count, K]`."""
+        """Random numbers, one row per image, `[count, K]`."""
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
         """The changed images `[N, C, S, S]`, on the scale 0..255."""
 
 
 def _flip(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror left and right the images `[N, C, H, W]` where `flipped` `[N]` is true."""
+    """Flip images `[N, C, H, W]` horizontally where `flipped` `[N]` is true."""
     return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShiftFlip:
-    """Random crop of the zero-padded image at its own size, then a mirror image half of the time.
+    """Random crop of the zero-padded image at its own size, then a random horizontal flip.
 
     The augmentation of the AdderNet authors' CIFAR training (padding 4).
 
     Args:
-        padding: Pixels added on each side; the crop shifts by at most so many.
-        flip: Whether to mirror. Wrong for digits and letters.
+        padding: Pixels added on each side, and largest shift of the crop.
+        flip: Whether to flip half of the images. Wrong for digits and letters.
 
     References:
         arXiv 1912.13200, section 4.2; He et al., arXiv 1512.03385, section 4.2.
@@ -55,13 +55,13 @@ class ShiftFlip:
             raise ConfigError(f"ShiftFlip: `padding` must not be negative, got {self.padding}")
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Row offset, column offset and mirroring, int64 `[count, 3]`."""
+        """Row offset, column offset and flip, int64 `[count, 3]`."""
         offsets = torch.randint(2 * self.padding + 1, (count, 2), generator=generator)
         mirror = torch.randint(2 if self.flip else 1, (count, 1), generator=generator)
         return torch.cat([offsets, mirror], dim=1)
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
-        """Shifted and mirrored images of the same shape and dtype."""
+        """Shifted and flipped images of the same shape and dtype."""
         height, width = images.shape[-2:]
         padded = functional.pad(images, [self.padding] * 4)
         # A view of all crops, [N, C, 2p + 1, 2p + 1, H, W]; indexing copies the chosen ones only.
@@ -72,7 +72,7 @@ class ShiftFlip:
 
 @dataclass(frozen=True, kw_only=True)
 class ResizedCrop:
-    """Random part of the image by area and aspect ratio, resized bilinearly; half are mirrored.
+    """Random crop by area and aspect ratio, resized bilinearly, then a random horizontal flip.
 
     Args:
         size: S.
@@ -94,12 +94,12 @@ class ResizedCrop:
     _TRIES = 10
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Top, left, height and width as fractions, and mirroring, float32 `[count, 5]`."""
-        chance = torch.rand(count, self._TRIES, 2, generator=generator)
+        """Top, left, height and width as fractions, and flip, float32 `[count, 5]`."""
+        draws = torch.rand(count, self._TRIES, 2, generator=generator)
         place = torch.rand(count, 3, generator=generator)
-        area = self.scale[0] + (self.scale[1] - self.scale[0]) * chance[..., 0]
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * draws[..., 0]
         low, high = torch.tensor(self.ratio).log()
-        ratio = torch.exp(low + (high - low) * chance[..., 1])
+        ratio = torch.exp(low + (high - low) * draws[..., 1])
         heights, widths = (area / ratio).sqrt(), (area * ratio).sqrt()
         fits = (heights <= 1) & (widths <= 1)
         first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
@@ -126,7 +126,7 @@ class ResizedCrop:
         )
 
     def _steps(self, device: torch.device) -> Tensor:
-        """Centres of S pixels that divide -1..1, `[S]`."""
+        """Centres of S equal pixels over -1..1, `[S]`."""
         if device not in self._constants:
             steps = torch.linspace(-1, 1, self.size) * (self.size - 1) / self.size
             self._constants[device] = steps.to(device)
@@ -135,12 +135,12 @@ class ResizedCrop:
 
 @dataclass(frozen=True, kw_only=True)
 class CentreCrop:
-    """The middle `size` x `size` pixels; leaves nothing to chance."""
+    """Centre crop of `size` x `size` pixels, without random numbers."""
 
     size: int
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """Nothing, `[count, 0]`."""
+        """Empty rows, `[count, 0]`."""
         return torch.empty(count, 0)
 
     def __call__(self, images: Tensor, drawn: Tensor) -> Tensor:
@@ -157,15 +157,15 @@ class CentreCrop:
 
 @dataclass(frozen=True, kw_only=True)
 class Transform:
-    """Turns uint8 images into the network's float32 input: (augment(x) / 255 - mean) / std.
+    """Transform of uint8 images to the network's float32 input: (augment(x) / 255 - mean) / std.
 
     Args:
         mean: Per channel, on the scale 0..1.
         std: Per channel, on the scale 0..1.
-        augmentation: Applied before normalising; None for nothing.
+        augmentation: Applied before normalisation; None for none.
 
     Raises:
-        ConfigError: If `mean` and `std` differ in length or `std` is not positive.
+        ConfigError: `mean` and `std` differ in length or `std` is not positive.
     """
 
     mean: tuple[float, ...]
@@ -184,7 +184,7 @@ class Transform:
             )
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
-        """The chance for `count` images, one row each."""
+        """Random numbers for `count` images, one row each."""
         if self.augmentation is None:
             return torch.empty(count, 0)
         return self.augmentation.draw(count, generator)

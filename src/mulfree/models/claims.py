@@ -186,7 +186,7 @@ def check_tensors(
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
-    """Whether something is a tensor of elements in memory, in no packed format."""
+    """Return whether something is a tensor of elements in memory, in no packed format."""
     if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
         return False
     return value.layout == torch.strided and value.device.type != "meta"

@@ -151,7 +151,7 @@ def placed(network: nn.Module, operator: str, placement: Placement) -> nn.Module
 
 
 def was_replaced(parameter: Tensor) -> bool:
-    """Whether `parameter` belonged to a layer that `convert` replaced by another."""
+    """Return whether `parameter` belonged to a layer that `convert` replaced by another."""
     return bool(getattr(parameter, _REPLACED, False))
 
 

@@ -1,4 +1,4 @@
-"""Whether layers of a network can be replaced, and what is lost or goes wrong if they are."""
+"""Return whether layers of a network can be replaced, and what is lost or goes wrong if they are."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def made_like(layer: nn.Module, cls: type[nn.Module], options: Mapping[str, Any]
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether a convolution or linear layer is a linear one."""
+    """Return whether a convolution or linear layer is a linear one."""
     return not hasattr(layer, "kernel_size")
 
 

@@ -1,4 +1,4 @@
-"""Whether a network goes on calling its layers when they are replaced: a run before and after."""
+"""Return whether a network goes on calling its layers when they are replaced: a run before and after."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def is_distributed(model: nn.Module) -> bool:
-    """Whether `model` is the wrapper of a network that several processes train."""
+    """Return whether `model` is the wrapper of a network that several processes train."""
     wrapper = _wrapper(model)
     return wrapper is not None and wrapper[0] in _DISTRIBUTED
 

@@ -15,6 +15,7 @@ from tests.data.files import write_folder, write_tar, write_zip
 
 from mulfree.data.containers import archive, tar
 from mulfree.data.containers.archive import iter_files
+from mulfree.data.containers.folder import folder_files
 from mulfree.errors import ArtifactError
 
 FILES = {"b/two.bin": b"22", "b/one.bin": b"1" * 512, "a.bin": b""}
@@ -184,7 +185,7 @@ def test_zip_encrypted(tmp_path: Path) -> None:
 def test_not_an_archive(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.tar.xz").write_bytes(content)
     with pytest.raises(
-        ArtifactError, match=r"`root` must be a folder, .tar.*which is none of them"
+        ArtifactError, match=r"`root` must be a folder, .tar.*a file of another kind"
     ):
         list(iter_files(tmp_path / "x.tar.xz"))
 
@@ -246,7 +247,7 @@ SYSTEM = (
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip, write_folder])
-def test_hidden_and_system_files_are_passed_over(
+def test_hidden_and_system_files_are_skipped(
     tmp_path: Path, write: Callable[[Path, dict[str, bytes]], Path]
 ) -> None:
     path = write(tmp_path / "x", {**dict.fromkeys(SYSTEM, b"rubbish"), "a/one": b"1"})
@@ -334,7 +335,7 @@ def test_a_member_that_occurs_twice(tmp_path: Path, kind: str, again: str) -> No
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_links_that_nobody_asks_for_are_passed_over(tmp_path: Path, kind: str) -> None:
+def test_links_outside_the_filter_are_skipped(tmp_path: Path, kind: str) -> None:
     if kind == "zip":
         link = zipfile.ZipInfo("latest")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -354,7 +355,7 @@ def test_links_that_nobody_asks_for_are_passed_over(tmp_path: Path, kind: str) -
         list(iter_files(tmp_path / kind))
 
 
-def test_links_to_nothing_are_passed_over(tmp_path: Path) -> None:
+def test_links_to_nothing_are_skipped(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "x", {"a/one": b"1"})
     for name, target in (
         ("a/.#one", "somebody@somewhere.1234:1"),
@@ -386,7 +387,7 @@ def test_pipes_and_devices_as_archives(tmp_path: Path, kind: str) -> None:
     path = {"device": Path("/dev/zero")}.get(kind, tmp_path / kind)
     if kind == "pipe":
         os.mkfifo(path)
-    with pytest.raises(ArtifactError, match=r"`root` must be a folder, .tar, .*none of them"):
+    with pytest.raises(ArtifactError, match=r"`root` must be a folder, .*a file of another kind"):
         next(iter_files(path))
 
 
@@ -437,7 +438,7 @@ def test_a_file_that_cannot_be_looked_at_is_not_left_out(
 
     monkeypatch.setattr(Path, "stat", refuse)
     with pytest.raises(OSError, match="Input/output error"):
-        archive.folder_files(folder)
+        folder_files(folder)
 
 
 def test_bytes_of_the_files(tmp_path: Path) -> None:

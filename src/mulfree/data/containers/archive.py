@@ -1,9 +1,8 @@
-"""Reads the files in a folder, .tar (.gz, .xz, .bz2) or .zip without ever unpacking it to disk.
+"""Files of a folder, .tar (.gz, .xz, .bz2) or .zip, read without unpacking to disk.
 
-Archives are not trusted. Names that point outside, links, devices, members that occur twice, are
-encrypted or oversized, decompression bombs and truncated or damaged files end in one ArtifactError
-that names the archive and, where there is one, the member. Hidden files and those that operating
-systems leave behind are passed over, whatever they are.
+Archives are not trusted. Names outside the archive, links, devices, duplicate, encrypted or
+oversized members, decompression bombs and truncated or damaged files raise one ArtifactError with
+the names of the archive and of the member. Hidden files and files of operating systems are skipped.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import bz2
 import errno
 import gzip
 import lzma
-import os
 import re
 import stat
 import struct
@@ -23,38 +21,24 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from mulfree.data.containers.folder import folder_files, is_editor_file, is_hidden
 from mulfree.data.containers.tar import TarReader
 from mulfree.errors import ArtifactError, quoted
 from mulfree.files import open_regular, read_regular
 
 MAX_MEMBER_BYTES = 64 * 2**20
-"""A member may be this large: CIFAR's batches have 31 MB, photographs less."""
+"""Limit on the bytes of a member: CIFAR's batches have 31 MB, photographs less."""
 
 MAX_EXPANSION = 200
-"""An archive may hold this many times its own size, or MIN_EXPANDED if that is more."""
+"""Limit on the unpacked bytes as a multiple of the archive, if above MIN_EXPANDED."""
 
 MIN_EXPANDED = 2**30
 
-_SYSTEM_NAMES = frozenset(
-    (
-        *("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
-        *("$recycle.bin", "system volume information", "lost+found", "@eadir"),
-        *("#recycle", "@recycle", "#snapshot", "network trash folder", "temporary items"),
-    )
-)
-"""Files and folders that macOS, Windows, Linux and network disks make, in lower case."""
-
-_EDITORS_FILE = re.compile(r"~\$.*|.*~|#.*#", re.DOTALL)
-"""Name of a lock file, a copy of an older state, or one of a state that is not saved yet."""
-
-_HIDDEN = re.compile(r"\.(?!\.?(\\|$))")
-"""Start of a hidden file's name, of which "..", also before a backslash, is none."""
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
-"""Characters that no member's name may have; a terminal obeys most of them."""
+"""Characters refused in names of members: most of them control a terminal."""
 
 _OUTSIDE = re.compile(r"/|[A-Za-z]:")
-"""Start of a name that does not lie in the archive's own folder."""
+"""Start of an absolute name."""
 
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -68,12 +52,12 @@ _DAMAGE = (
     NotImplementedError,
     RuntimeError,
 )
-"""What the standard library raises on archives that are broken or of an unknown kind."""
+"""Exceptions of the standard library for broken or unknown archives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A file in an archive.
+    """A file of a folder or archive.
 
     Attributes:
         name: Path inside the archive.
@@ -87,23 +71,23 @@ class Member:
 
 
 Read = Callable[[int], bytes]
-"""A binary file's `read`."""
+"""The `read` method of a binary file."""
 
 Filter = Callable[[str], bool]
 """Selects members by name."""
 
 
 def iter_files(path: Path, filter: Filter = lambda name: True) -> Iterator[Member]:
-    """The files of a folder or archive: a folder's by name, an archive's in its own order.
+    """Files of a folder, sorted by name, or of an archive, in its own order.
 
-    Names are without "." parts; those of hidden and system files do not occur.
+    Names have no "." parts. Hidden and system files are skipped.
 
     Args:
-        path: Folder or archive; the kind is told by content, not by name.
+        path: Folder or archive; the kind is detected by content, not by name.
         filter: Selects the members to read.
 
     Raises:
-        ArtifactError: If the archive is not one, damaged or hostile.
+        ArtifactError: `path` is neither, or the archive is damaged or hostile.
     """
     if path.is_dir():
         yield from _folder_members(path, filter)
@@ -123,8 +107,8 @@ def iter_files(path: Path, filter: Filter = lambda name: True) -> Iterator[Membe
         except ArtifactError:
             raise
         except (*_DAMAGE, OSError) as error:
-            # Decompressors raise OSError without a number, a zip may ask for a negative position;
-            # what else has a number is the disk's fault and not the archive's.
+            # Decompressors raise OSError without errno, a zip may cause a negative seek; any other
+            # errno is an error of the disk, not of the archive.
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -141,49 +125,44 @@ def file_bytes(path: Path) -> int:
 def _no_archive(path: Path) -> ArtifactError:
     return ArtifactError(
         f"data.load: `root` must be a folder, .tar, .tar.gz, .tar.xz, .tar.bz2 or .zip, got {path}"
-        ", which is none of them"
+        ", a file of another kind"
     )
 
 
-def _refuse(path: Path, name: str, reason: str) -> ArtifactError:
+def _member_error(path: Path, name: str, reason: str) -> ArtifactError:
     return ArtifactError(f"data.load: {path}: member {quoted(name)} {reason}")
 
 
-def _passed_over(part: str) -> bool:
-    """Whether a file or folder is hidden or belongs to an operating system, not to the data."""
-    return _HIDDEN.match(part) is not None or part.lower() in _SYSTEM_NAMES
-
-
-def _chosen(path: Path, name: str, filter: Filter) -> str | None:
-    """Name of a member without "." parts, None if it is passed over."""
+def _selected(path: Path, name: str, filter: Filter) -> str | None:
+    """Name of a member without "." parts, None if it is skipped."""
     parts = PurePosixPath(name).parts
-    if any(map(_passed_over, parts)) or not parts or _EDITORS_FILE.fullmatch(parts[-1]):
+    if any(map(is_hidden, parts)) or not parts or is_editor_file(parts[-1]):
         return None
     if _CONTROL.search(name):
-        raise _refuse(path, name, "must have a printable name with / between its parts")
+        raise _member_error(path, name, "must have a printable name with / between its parts")
     if ".." in parts or _OUTSIDE.match(name):
-        raise _refuse(path, name, "must not point outside the archive")
+        raise _member_error(path, name, "must not point outside the archive")
     plain = "/".join(parts)
     return plain if filter(plain) else None
 
 
-class _Once:
-    """Refuses a name that was there before: an archive would hold one image twice, or two."""
+class _UniqueNames:
+    """Refusal of duplicate names, which would make a member ambiguous."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Numbers rather than names, of which a large set has a million.
+        # Hashes rather than names: a large set has a million.
         self._seen: set[int] = set()
 
     def check(self, name: str) -> None:
         if hash(name) in self._seen:
-            raise _refuse(self._path, name, "must not occur twice")
+            raise _member_error(self._path, name, "must not occur twice")
         self._seen.add(hash(name))
 
 
 def _check_size(path: Path, name: str, size: int) -> None:
     if size > MAX_MEMBER_BYTES:
-        raise _refuse(path, name, f"must have at most {MAX_MEMBER_BYTES} bytes, got {size}")
+        raise _member_error(path, name, f"must have at most {MAX_MEMBER_BYTES} bytes, got {size}")
 
 
 def _check_expansion(path: Path, expanded: int, limit: int) -> None:
@@ -199,78 +178,40 @@ def _expansion_limit(path: Path) -> int:
 
 
 def _folder_members(path: Path, filter: Filter) -> Iterator[Member]:
-    files = [(name, state) for name, state in folder_files(path) if _chosen(path, name, filter)]
+    files = [(name, state) for name, state in folder_files(path) if _selected(path, name, filter)]
     for number, (name, state) in enumerate(files, start=1):
         if not stat.S_ISREG(state.st_mode):
-            raise _refuse(path, name, "must be a plain file, not a pipe or device")
+            raise _member_error(path, name, "must be a plain file, not a pipe or device")
         _check_size(path, name, state.st_size)
         data = read_regular(path / name, MAX_MEMBER_BYTES)
         yield Member(name=name, data=data, progress=number / len(files))
 
 
-def folder_files(path: Path) -> list[tuple[str, os.stat_result]]:
-    """Names below a folder and what they stand for, by name.
-
-    Hidden files, those of systems and editors, and links to nothing are passed over. Links to
-    files count, links to folders are followed: a user's own folder is trusted as far as that. Links
-    cannot make this run in circles because folders are visited once each.
-
-    Raises:
-        OSError: If a folder cannot be read.
-    """
-    found: list[tuple[str, os.stat_result]] = []
-    seen: set[tuple[int, int]] = set()
-    pending = [("", os.stat(path))]
-    while pending:
-        prefix, state = pending.pop()
-        if (state.st_dev, state.st_ino) in seen:
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        for name in sorted(os.listdir(path / prefix)):
-            inner = _state(path / prefix / name) if not _passed_over(name) else None
-            if inner is not None:
-                if stat.S_ISDIR(inner.st_mode):
-                    pending.append((f"{prefix}{name}/", inner))
-                elif not _EDITORS_FILE.fullmatch(name):
-                    found.append((f"{prefix}{name}", inner))
-    return sorted(found, key=lambda entry: entry[0])
-
-
-def _state(path: Path) -> os.stat_result | None:
-    """State of a file or folder, None for a link to nothing."""
-    try:
-        return path.stat()
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-            return None
-        raise
-
-
 def _zip_members(path: Path, file: BinaryIO, filter: Filter) -> Iterator[Member]:
-    once = _Once(path)
+    names = _UniqueNames(path)
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         _check_expansion(path, sum(entry.file_size for entry in entries), _expansion_limit(path))
         chosen = []
         for entry in entries:
-            # Not is_dir(), which fails on a name without characters.
+            # Not is_dir(), which fails on an empty name.
             if entry.filename.endswith("/"):
                 continue
-            if (name := _chosen(path, entry.filename, filter)) is not None:
+            if (name := _selected(path, entry.filename, filter)) is not None:
                 kind = stat.S_IFMT(entry.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG):
-                    raise _refuse(path, name, "must be a plain file, not a link or device")
-                once.check(name)
+                    raise _member_error(path, name, "must be a plain file, not a link or device")
+                names.check(name)
                 chosen.append((name, entry))
         for number, (name, entry) in enumerate(chosen, start=1):
             _check_size(path, name, entry.file_size)
-            # zipfile stops at the declared size and compares the checksum there.
+            # zipfile stops at the declared size and verifies the checksum.
             data = archive.read(entry)
             yield Member(name=name, data=data, progress=number / len(chosen))
 
 
 def _tar_reader(file: BinaryIO, start: bytes) -> Read | None:
-    """Reads the uncompressed bytes of the tar file that starts with `start`; None: it is none."""
+    """Reader of the uncompressed bytes of a tar file that starts with `start`; None otherwise."""
     if start.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=file).read
     if start.startswith(b"\xfd7zXZ\x00"):
@@ -291,19 +232,19 @@ def _tar_members(path: Path, file: BinaryIO, read: Read, filter: Filter) -> Iter
         _check_expansion(path, expanded, limit)
         return data
 
-    archive, once = TarReader(bounded), _Once(path)
+    archive, names = TarReader(bounded), _UniqueNames(path)
     size, progress, number = path.stat().st_size, 0.0, 0
     while (entry := archive.next()) is not None:
-        if entry.kind == "folder" or (name := _chosen(path, entry.name, filter)) is None:
+        if entry.kind == "folder" or (name := _selected(path, entry.name, filter)) is None:
             continue
         if entry.kind != "file":
-            raise _refuse(path, name, "must be a plain file, not a link or device")
-        once.check(name)
+            raise _member_error(path, name, "must be a plain file, not a link or device")
+        names.check(name)
         _check_size(path, name, entry.size)
         data = archive.content(entry.size)
         if len(data) < entry.size:
-            raise _refuse(path, name, "is cut off: the archive is incomplete")
-        if number % 64 == 0:  # each tell() waits for the threads that decode
+            raise _member_error(path, name, "is cut off: the archive is incomplete")
+        if number % 64 == 0:  # each query waits for the decoding threads
             progress = min(1.0, file.tell() / size)
         number += 1
         yield Member(name=name, data=data, progress=progress)

@@ -1,4 +1,4 @@
-"""How much image files may take up when they are decoded: guards against decompression bombs."""
+"""Limits on decoded image files: guards against decompression bombs."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from dataclasses import dataclass
 from mulfree.errors import ConfigError, quoted
 
 FLOOR_BYTES = 2**28
-"""Images may decode to this however small their files are."""
+"""Decoded bytes that are always allowed, however small the files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Bounds on decoded image files. ImageNet stays far below the defaults.
+    """Limits on decoded image files. ImageNet stays far below the defaults.
 
     Raises:
-        ConfigError: If a value is not a positive integer.
+        ConfigError: A value is not a positive integer.
     """
 
     max_image_pixels: int = 2**26
-    """Pixels of one image file; larger ones are refused."""
+    """Pixels of one image file; larger images are refused."""
 
     max_decoding_bytes: int = 2**30
-    """Memory for files and pixels while decoding: large images are decoded fewer at a time."""
+    """Memory for files and pixels while decoding; fewer large images are decoded at a time."""
 
     max_expansion: int = 2000
-    """Images may decode to this many times the size of their files, or to 256 MiB if that is
-    more."""
+    """Decoded bytes as a multiple of the bytes of the files; 256 MiB are always allowed."""
 
     min_free_bytes: int = 2**28
-    """Disk space that is left free when the cache is written."""
+    """Disk space left free when the cache is written."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(Bounds):
@@ -42,5 +41,5 @@ class Bounds:
                 )
 
     def decoded_bytes(self, file_bytes: int) -> int:
-        """Bytes that the images of files of that size may decode to."""
+        """Limit on the decoded bytes of files of that size."""
         return max(FLOOR_BYTES, self.max_expansion * file_bytes)

@@ -27,7 +27,7 @@ def locate(
         dataset: Name of the data set, for the error message.
         root: Path given by the user.
         names: Usual names of the file or folder.
-        markers: Names of which at least one is in the data set's own folder.
+        markers: Names that identify the data set's own folder; one suffices.
         get: Instructions for getting the data set, for the error message.
         installed: Places used if no root is given and MULFREE_DATA does not have it.
 

@@ -1,7 +1,7 @@
-"""Reads tar files (ustar, GNU, pax) forward, with bounds on everything that a header may ask for.
+"""Forward reader of tar files (ustar, GNU, pax), with limits on all sizes in headers.
 
-The standard library's tarfile searches extended headers in quadratic time, and keeps records that
-overlap: of a few hundred compressed bytes it makes gigabytes and hours.
+The standard library's tarfile parses extended headers in quadratic time and keeps overlapping
+records: a few hundred compressed bytes cost it gigabytes and hours.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Literal
 BLOCK = 512
 
 MAX_EXTENDED_BYTES = 2**20
-"""Extended headers of one member may have this many bytes: long names, attributes."""
+"""Limit on the bytes of one member's extended headers: long names, attributes."""
 
 _PIECE = 2**20
 
 _NUMBER = re.compile(rb" *([0-7]*)[ \0]*")
 _RECORD = re.compile(rb"([1-9][0-9]{0,7}) ([^=\n]{1,1024})=")
-"""Start of a pax record: length of all of it, and its key."""
+"""Start of a pax record: its whole length, and its key."""
 
 _FILES = (b"\0", b"0", b"7")
-# D: of incremental archives.
+# D: in incremental archives.
 _FOLDERS = (b"5", b"D")
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 _EXTENDED = (b"x", b"X", b"g", b"L", b"K")
@@ -31,11 +31,11 @@ _EXTENDED = (b"x", b"X", b"g", b"L", b"K")
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """A member before its content.
+    """Header of a member.
 
     Attributes:
-        name: Path inside the archive; bytes that are no UTF-8 as surrogates.
-        size: Bytes of its content.
+        name: Path inside the archive; bytes outside UTF-8 as surrogates.
+        size: Bytes of the content.
         kind: "other" for links, devices, pipes and sparse files.
     """
 
@@ -45,10 +45,10 @@ class Header:
 
 
 class TarReader:
-    """Members of a tar file, one after the other.
+    """Sequential reader of the members of a tar file.
 
     Args:
-        read: Reads at most that many bytes of the uncompressed file; fewer at its end only.
+        read: Reads up to that many bytes of the uncompressed file; fewer at its end only.
 
     Raises:
         ValueError: By all methods, if the file is damaged.
@@ -60,7 +60,7 @@ class TarReader:
         self._global: dict[bytes, bytes] = {}
 
     def next(self) -> Header | None:
-        """The header of the next member, whatever was read of the one before; None at the end."""
+        """Header of the next member, after any part of the previous one; None at the end."""
         own: dict[bytes, bytes] = {}
         extended = 0
         while True:
@@ -90,13 +90,13 @@ class TarReader:
                 own |= _records(content)
 
     def content(self, size: int) -> bytes:
-        """The first `size` bytes, at most all, of the member whose header was read last."""
+        """Up to `size` next bytes of the current member."""
         data = self._read(size)
         self._pending -= len(data)
         return data
 
     def _header(self, block: bytes, kind: bytes, size: int, extended: dict[bytes, bytes]) -> Header:
-        # Old sparse files are of another kind by their type.
+        # Old sparse files have a type of their own.
         sparse = any(key.startswith(b"GNU.sparse.") for key in extended)
         if b"size" in extended:
             size = _decimal(extended[b"size"])
@@ -104,7 +104,7 @@ class TarReader:
         path = extended.get(b"GNU.sparse.name") or extended.get(b"path")
         if path is None:
             path = _text(block[:100])
-            # GNU's own format has times where ustar has the beginning of a long name.
+            # ustar has the prefix of a long name here, GNU's format has times.
             if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
                 path = prefix + b"/" + path
         folder = kind in _FOLDERS or (kind in _FILES and path.endswith(b"/"))
@@ -122,7 +122,7 @@ class TarReader:
 
 
 def _check_sum(block: bytes) -> None:
-    """Refuse what is no header. Old programs added bytes with a sign."""
+    """Verify the checksum of a header. Old programs added signed bytes."""
     summed = block[:148] + b" " * 8 + block[156:]
     unsigned = sum(summed)
     signed = unsigned - 256 * sum(byte > 127 for byte in summed)
@@ -134,13 +134,13 @@ def _number(field: bytes) -> int:
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
     if (match := _NUMBER.fullmatch(field)) is None:
-        raise ValueError("a number in a header is none")
+        raise ValueError("a number in a header is malformed")
     return int(match[1] or b"0", 8)
 
 
 def _decimal(text: bytes) -> int:
     if len(text) > 20 or not text.isdigit():
-        raise ValueError("a number in an extended header is none")
+        raise ValueError("a number in an extended header is malformed")
     return int(text)
 
 
@@ -149,7 +149,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _records(content: bytes) -> dict[bytes, bytes]:
-    """Records of a pax header that say what a member is."""
+    """Relevant records of a pax header: path, size, sparse files."""
     kept = {}
     content = content.rstrip(b"\0")
     start = 0

@@ -18,7 +18,7 @@ from mulfree.errors import ArtifactError, quoted
 
 
 class _Dtype:
-    """Stands in for numpy's dtype: remembers its name, ignores the rest of its state."""
+    """Substitute for numpy's dtype: keeps its name, ignores the rest of its state."""
 
     name: object = None
 
@@ -30,7 +30,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for numpy's array: takes shape and content of a C-ordered uint8 array."""
+    """Substitute for numpy's array: shape and content of a C-ordered uint8 array."""
 
     shape: tuple[int, int] = (0, 0)
     data = b""
@@ -42,7 +42,7 @@ class _Array:
         _, (rows, columns), dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or dtype.name != "u1" or fortran:
             raise pickle.UnpicklingError("its array is not a uint8 array in C order")
-        # Only integers: a text of such a length would be multiplied too.
+        # Integers only: a text would be multiplied too.
         sizes = type(rows) is type(columns) is int
         if not isinstance(data, bytes) or not sizes or len(data) != rows * columns:
             raise pickle.UnpicklingError("its array's shape and content do not agree")
@@ -70,11 +70,11 @@ _OPCODES = (
     *(pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE),
     pickle.BUILD,
 )
-"""Names that a pickle of plain values and arrays may hold."""
+"""Opcodes of pickles of plain values and arrays."""
 
 
 class _Dict(dict[Any, Any]):
-    """A dictionary whose keys are texts: the hash of nested tuples may take for ever."""
+    """Dictionary with texts as keys: hashing nested tuples may take exponential time."""
 
     __slots__ = ()
 
@@ -84,7 +84,7 @@ class _Dict(dict[Any, Any]):
         super().__setitem__(key, value)
 
 
-# The unpickler written in Python: the one in C reserves memory for any memo number it meets.
+# The unpickler in Python: the one in C allocates memory for any memo index.
 class _Unpickler(pickle._Unpickler):
     def load_dictionary(self) -> None:
         self.append(_Dict())  # type: ignore[attr-defined]
@@ -109,14 +109,14 @@ class _Unpickler(pickle._Unpickler):
 
 
 def read_pickle(content: bytes, label: str) -> dict[str, Any]:
-    """The dictionary in a pickle of builtin values and uint8 arrays.
+    """Dictionary of a pickle of builtin values and uint8 arrays.
 
     Args:
         content: The pickle.
-        label: Says in an error message which file it is.
+        label: Name of the file in error messages.
 
     Raises:
-        ArtifactError: If it holds anything else.
+        ArtifactError: It holds anything else.
     """
     try:
         value = _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -137,11 +137,11 @@ def read_batch(content: bytes, label: str, labels_key: str) -> tuple[Tensor, Ten
 
     Args:
         content: The pickle.
-        label: Says in an error message which file it is.
-        labels_key: Name of the list of labels in it.
+        label: Name of the file in error messages.
+        labels_key: Entry with the labels.
 
     Raises:
-        ArtifactError: If it is not such a file.
+        ArtifactError: It is not such a file.
     """
     batch = read_pickle(content, label)
     array, labels = batch.get("data"), batch.get(labels_key)
@@ -184,7 +184,7 @@ class CifarFiles:
         return (*self.train, *self.test, self.meta)
 
     def found_in(self, path: Path) -> bool:
-        """Whether a folder or archive holds these files rather than image files."""
+        """Return whether a folder or archive holds these files rather than image files."""
         if path.is_dir():
             return any((path / name).is_file() for name in self.names)
         first = next(iter(iter_files(path)), None)

@@ -1,4 +1,4 @@
-"""Reads idx files, the format of MNIST and its successors, plain or compressed with gzip."""
+"""idx files, the format of MNIST and its successors, plain or compressed with gzip."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from mulfree.errors import ArtifactError
 from mulfree.files import open_regular
 
 MAX_BYTES = 2**30
-"""An idx file may declare this many elements; Fashion-MNIST has 47 million."""
+"""Limit on the elements of an idx file; Fashion-MNIST has 47 million."""
 
 MAX_EXPANSION = 200
-"""It may hold this many times its own size, or MIN_EXPANDED if that is more."""
+"""Limit on the elements as a multiple of the size of the file, if above MIN_EXPANDED."""
 
 MIN_EXPANDED = 2**26
 
 
 def read_idx(path: Path, rank: int) -> Tensor:
-    """The uint8 array of `rank` dimensions in an idx file.
+    """Read the uint8 array of `rank` dimensions in an idx file.
 
     Big-endian header: 0, 0, type (8 for uint8), rank, then `rank` sizes of 32 bits each. The
-    header is checked before memory for the elements is taken.
+    header is checked before memory for the elements is allocated.
 
     Raises:
-        ArtifactError: If the file is not such an array, or shorter or longer than it says.
+        ArtifactError: The file is not such an array, or its length differs from its header.
     """
     with open_regular(path) as file:
         compressed = file.read(2) == b"\x1f\x8b"

@@ -1,4 +1,4 @@
-"""Labelled images kept as `split/class/image`, in a folder or an archive, decoded once."""
+"""Image trees `split/class/image` in a folder or archive, decoded once into the cache."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from mulfree.data.samples import ImageSet, Progress
 from mulfree.errors import ArtifactError, quoted
 
 _VERSION = 2
-"""Part of every entry's name; counts up when images are decoded or kept in another way."""
+"""Part of the name of every cache entry; to be increased when decoding or storage changes."""
 
 _CHECKED_AT_ONCE = 2**28
-"""Bytes of images that are compared with their digests at once, and not when they are read."""
+"""Sets up to this many bytes are compared with their digests on loading, larger ones on reading."""
 
 _SPLITS = {
     "train": "train",
@@ -55,19 +55,20 @@ Contents = tuple[tuple[str, ...], dict[str, ImageSet]]
 def load_image_tree(
     path: Path, config: DataConfig, progress: Progress | None, *, side: int | None
 ) -> Contents:
-    """Classes and splits of an image archive, memory-mapped from the cache.
+    """Classes and splits of an image tree, memory-mapped from the cache.
 
-    Splits are `train`, `test` and `val`; folders above them and files beside them are passed over.
-    Classes are numbered by name, images come in the archive's order (a folder's by name).
+    Splits are `train`, `test` and `val`; folders above them and files beside them are skipped.
+    Classes are numbered by name, images keep the order of the archive (in a folder: by name).
 
     Args:
         path: Folder or archive.
-        config: Says where the cache is.
-        progress: Told the share done while decoding.
-        side: Images are resized and cut to this square; None for images that all have one size.
+        config: Folder of the cache, and limits on decoding.
+        progress: Called with the finished share while decoding.
+        side: Side of the square that images are resized and cropped to; None for images of one
+            size.
 
     Raises:
-        ArtifactError: If the archive or an image is damaged, hostile or not as described.
+        ArtifactError: The archive or an image is damaged, hostile or not as described.
     """
     return cached(
         cache_folder(config.cache),
@@ -127,10 +128,10 @@ def _build(
             f"data.load: {path} must hold images as split/class/image with a split named train, "
             f"got {', '.join(sorted(labels)) or 'none'}"
         )
-    classes = _shown(labels["train"], path)
+    classes = _class_by_folder(labels["train"], path)
     number = {name: label for label, name in enumerate(classes.values())}
     for split, names in labels.items():
-        shown = _shown(names, path)
+        shown = _class_by_folder(names, path)
         if extra := [name for name in shown if shown[name] not in number]:
             raise ArtifactError(
                 f"data.load: {path}: class {quoted(extra[0])} of {split} must also be in train"
@@ -145,10 +146,10 @@ def _build(
     seal(folder, content, small)
 
 
-def _shown(folders: list[str], path: Path) -> dict[str, str]:
-    """Names of the classes by those of their folders, in the order of the latter.
+def _class_by_folder(folders: list[str], path: Path) -> dict[str, str]:
+    """Class names by folder name, sorted by the latter.
 
-    Systems spell one name in several ways, and splits may come from several systems.
+    Systems encode one name in several ways, and splits may come from several systems.
     """
     different = sorted(set(folders))
     shown = class_names(different, f"data.load: {path}")
@@ -162,7 +163,7 @@ def _size(shape: tuple[int, ...]) -> str:
 def _labelled_files(
     path: Path, progress: Progress | None
 ) -> Iterator[tuple[tuple[str, str], bytes, str]]:
-    """Split and class, content and name for messages of each image file."""
+    """Split and class, content, and name in messages, of each image file."""
     for member in iter_files(path, lambda name: _is_labelled(path, name)):
         if progress is not None:
             progress(member.progress)
@@ -172,7 +173,7 @@ def _labelled_files(
 
 
 def _is_labelled(path: Path, name: str) -> bool:
-    """Whether a member lies in split/class/; false for what is beside the splits."""
+    """Return whether a member is in split/class/; false for files beside the splits."""
     parts = PurePosixPath(name).parts
     if len(parts) >= 3 and parts[-3].lower() in _SPLITS:
         return True

@@ -1,7 +1,7 @@
 """The 1,797 handwritten digits that come with scikit-learn: grey, 8 x 8, 17 levels.
 
-A fifth of every class is the test set, always the same images. Digits are shifted by up to one
-pixel in training and never mirrored.
+A fifth of every class is the test set, always the same images. Training shifts digits by up to one
+pixel and never flips them.
 
 References:
     Alpaydin and Kaynak, UCI machine learning repository, doi:10.24432/C50P49.
@@ -21,7 +21,7 @@ Config = SetConfig
 
 
 def _read() -> tuple[Tensor, Tensor]:
-    """Images `[1797, 1, 8, 8]` with levels 0..16 spread over 0..255, and labels `[1797]`."""
+    """Images `[1797, 1, 8, 8]` with levels 0..16 scaled to 0..255, and labels `[1797]`."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

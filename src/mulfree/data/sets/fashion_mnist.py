@@ -34,7 +34,7 @@ _ENDINGS = ("", ".gz")
 
 
 def _file(folder: Path, name: str) -> Path:
-    """The idx file `name` in either spelling, compressed or not."""
+    """Path of the idx file `name` in either spelling, compressed or not."""
     for spelling in (name, name.replace("-idx", ".idx")):
         for ending in _ENDINGS:
             if (folder / f"{spelling}{ending}").is_file():

@@ -1,8 +1,8 @@
-"""Any labelled images, kept as `split/class/image` in a folder, .tar (.gz, .xz, .bz2) or .zip.
+"""Labelled images in a tree `split/class/image`: a folder, .tar (.gz, .xz, .bz2) or .zip.
 
-With `image_size` S the images are resized to 8/7 S on the shorter side (256 for 224) and cut
-square; training sees random parts of that, evaluation its middle S x S. Without it all images must
-have one size and are augmented as CIFAR's are.
+With `image_size` S the shorter side is resized to 8/7 S (256 for 224), followed by a square centre
+crop; training uses random resized crops of it, evaluation the centre S x S. Without `image_size`
+all images must have one size and are augmented like CIFAR.
 
 References:
     He et al., arXiv 1512.03385, section 3.4, for training and test crops of ImageNet.

@@ -1,6 +1,6 @@
-"""Made-up images that a network can learn to tell apart: for tests and dry runs, no file needed.
+"""Synthetic images that a network can learn to classify: for tests and dry runs, no file needed.
 
-Every class is a smooth random pattern; an image is its class's pattern plus noise.
+Every class is a smooth random pattern; an image is the pattern of its class plus noise.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ def make_synthetic(
     image_size: int = 32,
     seed: int = 0,
 ) -> DataSplits:
-    """A data set of the size asked for; the same arguments give the same images.
+    """Make a data set; equal arguments give equal images.
 
     Args:
         train: Number of training images.
         test: Number of test images.
-        classes: Number of classes; labels go round.
+        classes: Number of classes; labels repeat cyclically.
         channels: C.
         image_size: H and W.
-        seed: Decides patterns and noise.
+        seed: Determines patterns and noise.
     """
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(classes, channels, 4, 4, generator=generator)
