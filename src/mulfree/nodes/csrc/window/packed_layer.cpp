@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <stdexcept>
 
 #include "_native/sliding/support.h"
 
@@ -17,22 +16,6 @@ Memory::Memory(i64 bytes) {
   std::memset(data_.get(), 0, size);
 }
 
-void fail(const std::string& function, const std::string& argument, const std::string& requirement,
-          const std::string& got) {
-  throw std::invalid_argument(function + ": `" + argument + "` must " + requirement + ", got " +
-                              got);
-}
-
-std::string text(Pair pair) {
-  return "(" + std::to_string(pair.first) + ", " + std::to_string(pair.second) + ")";
-}
-
-std::string text(const std::vector<i64>& shape) {
-  std::string out = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
-  return out + "]";
-}
-
 i64 bounded_product(std::initializer_list<i64> factors) {
   i64 product = 1;
   for (const i64 factor : factors) {
@@ -40,11 +23,6 @@ i64 bounded_product(std::initializer_list<i64> factors) {
     product = factor >= (kMaxBytes + product - 1) / product ? kMaxBytes : product * factor;
   }
   return product;
-}
-
-i64 window_count(i64 extent, i64 kernel, i64 stride, i64 padding) {
-  const i64 room = extent + 2 * padding - kernel;
-  return room < 0 ? 0 : room / stride + 1;
 }
 
 Geometry make_geometry(const std::string& function, Op op, const std::array<i64, 3>& hwc,

@@ -10,9 +10,14 @@
 #include <utility>
 #include <vector>
 
+#include "_native/sliding/checks.h"
 #include "kernels.h"
 
 namespace mulfree::nodes {
+
+using sliding::fail;
+using sliding::text;
+using sliding::window_count;
 
 using Pair = std::pair<i64, i64>;
 
@@ -34,13 +39,6 @@ class Memory {
   std::unique_ptr<u8, Free> data_;
 };
 
-// "{function}: `{argument}` must {requirement}, got {got}".
-[[noreturn]] void fail(const std::string& function, const std::string& argument,
-                       const std::string& requirement, const std::string& got);
-
-std::string text(Pair pair);
-std::string text(const std::vector<i64>& shape);
-
 // The product of non-negative numbers, or kMaxBytes where it is not below that.
 i64 bounded_product(std::initializer_list<i64> factors);
 
@@ -56,9 +54,6 @@ struct Geometry {
 
   i64 summands() const { return kh * kw * (c / groups); }
 };
-
-// How many windows fit along one axis, 0 where none.
-i64 window_count(i64 extent, i64 kernel, i64 stride, i64 padding);
 
 // Checks the arguments of `function`, and that 32 bits hold every sum.
 Geometry make_geometry(const std::string& function, Op op, const std::array<i64, 3>& hwc,
