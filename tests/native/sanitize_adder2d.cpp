@@ -6,7 +6,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "adder2d.h"
+#include "operators/adder2d/csrc/adder2d.h"
 
 namespace {
 

@@ -9,7 +9,7 @@
 #include <stdexcept>
 #include <thread>
 
-#include "program.h"
+#include "runtime/csrc/program.h"
 
 namespace {
 

@@ -27,23 +27,32 @@ FLAGS = [
     "-pthread",
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=all",
-    *(f"-I{folder}" for folder in (SOURCES, ADDER2D, WINDOW, RUNTIME)),
+    f"-I{SOURCES}",
 ]
 
 
-def kernels(folder: Path, prefix: str) -> list[tuple[Path, list[str]]]:
-    """Source and compiler flags of each line of `kernels.inc` for this architecture."""
+def units(*folders: Path) -> list[tuple[Path, list[str]]]:
+    """Sources of the folders without the bindings, with the flags of their kernels.inc.
+
+    Kernels for another architecture are left out.
+    """
     here = ARCHITECTURES.get(platform.machine().lower())
-    lines = re.findall(
-        r'^MULFREE_KERNEL\((\w+), (\w+), "(.*)"\)$',
-        (folder / "kernels.inc").read_text(),
-        re.MULTILINE,
-    )
-    return [
-        (folder / f"{prefix}_{isa}.cpp", flags.split())
-        for isa, arch, flags in lines
-        if arch in ("any", here)
-    ]
+    found = []
+    for folder in folders:
+        lines = folder / "kernels.inc"
+        listed = re.findall(
+            r'^MULFREE_KERNEL\((\w+), (\w+), "(.*)"\)$',
+            lines.read_text() if lines.exists() else "",
+            re.MULTILINE,
+        )
+        kernels = {
+            isa: flags.split() if arch in ("any", here) else None for isa, arch, flags in listed
+        }
+        for source in sorted(folder.glob("*.cpp")):
+            flags = kernels.get(source.stem.rpartition("_")[2], [])
+            if source.name != "bindings.cpp" and flags is not None:
+                found.append((source, flags))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +74,18 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> str:
     return found
 
 
-def output(compiler: str, folder: Path, units: list[tuple[Path, list[str]]]) -> list[int]:
-    """Compiles and links the units, runs the program and returns the numbers that it prints."""
+def output(compiler: str, folder: Path, sources: list[tuple[Path, list[str]]]) -> list[int]:
+    """Compiles and links the sources, runs the program and returns the numbers that it prints."""
 
     def compile_unit(number: int) -> Path:
-        source, flags = units[number]
+        source, flags = sources[number]
         target = folder / f"{number}.o"
         command = [compiler, *FLAGS, *flags, "-c", str(source), "-o", str(target)]
         subprocess.run(command, check=True)
         return target
 
     with ThreadPoolExecutor(2) as pool:
-        objects = [str(target) for target in pool.map(compile_unit, range(len(units)))]
+        objects = [str(target) for target in pool.map(compile_unit, range(len(sources)))]
     program = folder / "program"
     subprocess.run([compiler, *FLAGS, *objects, "-o", str(program)], check=True)
     # Threads that wait must not spin: the machine may have fewer cores than the program threads.
@@ -89,18 +98,14 @@ def output(compiler: str, folder: Path, units: list[tuple[Path, list[str]]]) -> 
 
 
 def test_every_kernel_stays_inside_its_tensors(compiler: str, tmp_path: Path) -> None:
-    units = kernels(ADDER2D, "adder2d")
-    units += [(source, []) for source in (ADDER2D / "dispatch.cpp", SLIDING / "forks.cpp")]
-    units += [(TESTS / "sanitize_adder2d.cpp", [])]
-    (runs,) = output(compiler, tmp_path, units)
+    sources = [*units(ADDER2D, SLIDING), (TESTS / "sanitize_adder2d.cpp", [])]
+    (runs,) = output(compiler, tmp_path, sources)
     assert runs > 1000
 
 
 def test_integer_kernels_and_programs_of_random_calls(compiler: str, tmp_path: Path) -> None:
-    units = kernels(WINDOW, "window")
-    sources = [WINDOW / "dispatch.cpp", WINDOW / "packed_layer.cpp", SLIDING / "forks.cpp"]
-    sources += [NODES / "native_ops.cpp", RUNTIME / "program.cpp", RUNTIME / "team.cpp"]
-    sources += [TESTS / "sanitize_integer.cpp"]
-    values, refused = output(compiler, tmp_path, units + [(source, []) for source in sources])
+    sources = units(WINDOW, NODES, RUNTIME, SLIDING)
+    sources += [(TESTS / "sanitize_integer.cpp", [])]
+    values, refused = output(compiler, tmp_path, sources)
     assert values > 100_000
     assert refused > 300
