@@ -80,7 +80,7 @@ def conv2d_s8(
 class Program:
     """An integer network: values u8 [H, W, C] per image, nodes that run in the order given.
 
-    Add values and nodes, then `compile()` once, then `run()` as often as wanted. One input and,
+    Add values and nodes, then `compile()` once, then `run()` any number of times. One input and,
     as the last node, one `linear`. Every value is written by one node, before it is read.
     """
 

@@ -1,4 +1,4 @@
-// Python module mulfree._native._core, of all that is registered.
+// Python module mulfree._native._core: every registered binding.
 #include "bindings.h"
 
 namespace mulfree {

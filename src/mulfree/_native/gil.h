@@ -21,7 +21,7 @@ auto outlive(const Lock& lock) {
   }
 }
 
-// Holds the lock no longer, until the end of the scope.
+// Releases the lock until the end of the scope.
 class Released {
  public:
   Released() : state_(PyEval_SaveThread()) {}

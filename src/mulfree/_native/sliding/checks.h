@@ -15,7 +15,7 @@ namespace mulfree::sliding {
 std::string text(std::pair<std::int64_t, std::int64_t> pair);
 std::string text(const std::vector<std::int64_t>& shape);
 
-// How many windows fit along one axis, 0 where none.
+// Number of windows along one axis.
 std::int64_t window_count(std::int64_t extent, std::int64_t kernel, std::int64_t stride,
                           std::int64_t padding, std::int64_t dilation = 1);
 

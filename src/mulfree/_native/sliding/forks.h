@@ -4,7 +4,7 @@
 
 namespace mulfree::sliding {
 
-// Forks between the process that loaded the library and this one.
+// Number of forks between the process that loaded the library and this one.
 int forks();
 
 }  // namespace mulfree::sliding

@@ -43,8 +43,8 @@ std::vector<std::string> supported(const List& list) {
   return isas;
 }
 
-// One of `isas`: `wanted`, or if that is "" the one that MULFREE_ISA names, or else the best. Where
-// a list has the set of MULFREE_ISA with VNNI, it is that.
+// One of `isas`: `wanted`, or for "" the value of MULFREE_ISA, or else the best. MULFREE_ISA may
+// name the set without VNNI: avx512 selects avx512vnni where `isas` has it.
 std::string chosen_isa(const std::string& function, const std::string& wanted,
                        const std::vector<std::string>& isas);
 

@@ -8,7 +8,7 @@ namespace {
 
 // Loops that write bytes keep their bounds in local variables: a byte may alias any member.
 
-// Tasks per thread, to even out.
+// Tasks per thread, for balance.
 constexpr i64 kTasksPerThread = 4;
 // Bytes that one task writes, at most: runs are interrupted between tasks.
 constexpr i64 kTaskBytes = 1 << 22;
@@ -137,7 +137,7 @@ class MaxPool final : public NativeOp {
   // Reads whole pieces of channels; lanes after the last channel are ignored.
   template <bool kFlips>
   void best_of(const u8* window, i64 height, i64 width, const u8* flip, u8* best) const {
-    // A vector of the baseline; plain bytes would live in memory, and each step wait for the last.
+    // A vector of the baseline: plain bytes would be spilled, and each step depend on the last.
     typedef u8 Piece __attribute__((vector_size(16)));
     constexpr int kPieces = kChannels / sizeof(Piece);
     const auto piece = [](const u8* bytes, int i) {
@@ -246,7 +246,7 @@ class SumsOfRows final : public NativeOp {
     const auto all = [&](i64 row) {
       return reinterpret_cast<i32*>(y.origin(frame.arena) + row * y.row());
     };
-    // Of each row what it adds to the sums before it, and what it takes away.
+    // Added to and subtracted from the running sums by each row.
     for (i64 row = begin; row < end; ++row) {
       i32* const to = all(row);
       const bool whole = row == begin || stride_ >= kernel_;

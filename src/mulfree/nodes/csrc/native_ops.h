@@ -52,7 +52,7 @@ class NativeOp {
   void run(const Frame& frame, i64 task, i64 tasks) const;
 
  protected:
-  // The share of one task; rows [begin, end) of `writes` unless `tasks` is overridden.
+  // One task; rows [begin, end) of `writes` unless `tasks` is overridden.
   virtual void work(const Frame& frame, i64 task, i64 tasks) const;
   virtual void rows(const Frame&, i64, i64) const {}
 
@@ -76,7 +76,7 @@ NativeOpPointer make_window(const char* op, const Value* x, const Value* y, cons
                             std::unique_ptr<PackedLayer> layer);
 NativeOpPointer make_max_pool(const Value* x, const Value* y, Pair kernel, Pair stride,
                               Pair padding, std::vector<u8> minimum);
-// y[r, c] is the larger of x at stride * (r, c) and at `distance` from there.
+// y[r, c]: maximum of x at stride * (r, c) and at stride * (r, c) + distance.
 NativeOpPointer make_larger(const Value* x, const Value* y, Pair distance, Pair stride);
 NativeOpPointer make_mean(const Value* x, const Value* y, Pair kernel, Pair stride,
                           Scalars scalars);
@@ -88,8 +88,7 @@ NativeOpPointer make_add(const Value* a, const Value* b, const Value* y, Scalars
 NativeOpPointer make_lut(const Value* x, const Value* y, std::vector<u8> table);
 NativeOpPointer make_pad(const Value* x, const Value* y, i64 left, i64 top);
 NativeOpPointer make_repeat(const Value* x, const Value* y, i64 factor);
-// `places` has for each channel of the stacked `xs` its channel in y, `channels` for each of y the
-// one of x.
+// `places`: for each channel of the stacked `xs` its channel in y.
 NativeOpPointer make_concat(std::vector<const Value*> xs, const Value* y, std::vector<i32> places);
 // `sums` holds the i32 sums of the outputs, as bytes.
 NativeOpPointer make_linear(const Value* x, const Value* sums, std::unique_ptr<PackedLayer> layer,

@@ -11,11 +11,11 @@ using namespace nodes;
 
 namespace {
 
-// To wake a thread takes as long as so many taps.
+// Taps that take as long as waking a thread.
 constexpr double kGrain = 1 << 20;
 
-// Images of more taps are shared by all threads: the one that called, which looks for signals, is
-// not to wait long for others.
+// Images of more taps are shared by all threads: the calling one, which checks for signals, must
+// not wait long for others.
 constexpr double kMaxSingleThreaded = i64{1} << 32;
 
 std::string shape_text(const Value& v) { return text(std::vector<i64>{v.c, v.h, v.w}); }
@@ -62,7 +62,7 @@ bool worth_passes(Pair kernel, Pair outputs, Pair image, int passes) {
 
 }  // namespace
 
-// Asks now and then, on the thread that called, whether to stop.
+// Calls `interrupted` now and then, on the calling thread.
 class Program::Watch {
  public:
   explicit Watch(const Interrupted& interrupted) : interrupted_(interrupted) {}

@@ -77,7 +77,7 @@ class Program {
 
  private:
   // Progress of one op on one image. Each thread of a team has a range of the tasks, and cache
-  // lines, of its own; `done` counts for all of them, in the first thread's.
+  // lines, of its own; `done` of the first thread counts for all.
   struct Progress {
     alignas(64) std::atomic<i64> taken{0};
     alignas(64) std::atomic<i64> done{0};
@@ -105,14 +105,14 @@ class Program {
   void close_node(const char* name, i64 y);
   void running_maxima(const Value* x, const Value* y, Pair kernel, Pair stride, Pair padding,
                       const std::vector<u8>& minimum);
-  // Makes room for the padding of a layer that reads x, and counts its work.
+  // Widens the border of x to the padding of a layer that reads it, and counts its work.
   void reserve_border(Value& x, const nodes::Geometry& geometry);
   // A value between the ops of one node, in memory of its own or in the memory of `home`.
   const Value* scratch(i64 c, i64 h, i64 w, const Value* home = nullptr);
   void append_last(NativeOpPointer op, const nodes::Geometry& geometry);
   void set_input(const char* function, i64 y);
   void plan();
-  // Checks the arguments; the size of the team that the work is worth.
+  // Checks the arguments; returns the useful size of a team.
   int prepare(const std::array<i64, 4>& input_shape, Pair output_shape, bool quantised, int threads,
               i64 memory, const char* function) const;
   void make_arenas(std::size_t count);
@@ -128,7 +128,7 @@ class Program {
   std::vector<bool> written_;
   std::vector<NativeOpPointer> ops_;
   std::vector<std::size_t> nodes_;           // of each op the number of its node
-  std::vector<std::string> names_{"input"};  // of each node what computes it
+  std::vector<std::string> names_{"input"};  // of each node its kernel
   std::optional<i64> input_;
   std::vector<u8> table_;
   i64 outputs_ = 0;

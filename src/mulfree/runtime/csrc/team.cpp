@@ -19,7 +19,7 @@ std::uint64_t sitting(std::uint64_t state) { return state % kSeat; }
 std::uint64_t seats(std::uint64_t state) { return state % kJob / kSeat; }
 std::uint64_t job(std::uint64_t state) { return state / kJob; }
 
-// Threads that start meanwhile receive no signals: those are for the threads of Python.
+// Blocks all signals in threads started meanwhile: Python handles signals on its own threads.
 class NoSignals {
  public:
 #if defined(__unix__) || defined(__APPLE__)
@@ -59,7 +59,7 @@ void Team::recruit(std::size_t threads) {
   try {
     while (crew_->threads.size() < threads) crew_->threads.emplace_back(work, std::ref(*crew_));
   } catch (const std::system_error&) {
-    // No more threads to be had: those that are there do the work.
+    // Out of threads: the existing ones do the work.
   }
 }
 
@@ -84,7 +84,7 @@ void Team::begin(int size, const void* context, Call call) {
   recruit(static_cast<std::size_t>(size) - 1);
   crew_->context = context;
   crew_->call = call;
-  // Nobody sits between two jobs.
+  // No thread sits between two jobs.
   crew_->state = (job(crew_->state) + 1) * kJob + static_cast<std::uint64_t>(size - 1) * kSeat;
   crew_->opened.notify();
 }

@@ -1,6 +1,6 @@
-// Threads that work on one program together. They wait for work spinning for a moment only: on a
-// machine that has others to serve, a thread that spins keeps those off the processor for which it
-// waits. OpenMP's threads spin for milliseconds, and do not survive a fork.
+// Threads that run one program together. A waiting thread spins for a moment only: on a loaded
+// machine it would occupy the processor that the awaited thread needs. OpenMP's threads spin for
+// milliseconds, and do not survive a fork.
 #pragma once
 
 #include <atomic>
@@ -30,7 +30,7 @@ class Signal {
   // After every change for which a thread may wait.
   void notify() {
     if (sleepers_ == 0) return;
-    // Who has counted itself and looked in vain, but does not sleep yet, holds the mutex.
+    // A thread between counting itself and sleeping holds the mutex.
     {
       const std::lock_guard lock(mutex_);
     }
@@ -82,7 +82,7 @@ class Team {
  private:
   using Call = void (*)(const void* context, int worker);
 
-  // All that the threads see. `state` has the number of the job, the seats that are free and the
+  // State shared by the threads. `state` has the number of the job, the seats that are free and the
   // threads that sit, in 32, 16 and 16 bits; `context` and `call` belong to those with a seat.
   struct Crew {
     std::atomic<std::uint64_t> state{0};
@@ -97,8 +97,8 @@ class Team {
   void begin(int size, const void* context, Call call);
   void end();
   void recruit(std::size_t threads);
-  // In a fork of the process that started them the threads do not exist, and what they may have
-  // held at that moment stays held: all of it is left alone for ever.
+  // In a fork the threads do not exist, and the locks that they held stay held: everything shared
+  // with them is leaked.
   void abandon_lost();
 
   std::unique_ptr<Crew> crew_;

@@ -43,11 +43,11 @@ struct SadTap : NoExtras {
   }
 };
 
-// The odd 32-bit lanes in place of the even ones, which products read.
+// The odd 32-bit lanes moved to the even ones, the operands of products.
 inline __m512i odd(__m512i a) { return _mm512_srli_epi64(a, 32); }
 
-// The epilogue of 16 filters at a time, in 64 bits for the even and the odd ones; returns how many
-// are done. From a shift of 32 on the upper halves of |v| < 2^62 are all that is needed.
+// The epilogue of 16 filters at a time, in 64 bits for the even and the odd ones; returns the
+// number of filters done. For shifts of 32 and more the upper halves of |v| < 2^62 suffice.
 template <bool kResidual>
 i64 requantise_avx512(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
   const bool upper = e.shift >= 32;

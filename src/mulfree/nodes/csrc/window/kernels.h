@@ -34,7 +34,7 @@ struct Prefetch {
   i64 bytes;
 };
 
-// The fixed-point step. The rounding term 1 << (shift - 1) is in `offset`.
+// The fixed-point epilogue. The rounding term 1 << (shift - 1) is in `offset`.
 struct Epilogue {
   const i32* multiplier;  // [filters]
   const i64* offset;      // [filters]
@@ -47,13 +47,13 @@ struct Epilogue {
 struct KernelLayer {
   i64 runs, run_bytes;
   const i64* run_offsets;  // from the window's first byte
-  i64 x_row, x_pixel;      // from one output pixel's window to that below and to the right
+  i64 x_row, x_pixel;      // from the window of an output pixel to the windows below and beside
   i64 wo;
   i64 filters;
   Epilogue epilogue;
 };
 
-// One image: where the window of output pixel (0, 0) starts and where that pixel goes.
+// One image: first byte of the window of output pixel (0, 0), and address of that pixel.
 struct Image {
   const u8* x;
   i32* sums;  // [pixels, filters]: the bare sums; or null and all that follows:

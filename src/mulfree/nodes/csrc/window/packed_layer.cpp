@@ -133,7 +133,7 @@ PackedLayer::PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry
   const i64 filter_tiles = sliding::ceil_div(blocks, format.blocks);
   for (i64 first = 0; first < geometry.o; first += sharing) {
     for (i64 b = 0; b < filter_tiles; ++b) {
-      // Bundles of nearly the same size.
+      // Filter tiles of nearly the same size.
       const i64 begin = b * blocks / filter_tiles, end = (b + 1) * blocks / filter_tiles;
       const i64 filter = first + begin * format.lanes;
       const i64 group = filter / (geometry.o / geometry.groups);
@@ -195,8 +195,8 @@ void PackedLayer::set_row(i64 bytes) {
 
 i64 PackedLayer::tasks(int team) const {
   const auto filter_tiles = static_cast<i64>(filter_tiles_.size());
-  // Some tasks per thread even out; a task with few pixels wastes registers. A long layer is cut
-  // in any case: between tasks a run can be interrupted.
+  // A few tasks per thread, for balance; a task with few pixels wastes registers. A long layer is
+  // always cut: runs are interrupted between tasks.
   constexpr i64 kTasksPerThread = 4, kMinPixels = 24;
   constexpr double kMaxTaps = 1 << 27;
   const i64 pixels = geometry_.ho * geometry_.wo;

@@ -39,7 +39,7 @@ class Memory {
   std::unique_ptr<u8, Free> data_;
 };
 
-// The product of non-negative numbers, or kMaxBytes where it is not below that.
+// The product of non-negative numbers, capped at kMaxBytes.
 i64 bounded_product(std::initializer_list<i64> factors);
 
 enum class Op { adder, conv };
@@ -59,7 +59,7 @@ struct Geometry {
 Geometry make_geometry(const std::string& function, Op op, const std::array<i64, 3>& hwc,
                        const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups);
 
-// Values of the fixed-point step as users give them, without the rounding term in `offset`.
+// Fields of the fixed-point epilogue, without the rounding term in `offset`.
 struct Requantisation {
   std::vector<i32> multiplier;
   std::vector<i64> offset;

@@ -30,7 +30,7 @@ inline int requantise_one(const Epilogue& e, i64 filter, i32 sum, int residual) 
   return static_cast<int>(max_i64(e.low, min_i64(e.high, v >> e.shift)));
 }
 
-// For sums that need nothing more.
+// For sums without an extra term.
 struct NoExtras {
   struct Extra {};
   template <int kPixels>
@@ -98,7 +98,7 @@ template <class Tap, int kBlocks, int kPixels>
   }
 }
 
-// Where an output pixel is.
+// Position of an output pixel.
 struct Place {
   i64 row, column;
 };
@@ -179,7 +179,7 @@ void compute(const KernelLayer& layer, const Image& image, const FilterTile& fil
   const i64 reach =
       layer.runs * ceil_div(layer.run_bytes, Tap::kGroup) * kPrefetchBytes<Tap, kBlocks>;
   i64 fetched = 0;
-  // Tiles of nearly the same size: a small last one would wait for its own sums.
+  // Tiles of nearly the same size: a small last one would be bound by latency.
   for (i64 tiles = ceil_div(end - begin, kPixels); tiles > 0; --tiles) {
     const i64 pixels = ceil_div(end - begin, tiles);
     begin += pixels;

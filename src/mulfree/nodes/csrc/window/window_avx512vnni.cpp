@@ -26,7 +26,7 @@ struct VnniTap {
 };
 
 struct Avx512Vnni {
-  // Of few filters the sums of pixels cost more than the one instruction saves.
+  // With few filters the sums of pixels cost more than the saved instruction.
   using NarrowAdder = SadTap;
   static constexpr i64 kNarrow = 32;
 

@@ -46,7 +46,7 @@ extern const Kernels<double> kernels_scalar_f64;
 Geometry make_geometry(const Shape& x, const Shape& weight, Pair stride, Pair padding,
                        Pair dilation, std::int64_t groups);
 
-// As many of `threads` as the work is worth: to wake one takes as long as some 2^18 taps.
+// Useful number of threads, at most `threads`: waking one takes as long as some 2^18 taps.
 int useful_threads(const Geometry& geo, int threads);
 
 // Checks that `got`, the shape of argument `name`, is `want`.

@@ -74,7 +74,7 @@ struct Portable {
     t = set1(1) < t ? set1(1) : t;
     return set1(-1) > t ? set1(-1) : t;
   }
-  static bool all_non_negative(R) { return false; }  // asked for by the integer kernel only
+  static bool all_non_negative(R) { return false; }  // used by the integer kernel only
   static bool all_zero(R v) {
     bool good = true;
     for (i64 i = 0; i < kLanes; ++i) good &= v[i] == 0;
