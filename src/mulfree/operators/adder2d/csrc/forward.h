@@ -30,29 +30,6 @@ using namespace sliding;
 // See above; measured with inputs shifted from well to ill conditioned.
 constexpr float kCondition = 2.5f;
 
-template <int N>
-struct Int {
-  static constexpr int value = N;
-};
-
-// body(Int<R>{}, row) over [0, rows) in blocks of R = kMax, kMax / 2, ..., 1 rows.
-template <int kMax, class Body>
-inline void for_row_blocks(i64 rows, const Body& body, i64 row = 0) {
-  for (; row + kMax <= rows; row += kMax) body(Int<kMax>{}, row);
-  if constexpr (kMax > 1) {
-    if (row < rows) for_row_blocks<kMax / 2>(rows, body, row);
-  }
-}
-
-// body(Int<N>{}) with N = vectors, 1 <= vectors <= kMax.
-template <int kMax, class Body>
-inline void with_vectors(i64 vectors, const Body& body) {
-  if constexpr (kMax > 1) {
-    if (vectors < kMax) return with_vectors<kMax - 1>(vectors, body);
-  }
-  body(Int<kMax>{});
-}
-
 // Operands of a micro-kernel: for step i the lanes of vector j at vectors[j] + steps[i].panel
 // and the weights weight[steps[i].weight + row * weight_stride].
 template <class T>
