@@ -8,11 +8,13 @@ import stat
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mulfree import files
+from mulfree.errors import ConfigError
 from mulfree.files import (
     check_regular,
     check_writable,
@@ -217,6 +219,21 @@ def test_what_no_file_is_called(path: str) -> None:
         files.expanded(path)
     with pytest.raises(ValueError, match="surrogates not allowed"):
         files.expanded("\ud800")
+
+
+def test_paths_of_a_frozen_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Config:
+        root: str
+        cache: str | None = None
+
+    monkeypatch.setenv("HOME", "/home/me")
+    config = Config("~/a")
+    files.expand_paths("Config", config, "root", "cache")
+    assert config == Config("/home/me/a")
+    for path in ("", "a\0b"):
+        with pytest.raises(ConfigError, match=r"^Config: `root` must be a path, got "):
+            files.expand_paths("Config", Config(path), "root")
 
 
 of_a_fork = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
