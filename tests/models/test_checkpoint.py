@@ -129,7 +129,7 @@ def test_other_weights_under_the_digest_of_these(tmp_path: Path) -> None:
         ArtifactError, match=r"must be undamaged \(its content has another sha256\)"
     ):
         models.load_model(path)
-    path = rewritten(tmp_path / "w", recipe=lambda r: r["arguments"].update(gradient="sign"))
+    path = rewritten(tmp_path / "w", config=lambda r: r["arguments"].update(gradient="sign"))
     with pytest.raises(ArtifactError, match="must be undamaged"):
         models.load_model(path)
 
@@ -200,7 +200,7 @@ def test_a_model_that_could_not_be_loaded_again_is_not_saved(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_without_a_recipe_is_not_saved(tmp_path: Path) -> None:
+def test_a_model_without_a_model_config_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`model` must be one that create_model built"):
         models.save_weights(nn.Linear(2, 2), tmp_path / "w")
 
@@ -231,7 +231,7 @@ def rewritten(
     path: Path,
     *,
     tensors: Callable[[dict[str, Tensor]], object] = lambda _: None,
-    recipe: Callable[[dict[str, Any]], object] = lambda _: None,
+    config: Callable[[dict[str, Any]], object] = lambda _: None,
     metadata: Callable[[dict[str, str]], object] = lambda _: None,
 ) -> Path:
     """A file of `save_weights` with something changed."""
@@ -241,7 +241,7 @@ def rewritten(
     with safe_open(path, framework="pt") as file:
         fields = dict(file.metadata())
     model = json.loads(fields["model"])
-    recipe(model)
+    config(model)
     fields["model"] = json.dumps(model)
     metadata(fields)
     safetensors.torch.save_file(content, path, fields)
@@ -271,42 +271,54 @@ COUNTER = "bn1.num_batches_tracked"
         ({"metadata": lambda m: m.update(sha257="0")}, r"no metadata but .* \('sha257'\)"),
         ({"metadata": lambda m: m.update(format="\x1b]0;owned\x07")}, r"not \\x1b\]0;owned\\x07\)"),
         ({"metadata": lambda m: m.update(format="x" * 9999)}, r"not x+ \.\.\. x+\)"),
-        ({"metadata": lambda m: m.pop("model")}, r"a valid recipe \(KeyError\)"),
-        ({"metadata": lambda m: m.update(model="{")}, r"a valid recipe \(JSONDecodeError\)"),
-        ({"metadata": lambda m: m.update(model="[" * 100_000)}, r"a valid recipe \(Recursion"),
-        ({"metadata": lambda m: m.update(model="[]")}, r"a valid recipe \(TypeError\)"),
-        ({"recipe": lambda r: r.update(arguments=[])}, r"a valid recipe \(TypeError\)"),
-        ({"recipe": lambda r: r["arguments"].update(name="a")}, r"a valid recipe \(TypeError\)"),
-        ({"recipe": lambda r: r.update(images={"size": 3})}, r"a valid recipe \(ConfigError\)"),
+        ({"metadata": lambda m: m.pop("model")}, r"valid model config \(KeyError\)"),
+        ({"metadata": lambda m: m.update(model="{")}, r"valid model config \(JSONDecodeError\)"),
+        (
+            {"metadata": lambda m: m.update(model="[" * 100_000)},
+            r"valid model config \(Recursion",
+        ),
+        ({"metadata": lambda m: m.update(model="[]")}, r"valid model config \(TypeError\)"),
+        ({"config": lambda r: r.update(arguments=[])}, r"valid model config \(TypeError\)"),
+        (
+            {"config": lambda r: r["arguments"].update(name="a")},
+            r"valid model config \(TypeError\)",
+        ),
+        (
+            {"config": lambda r: r.update(images={"size": 3})},
+            r"valid model config \(ConfigError\)",
+        ),
         (
             {"tensors": lambda t: t.update({COUNTER: t[COUNTER].int()})},
             rf"network's types \(torch.int64 for '{COUNTER}', not torch.int32\)",
         ),
-        ({"recipe": lambda r: r["arguments"].update(width=10**400)}, "got an integer of 1329 bits"),
+        ({"config": lambda r: r["arguments"].update(width=10**400)}, "got an integer of 1329 bits"),
         (
-            {"recipe": lambda r: r["arguments"].update(num_classes=10**400)},
+            {"config": lambda r: r["arguments"].update(num_classes=10**400)},
             "an integer of 1329 bits",
         ),
         (
-            {"recipe": lambda r: r["arguments"].update(width=float("nan"))},
+            {"config": lambda r: r["arguments"].update(width=float("nan"))},
             "`width` must .* got nan",
         ),
-        ({"recipe": lambda r: r["arguments"].update(width=-0.0)}, r"`width` must .* got -0\.0"),
-        ({"recipe": lambda r: r["arguments"].update(norm_logits=1)}, "`norm_logits` must .* got 1"),
+        ({"config": lambda r: r["arguments"].update(width=-0.0)}, r"`width` must .* got -0\.0"),
+        ({"config": lambda r: r["arguments"].update(norm_logits=1)}, "`norm_logits` must .* got 1"),
         (
-            {"recipe": lambda r: r["arguments"].update(num_classes=True)},
+            {"config": lambda r: r["arguments"].update(num_classes=True)},
             "`num_classes` .* got True",
         ),
-        ({"recipe": lambda r: r["arguments"].update(keep=["a"] * 2000)}, "a valid recipe .TypeErr"),
-        ({"recipe": lambda r: r["arguments"].update(width=64)}, "network's shapes"),
-        ({"recipe": lambda r: r.update(name=5)}, "of a network that can be built .*got 5"),
-        ({"recipe": lambda r: r.update(name="resnet32")}, "hold all tensors"),
-        ({"recipe": lambda r: r["arguments"].update(operator=[])}, "`operator` must be of type"),
-        ({"recipe": lambda r: r["arguments"].update(width=1e9)}, "`width` must be above 0"),
-        ({"recipe": lambda r: r["arguments"].update(width=1)}, "network's shapes"),
-        ({"recipe": lambda r: r["arguments"].update(keep=7)}, "`keep` must be a sequence"),
-        ({"recipe": lambda r: r["arguments"].update(gradient=7)}, "`gradient` must be .* got 7"),
-        ({"recipe": lambda r: r["arguments"].update(evil=7)}, "`options` must be .* got 'evil'"),
+        (
+            {"config": lambda r: r["arguments"].update(keep=["a"] * 2000)},
+            "valid model config .TypeErr",
+        ),
+        ({"config": lambda r: r["arguments"].update(width=64)}, "network's shapes"),
+        ({"config": lambda r: r.update(name=5)}, "of a network that can be built .*got 5"),
+        ({"config": lambda r: r.update(name="resnet32")}, "hold all tensors"),
+        ({"config": lambda r: r["arguments"].update(operator=[])}, "`operator` must be of type"),
+        ({"config": lambda r: r["arguments"].update(width=1e9)}, "`width` must be above 0"),
+        ({"config": lambda r: r["arguments"].update(width=1)}, "network's shapes"),
+        ({"config": lambda r: r["arguments"].update(keep=7)}, "`keep` must be a sequence"),
+        ({"config": lambda r: r["arguments"].update(gradient=7)}, "`gradient` must be .* got 7"),
+        ({"config": lambda r: r["arguments"].update(evil=7)}, "`options` must be .* got 'evil'"),
     ],
 )
 def test_a_file_that_is_not_what_it_claims(

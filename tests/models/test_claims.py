@@ -13,8 +13,8 @@ from mulfree.models import claims
 ARGUMENTS = {"operator": "adder2d", "width": 0.25, "keep": ["first", "last"], "gradient": None}
 
 
-def test_a_recipe() -> None:
-    config = claims.recipe_of({"name": "resnet20", "arguments": ARGUMENTS})
+def test_a_model_config() -> None:
+    config = claims.config_from({"name": "resnet20", "arguments": ARGUMENTS})
     assert config == models.ModelConfig(name="resnet20", arguments=ARGUMENTS)
     assert models.config_of(claims.build(config)).arguments["width"] == 0.25
 
@@ -41,14 +41,14 @@ def bomb() -> list[Any]:
         ({"name": "a", "arguments": {"b": bomb()}}, "it has more than 1000 values"),
     ],
 )
-def test_what_is_no_recipe(own: Any, message: str) -> None:
+def test_invalid_model_configs(own: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
-        claims.recipe_of(own)
+        claims.config_from(own)
 
 
-def test_a_part_of_a_recipe() -> None:
+def test_a_part_of_a_model_config() -> None:
     with pytest.raises(KeyError, match="arguments"):
-        claims.recipe_of({"name": "resnet20"})
+        claims.config_from({"name": "resnet20"})
 
 
 def test_a_claim_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +70,7 @@ def test_a_claim_costs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "arguments", [{3: 4}, {"width": "x"}, {"keep": [[["x"]]]}, {"operator": "adder"}, {"more": 1}]
 )
-def test_recipes_that_cannot_be_built(arguments: dict[str, Any]) -> None:
+def test_model_configs_that_cannot_be_built(arguments: dict[str, Any]) -> None:
     config = models.ModelConfig(name="resnet20", arguments=arguments)
     with pytest.raises(ArtifactError, match="`x` must be of a network that can be built"):
         claims.restored("load: `x`", "file", config, {})

@@ -60,16 +60,16 @@ def test_other_content(content: Any) -> None:
         ImageSpec.from_dict(content)
 
 
-def test_the_recipe_has_them_wherever_the_model_goes() -> None:
+def test_copies_and_files_keep_them_in_the_model_config() -> None:
     model = models.create_model("lenet5_bn", in_channels=1, num_classes=2)
     assert models.input_size(model) == (1, 28, 28)
-    recipe = models.config_of(model)
+    config = models.config_of(model)
     spec = ImageSpec(**VALUES)
     models.set_images(torch.compile(model), spec)  # type: ignore[arg-type]
     assert models.config_of(copy.deepcopy(model)).images == spec
     assert models.input_size(nn.DataParallel(model)) == (1, 8, 6)
     # It is the same network.
-    assert models.config_of(model) == recipe
+    assert models.config_of(model) == config
 
 
 def test_images_that_the_model_does_not_take() -> None:

@@ -48,7 +48,7 @@ def test_image_sizes() -> None:
 
 
 @pytest.mark.parametrize("operator", ["conv2d", "adder2d"])
-def test_the_recipe_builds_the_same_network(operator: str) -> None:
+def test_the_model_config_builds_the_same_network(operator: str) -> None:
     options: dict[str, Any] = {"width": 0.25, "small_input": True, "keep": ("first", "layer4")}
     torch.manual_seed(0)
     model = models.create_model("resnet18", operator=operator, num_classes=4, **options)
@@ -79,7 +79,7 @@ def test_the_options_given_are_not_changed() -> None:
     assert options == {"width": 0.1, "keep": ["last"]}
 
 
-def test_no_recipe() -> None:
+def test_no_model_config() -> None:
     with pytest.raises(
         ConfigError, match="`model` must be one that create_model built, got a ReLU"
     ):

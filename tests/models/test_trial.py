@@ -213,6 +213,6 @@ def test_a_wrapped_layer_is_changed_inside_its_wrapper() -> None:
     wrapper: Any = nn.DataParallel(nn.Conv2d(3, 3, 1))
     assert models.convert(wrapper, keep=(), input_size=SIZE) is wrapper
     assert type(wrapper.module) is Adder2d
-    message = r"got Conv2d or its weight in `forward` of OptimizedModule, which would go on"
+    message = r"got Conv2d or its weight in `forward` of OptimizedModule, which would keep"
     compiled: Any = torch.compile(nn.Conv2d(3, 3, 1))
     refused(compiled, message)

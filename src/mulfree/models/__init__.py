@@ -1,6 +1,6 @@
 """Vision networks by name, each with any operator in place of its convolutions.
 
-`families` build networks from `torch.nn.Conv2d`; `placement` then replaces layers by those of an
+`families` build networks from `torch.nn.Conv2d`; `placement` replaces their layers by layers of an
 operator.
 """
 

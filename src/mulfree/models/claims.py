@@ -1,4 +1,4 @@
-"""Recipes and tensors out of files that are not trusted, checked before memory is given to them."""
+"""Model configs and tensors of untrusted files, checked before memory is allocated."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mulfree.models.images import ImageSpec
 from mulfree.models.pickles import TENSORS, load
 from mulfree.models.registry import ModelConfig, create_model, set_images
 
-# Far above any recipe, low enough that a hostile one does not take seconds.
+# Far above any model config; a hostile one does not take seconds.
 _MAX_TEXT = 1000
 _MAX_VALUES = 1000
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# What state dicts of others, and checkpoints around them, are made of as well.
+# Further names in foreign state dicts, and in checkpoints that contain them.
 _NAMES = rf"{TENSORS}|collections Counter|torch device|torch\._utils _rebuild_(tensor|parameter)"
 
 
 def read_pickle(path: str | os.PathLike[str]) -> object:
-    """Content of a file of `torch.save`: tensors and plain values, no code is run.
+    """Read tensors and plain values from a file of `torch.save`; runs no code.
 
     Raises:
-        OSError: Nothing is there, it cannot be read, or it is something else than a file.
+        OSError: The file is missing, unreadable, or not a regular file.
         ValueError: The file is damaged or holds anything else; the reason in one line.
     """
     with open_regular(Path(path)) as file:
@@ -37,17 +37,17 @@ def read_pickle(path: str | os.PathLike[str]) -> object:
     return content
 
 
-def recipe_of(own: Any) -> ModelConfig:
-    """The recipe in a file; whether its arguments are valid is for `create_model` to say.
+def config_from(content: Any) -> ModelConfig:
+    """Model config from the content of a file; `create_model` checks its arguments.
 
     Raises:
         KeyError: A part of it is missing.
-        TypeError: It is no table of a few plain values.
-        ConfigError: What it says of the images is not valid.
+        TypeError: It is not a table of a few plain values.
+        ConfigError: The specification of the images is not valid.
     """
-    if not isinstance(own, dict):
+    if not isinstance(content, dict):
         raise TypeError("it is not a table")
-    name, arguments, images = own["name"], own["arguments"], own.get("images")
+    name, arguments, images = content["name"], content["arguments"], content.get("images")
     if not isinstance(arguments, dict) or "name" in arguments:
         raise TypeError("its arguments are not a table")
     _check_plain([name, *arguments, *arguments.values()])
@@ -77,7 +77,7 @@ def _check_plain(values: list[Any]) -> None:
 
 
 def build(config: ModelConfig) -> nn.Module:
-    """The network of a recipe, without touching the state of the random numbers."""
+    """Build the network of a model config; random states are left alone."""
     with torch.random.fork_rng(devices=[]):
         model = create_model(config.name, **config.arguments)
     if config.images is not None:
@@ -86,7 +86,7 @@ def build(config: ModelConfig) -> nn.Module:
 
 
 def blueprint(config: ModelConfig) -> nn.Module:
-    """The network of a recipe without memory behind its tensors."""
+    """Build the network of a model config on the meta device."""
     with torch.device("meta"):
         return build(config)
 
@@ -98,18 +98,18 @@ def restored(
     tensors: Mapping[str, object],
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """The network of a recipe with the tensors of a file, on the CPU and in evaluation mode.
+    """Build the network of a model config with the tensors of a file, on the CPU, in eval mode.
 
     Args:
-        what: What an error calls the file, as in "load_model: `path`".
+        what: Name of the file in errors, as in "load_model: `path`".
         source: The file.
-        config: Recipe.
+        config: Model config.
         tensors: State dict of the network.
-        dtype: Floating-point type of the network; None for that of the tensors, which must then
-            be of one.
+        dtype: Floating-point type of the network; None for the type of the tensors, which must
+            then be equal.
 
     Raises:
-        ArtifactError: No network can be built so, or the tensors are those of another one.
+        ArtifactError: No such network can be built, or the tensors belong to another one.
     """
     expected = claimed(what, source, config)
     own = check_tensors(what, source, expected, tensors, mixed=dtype is not None)
@@ -119,14 +119,14 @@ def restored(
 
 
 def claimed(what: str, source: str | os.PathLike[str], config: ModelConfig) -> dict[str, Tensor]:
-    """The state dict, without memory, of the network that a file says it is of.
+    """State dict, on the meta device, of the network of a model config in a file.
 
     Raises:
-        ArtifactError: No network can be built so.
+        ArtifactError: No such network can be built.
     """
     try:
         return blueprint(config).state_dict()
-    # The values of a recipe in a file may be of any type.
+    # Values from a file may be of any type.
     except (ConfigError, TypeError, RecursionError) as error:
         raise broken(what, source, f"be of a network that can be built ({error})") from error
 
@@ -139,20 +139,20 @@ def check_tensors(
     *,
     mixed: bool = False,
 ) -> torch.dtype:
-    """Refuse tensors that are not those of a network, before memory is given to it.
+    """Compare tensors with the state dict of a network, before memory is allocated.
 
     Args:
-        what: What an error calls the file, as in "load_model: `path`".
+        what: Name of the file in errors, as in "load_model: `path`".
         source: The file.
-        expected: State dict of the network, which may be on the meta device.
+        expected: State dict of the network, possibly on the meta device.
         tensors: State dict of the file.
-        mixed: Whether they may be of several floating-point types.
+        mixed: Whether several floating-point types are allowed.
 
     Returns:
         The floating-point type of the tensors, or one of them.
 
     Raises:
-        ArtifactError: They have other names, shapes or types, or their elements are not all there.
+        ArtifactError: Names, shapes or types differ, or elements are missing.
     """
     for key in tensors:
         if key not in expected:
@@ -160,19 +160,19 @@ def check_tensors(
             raise broken(what, source, f"hold no tensors but its network's {surplus}")
     dtypes: set[torch.dtype] = set()
     size, storages = 0, {}
-    for key, wanted in expected.items():
+    for key, own in expected.items():
         if key not in tensors:
             raise broken(what, source, f"hold all tensors of its network ({key!r} is missing)")
         tensor = tensors[key]
         if not is_plain(tensor):
             raise broken(what, source, f"hold plain tensors alone ({key!r} is none)")
-        if tensor.shape != wanted.shape:
-            sizes = f"{list(wanted.shape)} for {key!r}, not {list(tensor.shape)}"
+        if tensor.shape != own.shape:
+            sizes = f"{list(own.shape)} for {key!r}, not {list(tensor.shape)}"
             raise broken(what, source, f"have its network's shapes ({sizes})")
-        if not wanted.is_floating_point() and tensor.dtype != wanted.dtype:
-            types = f"{wanted.dtype} for {key!r}, not {tensor.dtype}"
+        if not own.is_floating_point() and tensor.dtype != own.dtype:
+            types = f"{own.dtype} for {key!r}, not {tensor.dtype}"
             raise broken(what, source, f"have its network's types ({types})")
-        if wanted.is_floating_point():
+        if own.is_floating_point():
             dtypes.add(tensor.dtype)
         storage = tensor.untyped_storage()
         size += tensor.numel() * tensor.element_size()
@@ -186,12 +186,12 @@ def check_tensors(
 
 
 def is_plain(value: object) -> TypeGuard[Tensor]:
-    """Return whether something is a tensor of elements in memory, in no packed format."""
+    """Return whether a value is a dense tensor with elements in memory."""
     if not isinstance(value, Tensor) or value.is_nested or value.is_quantized:
         return False
     return value.layout == torch.strided and value.device.type != "meta"
 
 
 def broken(what: str, source: str | os.PathLike[str], requirement: str) -> ArtifactError:
-    """The error of a file, called `what`, that does not fulfil a requirement."""
+    """Error of the file `what` that does not meet a requirement."""
     return ArtifactError(f"{what} must {requirement}, got {os.fspath(source)}")

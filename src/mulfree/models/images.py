@@ -1,4 +1,4 @@
-"""The images that a network was trained on, as far as they decide what it computes."""
+"""Specification of the images that a network was trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from mulfree.errors import ConfigError, quoted
 
-# Above any use, low enough that a hostile file cannot ask for an image of gigabytes.
+# Above any use; a hostile file cannot ask for an image of gigabytes.
 _MAX_SIDE = 65_536
 _MAX_VALUES = 2**26
 
@@ -20,11 +20,11 @@ class ImageSpec:
     """Size, normalisation and classes of the images that a network was trained on.
 
     Attributes:
-        size: C, H, W of an image as the network reads it.
-        mean: Per channel, of pixels scaled to 0..1; subtracted before the network.
-        std: Per channel, likewise; divided by.
-        resize: Side that pictures are resized to before the middle is cut out.
-        classes: Class names; logit `k` is of `classes[k]`.
+        size: C, H, W of the network's input.
+        mean: Per channel, of pixels scaled to 0..1.
+        std: Per channel, likewise.
+        resize: Length of the shorter side of an image before the centre crop.
+        classes: Class names in the order of the logits.
         data: Name of the data set.
 
     Raises:
@@ -67,7 +67,7 @@ class ImageSpec:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ImageSpec:
-        """The inverse of `dataclasses.asdict`, also after a way through JSON.
+        """Inverse of `dataclasses.asdict`, also through JSON.
 
         Raises:
             ConfigError: A value is not valid, or a key is missing or unknown.

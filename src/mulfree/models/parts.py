@@ -1,4 +1,4 @@
-"""Small parts that every family is made of."""
+"""Parts shared by all families."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from mulfree.errors import ShapeError
 
 
 def logit_norm(num_classes: int, norm_logits: bool) -> nn.Module:
-    """Batch normalisation of logits `[N, classes, 1, 1]`, or nothing."""
+    """Batch norm of logits `[N, classes, 1, 1]`, or the identity."""
     return nn.BatchNorm2d(num_classes) if norm_logits else nn.Identity()
 
 
 def check_images(function: str, images: Tensor, channels: int, side: int) -> None:
-    """Refuse what is not a batch of images of `channels` channels, `side` pixels or more wide.
+    """Require a batch of images with `channels` channels and at least `side` pixels a side.
 
     Raises:
         ShapeError: Another rank, number of channels, or too small.

@@ -1,7 +1,7 @@
-"""Files of `torch.save` that are not trusted: what reading them takes is bounded by their size.
+"""Untrusted files of `torch.save`, read with time and memory bounded by their size.
 
-Torch runs no code of a file either (`weights_only`), but calls whatever makes memory by a number,
-inflates archives, and hashes tuples that stand for many times themselves.
+`weights_only` runs no code either, but allocates memory by a number in the file, inflates archives,
+and hashes tuples that expand exponentially.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ TENSORS = (
     r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|meta_tensor_no_storage)"
     r"|torch (Size|[A-Z][A-Za-z0-9]*Storage|[a-z]+[0-9]+|bool)"
 )
-"""Pattern of the names, as "module name", that tensors and tables are made of."""
+"""Pattern of the names, as "module name", in pickles of tensors and tables."""
 
 _ZIP = b"PK\x03\x04"
-# The end of an archive: its signature, and where the length of the comment stands in it.
+# End of an archive: signature and size.
 _END, _END_SIZE = b"PK\x05\x06", 22
 _END64, _END64_SIZE = b"PK\x06\x06", 56
 _LOCATOR, _LOCATOR_SIZE = b"PK\x06\x07", 20
 _MAX_COMMENT = 2**16
-# In the format before archives: three of the format, the content, the keys of its storages.
+# Pickles of the legacy format: three of the format, the content, the keys of its storages.
 _PICKLES = 5
-# Values that one tuple stands for, and bytes of an integer: colliding ones are slow in a table.
+# Expanded values of a tuple, and bytes of an integer: hash collisions make tables slow.
 _MAX_TUPLE = 4096
 _MAX_INTEGER = 9
 _HASHED = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "REDUCE"}
 
 
 def load(file: BinaryIO, names: str = TENSORS) -> Any:
-    """The content of a file, its tensors on the CPU.
+    """Read the content of a file, tensors on the CPU.
 
     Args:
-        file: The file, from its beginning, of the format of archives or of the one before.
-        names: Pattern of the names, as "module name", that may be in it.
+        file: The file, at its beginning, in the archive or the legacy format.
+        names: Pattern of the allowed names, as "module name".
 
     Raises:
-        ValueError: It is damaged, or holds something else; the reason in one line.
+        ValueError: It is damaged, or holds other names; the reason in one line.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -69,15 +69,15 @@ def load(file: BinaryIO, names: str = TENSORS) -> Any:
 
     try:
         return torch.load(file, map_location=counted, weights_only=True)
-    # The unpickler meets arbitrary bytes here, and raises whatever these make it raise.
+    # The unpickler raises anything on arbitrary bytes.
     except Exception as error:
         raise ValueError(f"{type(error).__name__} in its content") from error
 
 
 def _check_archive(file: BinaryIO, size: int, names: str) -> None:
-    """Refuse records that are larger than the file, which only a bomb has: torch stores them.
+    """Refuse records larger than the file: torch stores them uncompressed.
 
-    Python and torch have to find the same list of records: the one in front of the end.
+    Python and torch must find the same list of records: the one before the end.
     """
     tail_size = min(size, _MAX_COMMENT + _END_SIZE + _LOCATOR_SIZE + _END64_SIZE)
     file.seek(size - tail_size)
@@ -91,12 +91,12 @@ def _check_archive(file: BinaryIO, size: int, names: str) -> None:
         (offset,) = _unpacked("<Q", tail, locator + 8)
         length, start = _unpacked("<QQ", tail, last + 40)
         if offset != last + size - tail_size or not tail[last:].startswith(_END64):
-            raise ValueError("its list of records is not in front of its end")
+            raise ValueError("its list of records is not before its end")
     else:
         last = end
         length, start = _unpacked("<II", tail, end + 12)
     if start + length != last + size - tail_size:
-        raise ValueError("its list of records is not in front of its end")
+        raise ValueError("its list of records is not before its end")
     try:
         with zipfile.ZipFile(file) as archive:
             records = archive.infolist()
@@ -105,7 +105,7 @@ def _check_archive(file: BinaryIO, size: int, names: str) -> None:
             if sum(record.file_size for record in records) > size:
                 raise ValueError("its records are larger than itself")
             for record in records:
-                # Torch looks for names in any case.
+                # Torch ignores the case of names.
                 if record.filename.lower().endswith(".pkl"):
                     _check_pickle(io.BytesIO(archive.read(record)), names)
     except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, struct.error) as error:
@@ -117,15 +117,15 @@ def _unpacked(layout: str, data: bytes, offset: int) -> tuple[int, ...]:
 
 
 def _is_large(value: int) -> bool:
-    # The first value of the format before archives is a larger one.
+    # The legacy format starts with a larger value.
     return value.bit_length() > 8 * _MAX_INTEGER and value != torch.serialization.MAGIC_NUMBER
 
 
 def _check_pickle(file: BinaryIO, names: str) -> None:
     """Refuse a pickle of anything but the names and plain values; reads to its end.
 
-    Nothing is made: of the values on its stack only the numbers of values are counted that a
-    tuple stands for, which is hashed as a whole where it is a key.
+    Nothing is built: the stack holds the number of values in each entry, because a tuple that is a
+    key is hashed as a whole.
     """
     stack: list[int] = []
     marks: list[int] = []
@@ -144,10 +144,10 @@ def _check_pickle(file: BinaryIO, names: str) -> None:
             elif name.endswith("GET"):
                 stack.append(memo[argument])
             else:
-                taken = operation.stack_before
-                first = len(stack) - len(taken)
-                if pickletools.markobject in taken:
-                    first = marks.pop() - taken.index(pickletools.markobject)
+                popped = operation.stack_before
+                first = len(stack) - len(popped)
+                if pickletools.markobject in popped:
+                    first = marks.pop() - popped.index(pickletools.markobject)
                 if first < 0:
                     raise IndexError
                 values = 1 + sum(stack[first:]) if name in _HASHED else 1

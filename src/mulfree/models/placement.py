@@ -1,4 +1,4 @@
-"""Which layers of a network multiply, and the change of all others to another operator."""
+"""Replacement of the layers of a network by layers of an operator."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REPLACED = "mulfree_replaced"
 
 
 class ConversionWarning(UserWarning):
-    """Warning of a layer that a conversion leaves as it was, strips, or makes constant."""
+    """Warning of a layer that a conversion leaves unchanged, strips, or makes constant."""
 
 
 def convert(
@@ -42,47 +42,44 @@ def convert(
     gradient: str | None = None,
     input_size: Sequence[int] | None = None,
 ) -> nn.Module:
-    """Change the operator of the layers inside any model, in place.
+    """Replace the layers inside any model by layers of an operator, in place.
 
     Every `torch.nn.Conv2d` and `torch.nn.Linear` (or layer of another mulfree operator) that is not
-    kept becomes a layer of `operator` with the same geometry, device, dtype and mode and freshly
-    initialised parameters. Layers that are of `operator` already keep theirs. Subclasses are left
-    as they are, because their forward may be another one; so are transposed convolutions and those
-    of other dimensions. Outputs of an adder layer need a normalisation after them, which is not
-    added here.
+    kept is replaced by a layer of `operator` with the same geometry, device, dtype and mode and
+    random initialisation. Layers of `operator` keep their parameters. Subclasses are left
+    unchanged, because their forward may differ; so are transposed, 1-D and 3-D convolutions. An
+    adder layer requires batch norm after it, which is not added.
 
     With `input_size` the model is run on zeros before and after, in evaluation mode and without
-    gradients. That finds layers that it does not call as modules, and leaves parameters, buffers,
-    random states and attributes as they were, but not objects of the user's own.
+    gradients. This finds layers whose forward is bypassed. Parameters, buffers, random states and
+    attributes are restored, but not objects of the user's own.
 
-    An optimiser must be made after the conversion, and so must distributed wrappers.
+    Create optimisers and distributed wrappers after the conversion.
 
     Args:
-        model: Any torch model; inside of `torch.compile`, `DataParallel` and `AveragedModel` the
-            network is changed.
+        model: Any torch model, also inside `torch.compile`, `DataParallel` and `AveragedModel`.
         operator: One of `mulfree.operators.OPERATORS`.
-        keep: The layers to leave alone: "first" and "last" are the first and the last convolution
-            or linear layer in the order in which the model registers them; anything else is the
-            name, or a glob pattern of names, of layers or of modules that contain layers.
-        linear: Whether linear layers are changed too.
+        keep: Layers to leave unchanged: "first" and "last" are the first and the last convolution
+            or linear layer in order of registration; anything else is the name, or a glob pattern
+            of names, of layers or of modules that contain layers.
+        linear: Whether to replace linear layers too.
         gradient: Gradient rule of the new layers, for operators that have rules.
-        input_size: Shape of one input without the batch, for example `(3, 32, 32)`, to run the
-            model with.
+        input_size: Shape of one input without the batch, such as `(3, 32, 32)`, for a trial run.
 
     Returns:
-        The model; a new layer if the model itself is the layer to change.
+        The model; a new layer if the model itself is the layer to replace.
 
     Raises:
         ConfigError: Unknown operator or gradient rule, a name in `keep` that matches nothing, a
-            model without layers, or a layer that cannot be changed without breaking something else:
-            parametrizations or hooks on it, parameters that are tied or that another module
-            computes with, references to it beside the registered ones. The model is then as it was.
+            model without layers, or a layer whose replacement would break something else: it has
+            parametrizations or hooks, its parameters are tied or used by another module, or it is
+            referenced outside of its registration. The model is then unchanged.
         ShapeError: `input_size` is not a shape, or the model fails on such an input.
 
     Warns:
         ConversionWarning: Attributes, buffers, children or hooks of layers are dropped; subclasses
-            of layers and other convolutions stay as they are; or an activation follows an adder
-            layer without a normalisation between, so that the network is constant.
+            of layers and other convolutions are left unchanged; or an activation follows an adder
+            layer without batch norm between, which makes the network constant.
 
     References:
         arXiv 1912.13200; which layers multiply: resnet20.py of github.com/huawei-noah/AdderNet.
@@ -134,9 +131,9 @@ class Placement:
 
 
 def placed(network: nn.Module, operator: str, placement: Placement) -> nn.Module:
-    """Change the operator of the layers inside a network that was just built, in place.
+    """Replace the layers inside a network that was just built, in place.
 
-    As `convert`, but nothing else can hold the layers yet, so that it is not searched for.
+    As `convert`, without its search for other references to the layers: there are none yet.
 
     Raises:
         ConfigError: Unknown operator or gradient rule, or a name in `keep` that matches nothing.
@@ -158,7 +155,7 @@ def was_replaced(parameter: Tensor) -> bool:
 def _swap(
     model: nn.Module, new: Mapping[nn.Module, nn.Module]
 ) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Put new modules in the place of old ones; the old ones, and where they were."""
+    """Replace modules; returns parent, name and old module of each."""
     swapped = [
         (parent, name, child)
         for parent in list(model.modules())
@@ -171,7 +168,7 @@ def _swap(
 
 
 def _losses(layers: Iterable[ReplaceableLayer]) -> list[str]:
-    """One line for every kind of loss, with the layers that it happens to."""
+    """One line for every kind of loss, with its layers."""
     names: dict[str, list[str]] = {}
     for layer in layers:
         lost = ", ".join(losses(layer.module))
@@ -181,28 +178,28 @@ def _losses(layers: Iterable[ReplaceableLayer]) -> list[str]:
 
 
 def _left_alone(layers: Sequence[ReplaceableLayer]) -> list[str]:
-    """The line about layers that multiply and are not changed."""
+    """Line for multiplying layers that are left unchanged."""
     if not layers:
         return []
     names = [f"{layer.name} ({type(layer.module).__name__})" for layer in layers]
     return [
-        f"convert: leaves {listed(names)} as they are, whose class is another than the layers' "
-        "to change; name them in `keep` if this is meant"
+        f"convert: leaves {listed(names)} as they are, because their classes are not supported; "
+        "name them in `keep` if this is intended"
     ]
 
 
 def _constant(names: Sequence[str]) -> list[str]:
-    """The line about layers without a normalisation behind them."""
+    """Line for adder layers without batch norm."""
     if not names:
         return []
     return [
-        "convert: outputs of adder layers are never positive, and an activation without a "
-        f"normalisation before it makes a constant of them; normalise those of {listed(names)}"
+        "convert: outputs of adder layers are never positive, so an activation without batch norm "
+        f"before it is constant; add batch norm after {listed(names)}"
     ]
 
 
 def _rule(target: Operator, gradient: str | None) -> dict[str, str]:
-    """The gradient rule as an argument of the new layers; none where none is asked for."""
+    """Gradient rule as an argument of the new layers; empty for None."""
     if gradient is None:
         return {}
     if "gradient" not in inspect.signature(target.linear).parameters:
@@ -210,20 +207,20 @@ def _rule(target: Operator, gradient: str | None) -> dict[str, str]:
             f"convert: `gradient` must be None for operator {target.name!r}, "
             f"which has no gradient rules, got {quoted(gradient)}"
         )
-    with torch.device("meta"):  # Where no random numbers are drawn.
-        target.linear(1, 1, gradient=gradient)  # Refuses an unknown rule before any change.
+    with torch.device("meta"):  # Draws no random numbers.
+        target.linear(1, 1, gradient=gradient)  # Refuses an unknown rule before any replacement.
     return {"gradient": gradient}
 
 
 def _replacements(
     layers: Iterable[ReplaceableLayer], target: Operator, options: dict[str, str]
 ) -> dict[nn.Module, nn.Module]:
-    """The new layer of each old one."""
+    """New layer for each old one."""
     return {layer.module: _replacement(layer.module, target, options) for layer in layers}
 
 
 def _replacement(old: nn.Module, target: Operator, options: dict[str, str]) -> nn.Module:
-    """A layer of `target` in the place of `old`."""
+    """Layer of `target` that replaces `old`."""
     weight = old.weight
     assert isinstance(weight, Tensor)
     cls = target.linear if is_linear(old) else target.conv

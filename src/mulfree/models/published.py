@@ -1,4 +1,4 @@
-"""State dicts of residual networks that other code wrote, or mulfree without a recipe."""
+"""State dicts of residual networks from other code, or from mulfree without a model config."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from mulfree.models.registry import OPERATOR_KEY, ModelConfig, list_models, mode
 
 _WHAT = "load_published: `path_or_state_dict`"
 _OUR_NAMES = {"adder": "weight", "b": "bias"}
-# Where files keep the weights among other things, and what wrappers put before every name.
+# Keys of the weights beside other content, and prefixes of wrappers.
 _CONTAINERS = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _WRAPPER_BUFFER = "n_averaged"
-# Of either, one in the other.
+# Nesting of containers or prefixes.
 _MAX_DEPTH = 8
 
 
@@ -30,26 +30,25 @@ def load_published(
     *,
     operator: str | None = None,
 ) -> nn.Module:
-    """A residual network with weights published elsewhere, in evaluation mode.
+    """Load a residual network with weights published elsewhere, in evaluation mode.
 
-    Reads state dicts of the AdderNet authors' code, where the weight of an adder layer is called
-    `adder` and its bias `b`, those of torchvision, whose classifier is a linear layer, and those of
-    models of `create_model`; also inside a dictionary (`state_dict`, `model_state_dict`, `model`)
-    and with the prefixes that `DataParallel`, `torch.compile` and the like put before the names.
-    Classes, channels, width, the normalisation of the logits and which layers are adders are read
-    off the tensors and the metadata of a state dict.
+    Supported are state dicts of the AdderNet authors' code (weight `adder` and bias `b` in adder
+    layers), of torchvision (linear classifier), and of models of `create_model`; also inside a
+    dictionary (`state_dict`, `model_state_dict`, `model`) and with the prefixes of `DataParallel`,
+    `torch.compile` and similar wrappers. Classes, channels, width, batch norm of the logits and the
+    operator of each layer are inferred from the tensors and the metadata of the state dict.
 
     Args:
-        path_or_state_dict: File of `torch.save`, of which only tensors are read, or its content.
+        path_or_state_dict: File of `torch.save`, read for tensors only, or its content.
         name: The network: one of `list_models("resnet*")`.
-        operator: Operator of all layers but the first and the last, for a state dict that does not
-            record it: an adder layer and a convolution have weights of the same name and shape.
+        operator: Operator of all layers except the first and the last, for a state dict without a
+            record of it: weights of adder layers and convolutions have equal names and shapes.
 
     Raises:
-        ConfigError: Neither path nor state dict, not the name of a residual network or of an
-            operator, or not the operator that the state dict records.
-        ArtifactError: No such file, one with more in it than tensors, not of that network, or of
-            layers whose operator it does not record.
+        ConfigError: Neither path nor state dict, unknown network or operator, or an operator that
+            differs from the recorded one.
+        ArtifactError: The file is missing, holds more than tensors, belongs to another network, or
+            lacks the operator of its layers.
 
     References:
         resnet20.py, resnet50.py and adder.py of github.com/huawei-noah/AdderNet.
@@ -68,7 +67,7 @@ def load_published(
         tensors, recorded = _named_as_ours(source, _read(source))
     config = _config(source, tensors, recorded, name, operator)
     expected = claimed(_WHAT, source, config)
-    # The authors' layer has an optional bias that their networks do not use.
+    # Optional in the authors' layer, unused in their networks.
     biases = {
         layer: tensors.pop(key)
         for layer, own in recorded.items()
@@ -76,7 +75,7 @@ def load_published(
     }
     for key, tensor in expected.items():
         if key.endswith("num_batches_tracked"):
-            # Only there since torch 0.4.1, and only used for averages that are not exponential.
+            # Since torch 0.4.1; used for cumulative averages only.
             tensors.setdefault(key, torch.zeros_like(tensor, device="cpu"))
     model = restored(_WHAT, source, config, tensors, torch.float32)
     for layer, bias in biases.items():
@@ -105,12 +104,12 @@ def _read(path: str) -> object:
 
 
 def _named_as_ours(source: str, content: object) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors under mulfree's names, and the operators of the layers that have one on record."""
+    """Tensors under mulfree's names, and the recorded operators of layers."""
     content = _state_dict(content)
     if not isinstance(content, Mapping):
         raise broken(_WHAT, source, "be a state dict of tensors")
     metadata = getattr(content, "_metadata", None)
-    # Not by methods: attributes of a dictionary in a pickle can take their places.
+    # No methods: a pickled dictionary can have attributes in their place.
     given: dict[str, Tensor] = {}
     for key in content:
         if not isinstance(key, str) or not is_plain(content[key]):
@@ -130,7 +129,7 @@ def _named_as_ours(source: str, content: object) -> tuple[dict[str, Tensor], dic
 
 
 def _state_dict(content: object) -> object:
-    """The innermost of the containers that weights are in."""
+    """Innermost container of the weights."""
     for _ in range(_MAX_DEPTH):
         if not isinstance(content, Mapping):
             break
@@ -143,7 +142,7 @@ def _state_dict(content: object) -> object:
 
 
 def _prefix(names: Iterable[str]) -> str:
-    """All that wrappers put before the names."""
+    """Prefix of all names, as added by wrappers."""
     prefix = ""
     for _ in range(_MAX_DEPTH):
         own = [name for name in names if name != prefix + _WRAPPER_BUFFER]
@@ -156,7 +155,7 @@ def _prefix(names: Iterable[str]) -> str:
 
 
 def _recorded(metadata: object, module: str) -> str | None:
-    """The operator that a state dict has on record for a module, if any."""
+    """Operator of a module in the metadata of a state dict, if any."""
     entry = metadata[module] if isinstance(metadata, dict) and module in metadata else None
     operator = entry[OPERATOR_KEY] if isinstance(entry, dict) and OPERATOR_KEY in entry else None
     return operator if operator in operators.OPERATORS else None
@@ -169,7 +168,7 @@ def _config(
     name: str,
     operator: str | None,
 ) -> ModelConfig:
-    """The recipe of the network that the tensors are of; makes its classifier one by one."""
+    """Infer the model config; reshapes a linear classifier to a 1x1 convolution."""
     full = blueprint(ModelConfig(name=name))
     classifier = tensors.get("fc.weight")
     linear = False

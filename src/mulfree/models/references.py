@@ -1,4 +1,4 @@
-"""Where a network holds its layers outside of the modules that are registered."""
+"""References of a network to its layers outside of the registered modules."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ from torch.optim import Optimizer
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType)
 _COLLECTIONS = (list, tuple, set, frozenset, deque)
-# What is registered is looked at by itself.
+# Searched separately.
 _REGISTERED = ("_modules", "_parameters")
 
 
 def held_outside(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str]]:
-    """Find layers that attributes of the model's modules hold in another way than as a module.
+    """Find layers referenced by attributes of the model's modules other than as submodules.
 
-    Looked through are collections, iterators, partial functions, caches, closures, defaults, bound
-    methods, globals that functions name, weak references, optimisers, attributes of classes and of
-    objects that are no modules, and modules that are not registered. Parameters of a layer stand
-    for the layer.
+    Searched are collections, iterators, partial functions, caches, closures, defaults, bound
+    methods, globals used by functions, weak references, optimisers, attributes of classes and of
+    other objects, and unregistered modules. A parameter of a layer counts as the layer.
 
     Args:
         model: The network.
         layers: Modules of it.
 
     Yields:
-        A layer, and where it is held, such as "`blocks` of body".
+        A layer, and the place of the reference, such as "`blocks` of body".
     """
     owners: dict[int, nn.Module] = {}
     for layer in layers:
@@ -59,7 +58,7 @@ def held_outside(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[tupl
 
 
 def _layers_in(value: object, owners: Mapping[int, nn.Module], seen: set[int]) -> Iterator[Any]:
-    """The layers that can be reached from `value`; what is in `seen` is not looked at again."""
+    """Layers reachable from `value`, skipping objects in `seen`."""
     stack = [(value, None)]
     while stack:
         found, home = stack.pop()
@@ -76,9 +75,9 @@ def _layers_in(value: object, owners: Mapping[int, nn.Module], seen: set[int]) -
 
 
 def _parts(value: Any, home: Any) -> Iterator[tuple[Any, Any]]:
-    """Objects that `value` holds; `home` are the globals of the function it was found by."""
+    """Objects referenced by `value`; `home` are the globals of the function that led to it."""
     if isinstance(value, Mapping):
-        with contextlib.suppress(Exception):  # A mapping of the user's own may do anything.
+        with contextlib.suppress(Exception):  # A user's mapping may raise anything.
             yield from ((item, home) for pair in list(value.items()) for item in pair)
     elif isinstance(value, _COLLECTIONS):
         yield from ((item, home) for item in value)
@@ -97,7 +96,7 @@ def _parts(value: Any, home: Any) -> Iterator[tuple[Any, Any]]:
     elif isinstance(value, types.FunctionType):
         yield from _held_by_function(value, home)
     elif type(value).__module__ in ("builtins", "functools"):
-        # Iterators, views of dictionaries, generators, caches: no attributes to look at.
+        # Iterators, dictionary views, generators, caches: no attributes.
         yield from ((item, home) for item in gc.get_referents(value))
     elif isinstance(value, (nn.Module, Optimizer)) or not _is_torch(type(value)):
         yield from _attributes(value, home)
@@ -110,7 +109,7 @@ def _held_by_function(function: types.FunctionType, home: Any) -> Iterator[tuple
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # Empty.
             yield cell.cell_contents, home
-    # Not into the functions of libraries, which would lead through all that is imported.
+    # Functions of libraries are skipped: they lead to everything imported.
     if function.__globals__ is home and not function.__module__.startswith("torch."):
         names = set(_names(function.__code__))
         yield from ((home[name], home) for name in sorted(names) if name in home)
@@ -118,7 +117,7 @@ def _held_by_function(function: types.FunctionType, home: Any) -> Iterator[tuple
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
-    """The names in a function, and in the functions inside of it."""
+    """Names in the code of a function and of its inner functions."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -141,9 +140,9 @@ def _is_torch(cls: type) -> bool:
 
 
 def storage_of(tensor: Tensor) -> int | None:
-    """Key that tensors sharing memory have in common, on the meta device too.
+    """Key shared by tensors with common memory, also on the meta device.
 
-    None where torch gives no storage: of sparse and of some wrapping tensors.
+    None for tensors without storage: sparse tensors and some wrappers.
     """
     with contextlib.suppress(NotImplementedError, RuntimeError):
         return int(tensor.untyped_storage()._cdata)

@@ -1,4 +1,4 @@
-"""The models by name: registration, listing and creation."""
+"""Registry of models: registration, listing and creation by name."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _MAX_WIDTH = 64.0
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What every model can be asked for; a family with more options subclasses it.
+    """Options of every model; the base of the `Config` of a family with more of them.
 
     Attributes:
-        image_size: Side of the images that the family is made for.
+        image_size: Side of the images that the family is designed for.
         num_classes: Number of logits.
         in_channels: Channels of the images.
-        norm_logits: Batch normalisation of the logits, as published adder networks have it.
-        width: Multiplier of every number of channels inside the network.
+        norm_logits: Batch normalisation of the logits, as in published adder networks.
+        width: Multiplier of all numbers of channels inside the network.
     """
 
     image_size: ClassVar[int] = 32
@@ -60,7 +60,7 @@ class ModelOptions:
 
 
 def check_count(option: str, value: int) -> None:
-    """Refuse a number of channels, classes or units that no network has.
+    """Refuse an unreasonable number of channels, classes or units.
 
     Raises:
         ConfigError: Below 1 or above a million.
@@ -73,12 +73,12 @@ def check_count(option: str, value: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The recipe of a model: `create_model(name, **arguments)` builds the same network again.
+    """Configuration of a model: `create_model(name, **arguments)` rebuilds the same network.
 
     Attributes:
         name: Registered name.
-        arguments: Every argument of `create_model`, defaults included, as JSON values.
-        images: What it was trained on, where that is known; not part of the comparison.
+        arguments: All arguments of `create_model`, defaults included, as JSON values.
+        images: Images of the training, if known; not compared.
     """
 
     name: str
@@ -98,16 +98,16 @@ class _Entry:
 _ENTRIES: dict[str, _Entry] = {}
 _CONFIG_ATTRIBUTE = "mulfree_config"
 OPERATOR_KEY = "operator"
-"""Where the metadata of a state dict has the operator of a layer."""
+"""Key of the operator of a layer in the metadata of a state dict."""
 
 
 def register_model(build: Callable[[_Options], nn.Module]) -> Callable[[_Options], nn.Module]:
     """Register a function as the model of its name.
 
-    The function takes one argument, annotated `ModelOptions` or a subclass whose fields are the
-    options of the model, and returns a network of `torch.nn.Conv2d` and `torch.nn.Linear` layers
-    whose first layer and classifier are its first and last in order of registration.
-    Its family must be listed in `mulfree.models.families.FAMILIES`.
+    The function takes one argument, annotated with the `Config` of its family, whose fields are the
+    options of the model. It returns a network of `torch.nn.Conv2d` and `torch.nn.Linear` layers
+    with first layer and classifier first and last in order of registration.
+    The family must be listed in `mulfree.models.families.FAMILIES`.
 
     Raises:
         ConfigError: The name is taken by a function of another module.
@@ -127,12 +127,12 @@ def register_model(build: Callable[[_Options], nn.Module]) -> Callable[[_Options
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the registered models that match a glob pattern, sorted."""
+    """Return the registered names that match a glob pattern, sorted."""
     return sorted(fnmatch.filter(_entries(), pattern))
 
 
 def model_options(name: str) -> dict[str, Any]:
-    """Options of a model and their defaults; `norm_logits` of None depends on the operator.
+    """Return the options of a model with defaults; `norm_logits` None depends on the operator.
 
     Raises:
         ConfigError: No model has this name.
@@ -142,7 +142,7 @@ def model_options(name: str) -> dict[str, Any]:
 
 
 def image_size(name: str) -> int:
-    """Side of the images that a model is made for; it takes others too.
+    """Return the side of the images that a model is designed for; others work too.
 
     Raises:
         ConfigError: No model has this name.
@@ -158,10 +158,10 @@ def create_model(
     in_channels: int = 3,
     **options: Any,
 ) -> nn.Module:
-    """A freshly initialised network that maps images `[N, C_in, H, W]` to logits `[N, classes]`.
+    """Create a randomly initialised network from images `[N, C_in, H, W]` to logits `[N, classes]`.
 
     The first and the last layer multiply, as in the papers; every other layer, 1x1 shortcuts
-    included, is one of `operator`. The recipe is kept on the model, see `config_of`.
+    included, is one of `operator`. The model config is attached to the model, see `config_of`.
 
     Args:
         name: One of `list_models()`.
@@ -170,11 +170,11 @@ def create_model(
         in_channels: Channels of the images.
         **options: Options of the model, see `model_options(name)`. All models have `width`
             (multiplier of the numbers of channels), `norm_logits` (batch normalisation of the
-            logits; by default as published: yes, unless the operator is conv2d), `gradient` (rule
-            of the operator's layers) and `keep` (layers that multiply, see `convert`).
+            logits; by default as published: unless the operator is conv2d), `gradient` (gradient
+            rule of the operator's layers) and `keep` (layers that multiply, see `convert`).
 
     Raises:
-        ConfigError: Unknown model, operator or option, or a value that is not valid.
+        ConfigError: Unknown model, operator or option, or an invalid value.
 
     References:
         arXiv 1912.13200; which layers multiply: resnet20.py of github.com/huawei-noah/AdderNet.
@@ -201,7 +201,7 @@ def create_model(
 
 
 def config_of(model: nn.Module) -> ModelConfig:
-    """The recipe that `create_model` left on the model.
+    """Return the model config attached by `create_model`.
 
     Raises:
         ConfigError: The model was not built by `create_model`.
@@ -210,13 +210,13 @@ def config_of(model: nn.Module) -> ModelConfig:
     if not isinstance(config, ModelConfig):
         raise ConfigError(
             "config_of: `model` must be one that create_model built, "
-            f"got a {type(model).__name__} without a recipe"
+            f"got a {type(model).__name__} without a model config"
         )
     return config
 
 
 def input_size(model: nn.Module) -> tuple[int, int, int]:
-    """C, H, W of the images that a model was trained on, or else of those it is made for.
+    """Return C, H, W of the images of the training or, if unknown, of the design.
 
     Raises:
         ConfigError: The model was not built by `create_model`.
@@ -229,10 +229,10 @@ def input_size(model: nn.Module) -> tuple[int, int, int]:
 
 
 def set_images(model: nn.Module, images: ImageSpec) -> None:
-    """Record in the recipe of a model what it is trained on: it goes wherever the model goes.
+    """Record the images of the training in the model config, which copies and files keep.
 
     Raises:
-        ConfigError: The model was not built by `create_model`, or takes no such images.
+        ConfigError: The model was not built by `create_model`, or does not take such images.
     """
     config = config_of(model)
     for key, given in (("in_channels", images.size[0]), ("num_classes", len(images.classes))):
@@ -245,16 +245,16 @@ def set_images(model: nn.Module, images: ImageSpec) -> None:
 
 
 def _attach(model: nn.Module, config: ModelConfig) -> None:
-    # A plain attribute for torch, which deepcopy and pickle carry along.
+    # A plain attribute, which deepcopy and pickle copy.
     object.__setattr__(model, _CONFIG_ATTRIBUTE, config)
 
 
 def _record_operators(
     model: nn.Module, state: dict[str, Any], prefix: str, _: dict[str, Any]
 ) -> None:
-    """Note the operator of every layer beside its version in the metadata of a state dict.
+    """Record the operator of every layer beside its version in the metadata of a state dict.
 
-    Names and shapes are those of a convolution whatever the operator is.
+    Tensors have the names and shapes of a convolution for every operator.
     """
     metadata = getattr(state, "_metadata", {})
     for name, layer in model.named_modules(prefix=prefix.removesuffix(".")):
@@ -264,7 +264,7 @@ def _record_operators(
 
 
 def _entries() -> dict[str, _Entry]:
-    """Every model of the listed families, whose files are imported now if they were not yet."""
+    """Models of the listed families, which are imported on the first call."""
     for family in families.FAMILIES:
         importlib.import_module(f"{families.__name__}.{family}")
     return _ENTRIES
@@ -278,7 +278,7 @@ def _entry(name: str) -> _Entry:
 
 
 def _check_type(option: str, value: object, kind: type | UnionType) -> None:
-    """Refuse a value of another type; an integer is a float, a bool is neither."""
+    """Refuse a value of another type; an int counts as a float, a bool as neither."""
     accepted = (int, float) if kind is float else (kind,)
     if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
         raise ConfigError(

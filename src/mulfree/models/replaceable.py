@@ -1,4 +1,4 @@
-"""Return whether layers of a network can be replaced, and what is lost or goes wrong if they are."""
+"""Checks that layers can be replaced, and losses of their replacement."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mulfree.models.wrappers import is_distributed
 
 _MAX_LISTED = 5
 
-# The arguments of layers without a default, and the others that are their geometry.
+# Arguments of layers without a default, and further arguments of the geometry.
 _CONV = (
     ("in_channels", "out_channels", "kernel_size"),
     ("stride", "padding", "dilation", "groups"),
 )
 _LINEAR = (("in_features", "out_features"), ())
 
-# Torch's own list, closed: of a large negative number these give next to nothing, or a constant.
+# All activations of torch with nearly zero or constant output for large negative inputs.
 _ACTIVATIONS = (
     nn.CELU,
     nn.ELU,
@@ -41,44 +41,44 @@ _ACTIVATIONS = (
     nn.Tanh,
     nn.Threshold,
 )
-# Files of torch.nn.modules: behind these modules a negative number is still one.
+# Files of torch.nn.modules whose modules keep negative numbers negative.
 _SIGN_KEEPING_FILES = ("dropout", "flatten", "padding", "pixelshuffle", "pooling", "upsampling")
 
 
 @dataclass(kw_only=True)
 class ReplaceableLayer:
-    """A convolution or linear layer of the model, under every name it has there."""
+    """A convolution or linear layer of a model, with all its names."""
 
     module: nn.Module
     names: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        """The first of its names; its class if it is the model itself."""
+        """First name; the class if the layer is the model itself."""
         return self.names[0] or type(self.module).__name__
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
+    """First names, and the number of further ones."""
     more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
     return ", ".join(names[:_MAX_LISTED]) + more
 
 
 def check_replaceable(model: nn.Module, layers: Sequence[ReplaceableLayer]) -> None:
-    """Refuse what new layers would silently drop, or what would silently not use them.
+    """Refuse replacements that would silently lose something or remain unused.
 
     Args:
-        model: The network, with the wrappers around it.
-        layers: The layers to change.
+        model: The network, with its wrappers.
+        layers: The layers to replace.
 
     Raises:
-        ConfigError: A layer cannot be changed without breaking something else.
+        ConfigError: A replacement would break something else.
     """
     for module in model.modules():
         if layers and is_distributed(module):
             raise ConfigError(
                 "convert: `model` must be converted before it is distributed, got a "
-                f"{type(module).__name__}, which holds on to the parameters that it was given"
+                f"{type(module).__name__}, which keeps references to their parameters"
             )
     owners: dict[Tensor, list[str]] = {}
     for name, module in model.named_modules():
@@ -91,7 +91,7 @@ def check_replaceable(model: nn.Module, layers: Sequence[ReplaceableLayer]) -> N
     for module, where in held_outside(model, names):
         raise ConfigError(
             "convert: `model` must hold the layers to change as registered modules alone, got "
-            f"{names[module]} or its weight in {where}, which would go on with the old one; "
+            f"{names[module]} or its weight in {where}, which would keep the old one; "
             "register it there too (in an nn.ModuleList or nn.ModuleDict) or keep it"
         )
 
@@ -140,13 +140,13 @@ def _check_layer(
             "convert: `model` must have weights of a floating-point type in the layers to change, "
             f"got {weight.dtype} in {layer.name}; keep it"
         )
-    with torch.device("meta"):  # Where no random numbers are drawn.
+    with torch.device("meta"):  # Draws no random numbers.
         usual = made_like(module, type(module), {}).weight
     assert isinstance(usual, Tensor)
     if weight.shape != usual.shape:
         raise ConfigError(
-            f"convert: `model` must have a weight of {list(usual.shape)} in {layer.name}, as the "
-            f"attributes of that layer say, got {list(weight.shape)}; correct these or keep it"
+            f"convert: `model` must have a weight of {list(usual.shape)} in {layer.name}, to match "
+            f"its attributes, got {list(weight.shape)}; correct these or keep it"
         )
     for parameter in module.parameters():
         if hasattr(parameter, "device_mesh"):
@@ -162,11 +162,11 @@ def _check_layer(
 
 
 def made_like(layer: nn.Module, cls: type[nn.Module], options: Mapping[str, Any]) -> nn.Module:
-    """A new layer of the class `cls` with the geometry of `layer`.
+    """Create a layer of the class `cls` with the geometry of `layer`.
 
     Args:
         layer: A convolution or linear layer.
-        cls: A class with the constructor of `torch.nn.Conv2d` or `torch.nn.Linear`, as `layer` is.
+        cls: A class with the constructor of `torch.nn.Conv2d` or `torch.nn.Linear`, like `layer`.
         options: Further arguments.
     """
     have = vars(layer)
@@ -177,19 +177,19 @@ def made_like(layer: nn.Module, cls: type[nn.Module], options: Mapping[str, Any]
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Return whether a convolution or linear layer is a linear one."""
+    """Return whether a layer is linear rather than a convolution."""
     return not hasattr(layer, "kernel_size")
 
 
 def losses(layer: nn.Module) -> list[str]:
-    """Differences between a layer and a fresh one of its class, in words."""
+    """Names of the differences between a layer and a new one of its class."""
     cls = type(layer)
     options = {
         name: vars(layer)[name]
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.default is not parameter.empty and name in vars(layer) and name not in _CONV[1]
     }
-    with torch.device("meta"):  # Where no random numbers are drawn.
+    with torch.device("meta"):  # Draws no random numbers.
         fresh = made_like(layer, cls, options)
     lost = []
     for kind, registered in (
@@ -206,7 +206,7 @@ def losses(layer: nn.Module) -> list[str]:
             lost.append(f"hooks in {key}")
         elif isinstance(value, (bool, int, str, tuple)) and key != "training":
             usual = vars(fresh)[key]
-            # A cache of `padding` for modes of padding that are refused.
+            # A cache for padding modes that are refused.
             if usual != value and key != "_reversed_padding_repeated_twice":
                 lost.append(f"attribute {key}")
     for name, parameter in layer.named_parameters(recurse=False):
@@ -219,19 +219,19 @@ def _extras(parameter: nn.Parameter) -> Iterator[str]:
         yield "requires_grad=False"
     if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
         yield "hooks"
-    # Marks of this library are set anew.
+    # Marks of this library are set again.
     yield from (f"attribute {key}" for key in vars(parameter) if not key.startswith("mulfree_"))
 
 
 def zeroed_in_sequence(model: nn.Module, adders: Iterable[nn.Module]) -> Iterator[nn.Module]:
-    """The layers behind which a `torch.nn.Sequential` has an activation and no normalisation."""
-    wanted = set(adders)
+    """Layers followed by an activation without batch norm between in a `torch.nn.Sequential`."""
+    candidates = set(adders)
     for sequence in model.modules():
         if type(sequence) is not nn.Sequential:
             continue
         pending: nn.Module | None = None
         for module in sequence:
-            if module in wanted:
+            if module in candidates:
                 pending = module
             elif pending is not None and isinstance(module, _ACTIVATIONS):
                 yield pending

@@ -1,7 +1,7 @@
-"""Residual networks: the blocks and the network that the families of 32 and 224 pixels share.
+"""Blocks and network shared by the residual families for 32 and 224 pixels.
 
-Modules are named as in torchvision and in the code of the AdderNet authors, so that weights move
-between them by name.
+Modules are named as in torchvision and in the code of the AdderNet authors: weights are exchanged
+by name.
 
 References:
     Residual networks: arXiv 1512.03385. With adders: arXiv 1912.13200.
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The normalisation that ends the residual branch."""
+        """Last batch norm of the residual branch."""
         return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
-        """The normalisation that ends the residual branch."""
+        """Last batch norm of the residual branch."""
         return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Bottleneck(nn.Module):
 
 
 def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The input itself where shapes agree, else a normalised 1x1 layer ("option B")."""
+    """Identity for equal shapes, otherwise a 1x1 layer with batch norm ("option B")."""
     if stride == 1 and in_channels == out_channels:
         return nn.Identity()
     return nn.Sequential(
@@ -89,14 +89,14 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 class ResidualNetwork(nn.Module):
-    """A stem, stages of blocks, mean over all positions and a classifier.
+    """A stem, stages of blocks, global average pooling and a classifier.
 
     Args:
         block: Kind of block.
-        depths: Blocks of each stage; all stages but the first start with a stride of 2.
+        depths: Blocks of each stage; all stages except the first start with stride 2.
         channels: Channels of each stage, before the options' width and the block's expansion.
         options: Sizes common to all models.
-        small_stem: A 3x3 layer, in place of a 7x7 layer and a pooling that divide the size by 4.
+        small_stem: A 3x3 layer, instead of a 7x7 layer and pooling that divide the size by 4.
         classifier_bias: Whether the classifier has a bias.
         zero_init_residual: Whether each block starts as its shortcut alone (arXiv 1706.02677).
     """

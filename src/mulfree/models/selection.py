@@ -30,12 +30,12 @@ _MAX_PATTERN = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The layers of a network that shall be of an operator.
+    """Layers of a network, sorted for a conversion to an operator.
 
     Attributes:
-        replaced: Those that are of another one.
-        same: Those that are of it already.
-        others: Those of classes that are not changed, although they multiply and are not kept.
+        replaced: Layers of another operator, to be replaced.
+        same: Layers of the operator already.
+        others: Multiplying layers of unsupported classes that are not kept.
     """
 
     replaced: Sequence[ReplaceableLayer]
@@ -66,7 +66,7 @@ class Selection:
 
     @property
     def all(self) -> list[ReplaceableLayer]:
-        """All that are of the operator in the end."""
+        """All layers of the operator after the conversion."""
         return [*self.replaced, *self.same]
 
 
@@ -75,7 +75,7 @@ def _classes(operator: Operator) -> tuple[type[nn.Module], ...]:
 
 
 def _layers(model: nn.Module) -> list[ReplaceableLayer]:
-    """The layers that can be changed, in order of registration."""
+    """Replaceable layers, in order of registration."""
     classes = tuple(
         cls for name in operators.OPERATORS for cls in _classes(operators.get_operator(name))
     )
@@ -97,7 +97,7 @@ def _layers(model: nn.Module) -> list[ReplaceableLayer]:
 
 
 def _other_layers(model: nn.Module, target: Operator, linear: bool) -> list[ReplaceableLayer]:
-    """The layers of other operators and convolutions that cannot be changed."""
+    """Layers of other operators, and convolutions, of unsupported classes."""
     known = [operators.get_operator(name) for name in operators.OPERATORS]
     exact = {cls for operator in known for cls in _classes(operator)}
     other = tuple(cls for operator in known if operator != target for cls in _classes(operator))
@@ -111,7 +111,7 @@ def _other_layers(model: nn.Module, target: Operator, linear: bool) -> list[Repl
         else:
             found = isinstance(module, other) and (
                 type_before_parametrizations(module) not in exact
-                # Torch's attention reads the weight of this one and never calls it.
+                # Torch's attention reads its weight and never calls it.
                 and not isinstance(module, NonDynamicallyQuantizableLinear)
             )
         if found and (linear or not is_linear(module)):
@@ -122,7 +122,7 @@ def _other_layers(model: nn.Module, target: Operator, linear: bool) -> list[Repl
 def _kept(
     layers: list[ReplaceableLayer], others: list[ReplaceableLayer], keep: Sequence[str]
 ) -> set[str]:
-    """Names of the layers that `keep` names; the first and last are of those to change."""
+    """Return the names of kept layers; first and last are counted among `layers`."""
     if (
         isinstance(keep, str)
         or not isinstance(keep, Sequence)
@@ -151,7 +151,7 @@ def _kept(
 
 
 def _parts(names: Iterable[str]) -> set[str]:
-    """The names and those of the modules around them: `a.b.c` gives `a`, `a.b` and `a.b.c`."""
+    """Names with all their parents: `a.b.c` gives `a`, `a.b` and `a.b.c`."""
     return {
         ".".join(parts[: end + 1])
         for parts in (name.split(".") for name in names)

@@ -1,4 +1,4 @@
-"""Return whether a network goes on calling its layers when they are replaced: a run before and after."""
+"""Trial runs before and after a conversion: replaced layers must still be called."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mulfree.models.references import storage_of
 from mulfree.models.replaceable import ReplaceableLayer
 from mulfree.models.zero_run import ARITHMETIC, Observer, tensors_in, zero_run
 
-# Operations of torch's dispatcher that make next to nothing, or a constant, of a large negative
-# number, and those behind which it is one still.
+# Operations of torch's dispatcher with nearly zero or constant output for large negative inputs,
+# and operations that keep them negative.
 _ACTIVATION = re.compile(
     r"celu|clamp|clamp_min|elu|gelu|hardsigmoid|hardswish|hardtanh|mish|relu|selu|sigmoid|silu"
     r"|softplus|tanh|threshold"
@@ -23,7 +23,7 @@ _ACTIVATION = re.compile(
 _SIGN_KEEPING = re.compile(
     # Sums, pooling, resizing, padding, dropout.
     r"add|sum|mean|amax|amin|max|min|.*(max|avg)_pool.*|upsample_.*|(.*_)?pad(_nd|\d?d)|.*dropout"
-    # The same numbers in another order, shape, or place.
+    # Changes of order, shape, or memory.
     r"|_to_copy|alias|as_strided|cat|.*channel_shuffle|clone|contiguous|detach|expand|flip|gather"
     r"|index|index_select|permute|pixel_shuffle|reshape|roll|select|slice|split.*|squeeze|stack|t"
     r"|transpose|unbind|unsqueeze|_?(unsafe_)?view"
@@ -32,12 +32,12 @@ _SIGN_KEEPING = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The run of a network before layers are replaced, and what is checked by another one.
+    """Run of a network before layers are replaced, for comparison with a second run.
 
     Attributes:
         layers: The layers to replace.
         input_size: Shape of one input without the batch.
-        uses: How the network used the layers.
+        uses: Uses of the layers in the first run.
     """
 
     layers: Sequence[ReplaceableLayer]
@@ -51,8 +51,8 @@ class Trial:
         """Run `network` before its `layers` are replaced.
 
         Raises:
-            ConfigError: It computes with the parameters of a layer without calling it.
-            ShapeError: It does not take the input.
+            ConfigError: It uses the parameters of a layer without calling the layer.
+            ShapeError: It fails on the input.
         """
         modules = [layer.module for layer in layers]
         uses = zero_run("convert", network, input_size, lambda: Uses(modules))
@@ -76,23 +76,23 @@ class Trial:
         """Run the network with the new layers.
 
         Args:
-            network: The network after the change.
-            new: The new layer of each old one.
-            adders: The layers of which outputs are never positive.
+            network: The network after the replacement.
+            new: New layer for each old one.
+            adders: Layers whose outputs are never positive.
 
         Returns:
-            Those of `adders` behind which an activation comes before a normalisation.
+            Layers of `adders` followed by an activation without batch norm between.
 
         Raises:
-            ConfigError: It does not run, still uses an old layer, or does not use a new one.
+            ConfigError: It fails, still uses an old layer, or does not use a new one.
         """
         watched = [*new, *new.values()]
         try:
             uses = zero_run("convert", network, self.input_size, lambda: Uses(watched, adders))
         except ShapeError as error:
             raise ConfigError(
-                "convert: `model` must run with other layers in the place of the old ones, got "
-                f"{error.__cause__}; keep those that it is about"
+                "convert: `model` must run with the new layers, got "
+                f"{error.__cause__}; keep the layers concerned"
             ) from error
         for layer in self.layers:
             if layer.module in uses.read:
@@ -109,17 +109,17 @@ class Trial:
 
 
 class Uses(Observer):
-    """How one forward pass uses layers.
+    """Uses of layers in one forward pass.
 
     Args:
-        layers: The layers to look at.
-        adders: Those of them of which outputs are never positive.
+        layers: The layers to observe.
+        adders: Layers whose outputs are never positive.
 
     Attributes:
         called: Modules that were called.
-        read: Layers whose parameters other modules computed with, and the first function.
-        multiplied: Those of them of which that was a convolution or product of tensors.
-        zeroed: Layers whose output went into an activation without a normalisation between.
+        read: Layers whose parameters other modules used, and the first function that did.
+        multiplied: The same for convolutions and products of tensors.
+        zeroed: Layers followed by an activation without batch norm between.
     """
 
     def __init__(self, layers: Iterable[nn.Module], adders: Iterable[nn.Module] = ()) -> None:
@@ -131,45 +131,45 @@ class Uses(Observer):
         self._layers = list(layers)
         self._adders = set(adders)
         self._owners: dict[int, nn.Module] = {}
-        self._behind: dict[int, set[nn.Module]] = {}
-        # Whose identities are keys above.
+        self._adders_before: dict[int, set[nn.Module]] = {}
+        # Keeps the ids above unique.
         self._alive: list[Tensor] = []
 
     def leave(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """Records the call, and the outputs of adder layers."""
+        """Record the call, and the outputs of adder layers."""
         self.called.add(module)
         if module in self._adders:
             for tensor in tensors_in(output):
                 self._mark(tensor, {module})
 
     def operation(self, name: str, args: tuple[Any, ...], output: Any) -> None:
-        """Records whose parameters and which outputs of adder layers the operation is given."""
+        """Record the layers whose parameters or outputs are arguments of the operation."""
         name = name.rstrip("_")
-        behind: set[nn.Module] = set()
+        before: set[nn.Module] = set()
         for tensor in tensors_in(args):
             owner = self._parameter_owners().get(storage_of(tensor) or 0)
-            # Views made by attributes, such as `weight.T`, are met again in what they are given to.
+            # Views by attributes, such as `weight.T`, appear again in the operation on them.
             if owner is not None and owner not in self.stack and self.function != "get":
                 if ARITHMETIC.search(name):
                     self.multiplied.setdefault(owner, self.function or name)
                 self.read.setdefault(owner, self.function or name)
-            behind |= self._behind.get(id(tensor), set())
-        if not behind:
+            before |= self._adders_before.get(id(tensor), set())
+        if not before:
             return
         if _ACTIVATION.fullmatch(name) and (name != "clamp" or args[1] is not None):
-            self.zeroed |= behind
+            self.zeroed |= before
         elif _SIGN_KEEPING.fullmatch(name):
             for tensor in tensors_in(output):
-                self._mark(tensor, behind)
+                self._mark(tensor, before)
 
     def _mark(self, tensor: Tensor, adders: set[nn.Module]) -> None:
         self._alive.append(tensor)
-        self._behind[id(tensor)] = self._behind.get(id(tensor), set()) | adders
+        self._adders_before[id(tensor)] = self._adders_before.get(id(tensor), set()) | adders
 
     def _parameter_owners(self) -> dict[int, nn.Module]:
-        """The layer of each storage; of the tensors that are in the place of parameters now."""
+        """Layer of each storage of the tensors now in place of the parameters."""
         if not self._owners:
             self._owners = {
                 storage: layer

@@ -1,4 +1,4 @@
-"""The network inside the wrappers that torch puts around one."""
+"""Networks inside the wrappers of torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 
 from torch import nn
 
-# Module, class and attribute of each wrapper. A model can only be of a class whose module is
-# imported already, so that none is imported here: compiler and distributed package are slow to.
+# Module, class and attribute of each wrapper. The module of a model's class is imported already,
+# so none is imported here: compiler and distributed package are slow to import.
 _WRAPPERS = (
     ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
     ("torch.nn.parallel.data_parallel", "DataParallel", "module"),
@@ -17,15 +17,15 @@ _WRAPPERS = (
 )
 
 
-# These hold on to the parameters that they were given, to average or gather them.
+# Wrappers that keep references to the parameters, to average or gather them.
 _DISTRIBUTED = ("DistributedDataParallel", "FullyShardedDataParallel")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network inside `torch.compile`, parallel and averaging wrappers, however nested.
+    """Return the network inside nested `torch.compile`, parallel and averaging wrappers.
 
     Args:
-        model: Any module; one that is no wrapper is returned as it is.
+        model: Any module; one without wrapper is returned unchanged.
     """
     while (wrapper := _wrapper(model)) is not None:
         model = getattr(model, wrapper[1])
@@ -33,13 +33,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def is_distributed(model: nn.Module) -> bool:
-    """Return whether `model` is the wrapper of a network that several processes train."""
+    """Return whether `model` is a wrapper of distributed training."""
     wrapper = _wrapper(model)
     return wrapper is not None and wrapper[0] in _DISTRIBUTED
 
 
 def _wrapper(model: nn.Module) -> tuple[str, str] | None:
-    """The class of a wrapper and its attribute with the network; None of any other module."""
+    """Class name of a wrapper and its attribute with the network; None for other modules."""
     for module, name, attribute in _WRAPPERS:
         wrapper = getattr(sys.modules.get(module), name, None)
         if wrapper is not None and isinstance(model, wrapper):

@@ -1,4 +1,4 @@
-"""One forward pass on zeros that leaves a network as it was, and what is called in it."""
+"""Observed forward pass on zeros that restores the network."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ ARITHMETIC = re.compile(
     r"convolution|adder2d|_cdist_forward|_euclidean_dist|trilinear|dot_product|attention"
     r"|transformer|(^|_)(addmm|addbmm|baddbmm|bmm|mm|addmv|mv|addr|dot|vdot|linear|matmul|fft)(_|$)"
 )
-"""Operations of torch's dispatcher that multiply tensors or compare them, however called."""
+"""Operations of torch's dispatcher that multiply or compare tensors, under all their names."""
 
 _CONTAINERS = (dict, OrderedDict, list, set)
 
 
 class Observer:
-    """The calls of one forward pass; a subclass overrides the methods it has a use for.
+    """Observer of the calls in a forward pass; subclasses override its methods.
 
     Attributes:
-        stack: The modules whose forward is running, the innermost last.
-        function: Name of the torch function that is running, the outermost one; None between.
+        stack: Modules whose forward is running, the innermost last.
+        function: Name of the outermost running torch function; None between functions.
         number: Number of torch functions called so far.
     """
 
@@ -45,10 +45,10 @@ class Observer:
     def leave(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
-        """The forward of `module` returned; `stack` holds the modules around it."""
+        """Called after the forward of `module`; `stack` holds its parents."""
 
     def operation(self, name: str, args: tuple[Any, ...], output: Any) -> None:
-        """An operation of the dispatcher returned, such as `convolution` or `mm`."""
+        """Called after an operation of the dispatcher, such as `convolution` or `mm`."""
 
 
 _Observer = TypeVar("_Observer", bound=Observer)
@@ -59,15 +59,15 @@ def zero_run(
 ) -> _Observer:
     """Run `model` once on zeros, in evaluation mode and without gradients.
 
-    Shapes alone are computed where the network allows that. Parameters, buffers, training flags,
-    random states and the attributes of all modules are afterwards as they were, lists and
-    dictionaries among them too; objects of the user's own that `forward` changes are not.
+    Only shapes are computed if the network allows it. Parameters, buffers, training flags, random
+    states and the attributes of all modules, including lists and dictionaries, are restored;
+    objects of the user's own that `forward` changes are not.
 
     Args:
-        caller: Function to name in errors.
-        model: Any module that maps a float tensor `[1, *input_size]` to anything.
+        caller: Name of the function in errors.
+        model: Any module with a float input `[1, *input_size]`.
         input_size: Shape of one input without the batch.
-        observer: Makes what observes the run; called again if a first try fails half-way.
+        observer: Creates the observer; called again if the run on shapes fails.
 
     Returns:
         The observer of the run.
@@ -83,7 +83,7 @@ def zero_run(
                 f"{caller}: `model` must be initialised, got a lazy parameter "
                 f"{name}; call it once first"
             )
-    # What a user's forward can raise has no common type.
+    # A user's forward may raise anything.
     with contextlib.suppress(Exception):
         return _observed(_run_on_meta, model, size, observer())
     try:
@@ -98,7 +98,7 @@ def zero_run(
 
 
 def tensors_in(value: object) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dicts, in order."""
+    """Tensors in nested tuples, lists and dicts, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list)):
@@ -137,7 +137,7 @@ def _observed(
 
 
 def _run_on_meta(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Run shapes only; fails where `forward` looks at values or makes tensors elsewhere."""
+    """Run on the meta device; fails if `forward` reads values or creates tensors elsewhere."""
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     image = torch.empty((1, *size), dtype=_dtype(model), device="meta")
     on_meta = {name: tensor.to("meta") for name, tensor in tensors.items()}
@@ -145,7 +145,7 @@ def _run_on_meta(model: nn.Module, size: tuple[int, ...]) -> None:
 
 
 def _run(model: nn.Module, size: tuple[int, ...]) -> None:
-    """Run on a zero image, with copies of the buffers in case `forward` writes to them."""
+    """Run on a zero image, with copies of the buffers, which `forward` may modify."""
     parameter = next(model.parameters(), None)
     device = parameter.device if parameter is not None else torch.device("cpu")
     buffers = {name: tensor.clone() for name, tensor in model.named_buffers()}
@@ -160,7 +160,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
 
 @contextlib.contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    """Put attributes, training flags and random states back on leaving; nothing is compiled."""
+    """Restore attributes, training flags and random states on exit; disables compilation."""
     modules = list(model.modules())
     modes = [module.training for module in modules]
     attributes = [(vars(module), dict(vars(module))) for module in modules]
@@ -171,8 +171,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
         if type(value) in _CONTAINERS
     ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (the state of others)
-    # Only a program that imported the compiler can have compiled parts.
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 (global state)
+    # Compiled parts exist only if the compiler was imported.
     compiler = "torch._dynamo" in sys.modules
     eager = torch.compiler.set_stance("force_eager") if compiler else contextlib.nullcontext()
     try:
@@ -195,7 +195,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
 
 
 def _reporting(module: nn.Module, observer: Observer) -> Callable[..., Any]:
-    """The forward of `module`, reported to `observer`, also where it is called by its name."""
+    """Wrap the forward of `module` to report to `observer`, also for direct calls."""
     forward = module.forward
 
     @functools.wraps(forward)
@@ -212,7 +212,7 @@ def _reporting(module: nn.Module, observer: Observer) -> Callable[..., Any]:
 
 
 class _Functions(TorchFunctionMode):
-    """Notes the name of the torch function that is running."""
+    """Mode that records the name of the running torch function."""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class _Functions(TorchFunctionMode):
 
 
 class _Operations(TorchDispatchMode):
-    """Reports every operation of the dispatcher."""
+    """Mode that reports every operation of the dispatcher."""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -98,12 +98,12 @@ def test_a_bomb_is_not_unpacked() -> None:
 def test_two_lists_of_records() -> None:
     inner = packed(records_of(plain(CONTENT)))
     for file in (b"PK\x03\x04" + inner, inner[:-22] + b"x" * 5 + inner[-22:]):
-        with pytest.raises(ValueError, match="its list of records is not in front of its end"):
+        with pytest.raises(ValueError, match="its list of records is not before its end"):
             from_bytes(file)
     file = plain(CONTENT)
     end = len(file) - 22
     moved = file[: end - 12] + struct.pack("<Q", 0) + file[end - 4 :]
-    with pytest.raises(ValueError, match="its list of records is not in front of its end"):
+    with pytest.raises(ValueError, match="its list of records is not before its end"):
         from_bytes(moved)
     damaged = bytearray(inner)
     damaged[inner.rindex(b"PK\x01\x02")] ^= 1

@@ -23,8 +23,8 @@ class Config(ModelOptions):
     """Options of LeNet-5.
 
     Attributes:
-        embedding: Units of one more layer in front of the classifier; 2 make features that can be
-            drawn. None: no such layer.
+        embedding: Units of a further layer before the classifier; 2 give features that can be
+            drawn. None for no such layer.
     """
 
     image_size: ClassVar[int] = 28
@@ -38,14 +38,14 @@ class Config(ModelOptions):
 
 
 class LeNet5BN(nn.Module):
-    """Three 5x5 layers, the first two with a 2x2 maximum after them, and two 1x1 layers.
+    """Three 5x5 layers, the first two followed by 2x2 max pooling, and two 1x1 layers.
 
-    Images below 32x32 pixels get a frame of zeros up to that: two pixels around the 28x28 pixels
-    of MNIST, as in LeNet-5; tiny ones are first enlarged by repeating pixels, 8x8 four times.
-    Larger images are averaged to the 5x5 positions of the third layer.
+    Images below 32x32 pixels are zero-padded to that size, the 28x28 pixels of MNIST by two pixels
+    a side as in LeNet-5; tiny ones are first upsampled by repeating pixels, 8x8 four times. Larger
+    images are average-pooled to the 5x5 positions of the third layer.
 
-    An embedding is a 1x1 layer and its normalisation, as an adder layer needs one, without ReLU:
-    its features may lie on every side of zero.
+    An embedding is a 1x1 layer with batch norm, required after an adder layer, but without ReLU:
+    its features may have either sign.
     """
 
     def __init__(self, options: Config) -> None:
@@ -79,7 +79,7 @@ class LeNet5BN(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images `[N, C_in, H, W]` to logits `[N, classes]`."""
         check_images(type(self).__name__, images, self.in_channels, 1)
-        x = self.pool1(self.relu1(self.bn1(self.conv1(_fitted(images)))))
+        x = self.pool1(self.relu1(self.bn1(self.conv1(_padded(images)))))
         x = self.pool2(self.relu2(self.bn2(self.conv2(x))))
         x = self.relu3(self.bn3(self.conv3(self.avgpool(x))))
         x = self.relu4(self.bn4(self.conv4(x)))
@@ -87,8 +87,8 @@ class LeNet5BN(nn.Module):
         return logits.flatten(1)
 
 
-def _fitted(images: Tensor) -> Tensor:
-    """Images below 32x32 pixels enlarged by repeating pixels, then framed with zeros."""
+def _padded(images: Tensor) -> Tensor:
+    """Upsample images below 32x32 pixels by repeating pixels, then pad with zeros."""
     height, width = images.shape[2:]
     factor = _SIDE // max(height, width)
     if factor > 1:
@@ -102,5 +102,5 @@ def _fitted(images: Tensor) -> Tensor:
 
 @register_model
 def lenet5_bn(options: Config) -> nn.Module:
-    """LeNet-5 with normalisation: 61,932 parameters and 416,520 taps on a 28x28 grey image."""
+    """LeNet-5 with batch norm: 61,932 parameters and 416,520 taps on a 28x28 grey image."""
     return LeNet5BN(options)

@@ -1,7 +1,7 @@
 """Residual networks for 32x32 images: three stages of 16, 32 and 64 channels.
 
-With operator adder2d they are the networks of the AdderNet authors, weight for weight: 1x1
-shortcuts with normalisation ("option B") and a 1x1 convolution as classifier.
+With operator adder2d they equal the networks of the AdderNet authors weight by weight: 1x1
+shortcuts with batch norm ("option B") and a 1x1 convolution as classifier.
 
 References:
     arXiv 1512.03385, section 4.2 (6n + 2 layers). With adders: arXiv 1912.13200.
@@ -35,7 +35,7 @@ def _network(blocks_per_stage: int, options: Config) -> nn.Module:
         (16, 32, 64),
         options=options,
         small_stem=True,
-        # A bias would have no effect before the normalisation, and the published one has none.
+        # No effect before batch norm; the published classifier has none.
         classifier_bias=not options.norm_logits,
         zero_init_residual=options.zero_init_residual,
     )

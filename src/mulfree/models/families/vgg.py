@@ -1,4 +1,4 @@
-"""VGG-small: the plain network of 32x32 images that quantisation papers compare on.
+"""VGG-small: the plain network for 32x32 images in quantisation papers.
 
 References:
     LQ-Nets, arXiv 1807.10029. With adders: arXiv 1912.13200.
@@ -18,10 +18,10 @@ _LAYERS = ((128, False), (128, True), (256, False), (256, True), (512, False), (
 
 
 class VGGSmall(nn.Module):
-    """Six 3x3 layers, every second one followed by a 2x2 maximum, and a classifier.
+    """Six 3x3 layers, every second one with 2x2 max pooling, and a classifier.
 
-    The maximum comes before the normalisation: `relu(bn(maxpool(conv(x))))`. The classifier sees
-    4x4 positions, what is left of 32x32 pixels; other sizes are averaged to that.
+    Max pooling precedes batch norm: `relu(bn(maxpool(conv(x))))`. The input of the classifier is
+    4x4, from 32x32 pixels; other sizes are average-pooled to 4x4.
     """
 
     def __init__(self, options: Config) -> None:
@@ -39,7 +39,7 @@ class VGGSmall(nn.Module):
             self.features.append(block)
             channels = options.scaled(count)
         self.avgpool = nn.AdaptiveAvgPool2d(4)
-        # As large as the map: a fully connected layer, without a change of layout.
+        # The kernel covers the map: a fully connected layer, without a change of layout.
         self.fc = nn.Conv2d(channels, options.num_classes, 4, bias=not options.norm_logits)
         self.bn_fc = logit_norm(options.num_classes, options.norm_logits)
 

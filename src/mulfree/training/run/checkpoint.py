@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError, quoted
 from mulfree.files import read_regular, write_atomically
-from mulfree.models.claims import broken, check_tensors, claimed, is_plain, recipe_of, restored
+from mulfree.models.claims import broken, check_tensors, claimed, config_from, is_plain, restored
 from mulfree.training.run import sealed, shards
 from mulfree.training.run.config import TrainConfig
 
@@ -96,9 +96,9 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         config = TrainConfig.from_dict(own["config"])
         history = _rows(own["history"])
-        recipe = recipe_of(own["recipe"])
+        recipe = config_from(own["recipe"])
         if own.get("teacher") is not None:
-            recipe_of(own["teacher"])
+            config_from(own["teacher"])
         _number(own["seconds"])
         _rows([own["train_sums"]])
         network = _part(_state_dict(content["state_dict"]), _prefix(own["network"]))
@@ -184,7 +184,7 @@ def teacher_of(checkpoint: Checkpoint) -> nn.Module | None:
     if own is None:
         return None
     state = _part(checkpoint.content["state_dict"], _TEACHER)
-    return restored(_PATH, checkpoint.path, recipe_of(own), state)
+    return restored(_PATH, checkpoint.path, config_from(own), state)
 
 
 def check_network(checkpoint: Checkpoint) -> None:
