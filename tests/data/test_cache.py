@@ -22,7 +22,7 @@ from mulfree.data.cache import (
     seal,
     unseal,
 )
-from mulfree.data.rows import row_digests
+from mulfree.data.row_digests import row_digests
 from mulfree.errors import ArtifactError
 
 

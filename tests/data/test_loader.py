@@ -17,7 +17,7 @@ from tests.data.test_prefetch import own_threads
 
 from mulfree.data import BatchLoader, ImageSet, ResizedCrop, ShiftFlip, Transform
 from mulfree.data.cache import map_array
-from mulfree.data.rows import RowCheck, row_digests
+from mulfree.data.row_digests import RowCheck, row_digests
 from mulfree.errors import ArtifactError, ConfigError
 
 SHIFT = Transform(mean=(0.5,), std=(0.25,), augmentation=ShiftFlip(padding=2))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mulfree.data.containers.folder import folder_files
-from mulfree.data.rows import row_digests
+from mulfree.data.row_digests import row_digests
 from mulfree.errors import MAX_MESSAGE, ArtifactError, printable
 from mulfree.files import check_regular, read_regular
 

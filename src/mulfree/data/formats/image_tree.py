@@ -28,7 +28,7 @@ from mulfree.data.config import DataConfig
 from mulfree.data.containers.archive import file_bytes, iter_files
 from mulfree.data.containers.bounds import Bounds
 from mulfree.data.decode import decode_all
-from mulfree.data.rows import RowCheck
+from mulfree.data.row_digests import RowCheck
 from mulfree.data.samples import ImageSet, Progress
 from mulfree.errors import ArtifactError, quoted
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mulfree.data import rows as rows_module
-from mulfree.data.rows import RowCheck, row_digests
+from mulfree.data import row_digests as rows_module
+from mulfree.data.row_digests import RowCheck, row_digests
 
 
 class DamageError(Exception):
