@@ -17,7 +17,7 @@ from mulfree.errors import ArtifactError, DataError, TrainingError
 
 
 @pytest.fixture
-def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], int]], None]:
+def fake_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[str]], int]], None]:
     """Makes `mulfree info` run a function."""
 
     def install(run: Callable[[list[str]], int]) -> None:
@@ -40,7 +40,7 @@ def test_help_loads_nothing_heavy() -> None:
     )
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "[] 0"
-    for name, text in command.VERBS.items():
+    for name, text in command.COMMANDS.items():
         assert f"  {name.ljust(8)}  {text}" in done.stdout
 
 
@@ -49,16 +49,16 @@ def test_the_package_is_a_command() -> None:
     assert (done.returncode, done.stdout) == (0, f"mulfree {mulfree.__version__}\n")
 
 
-def test_every_verb_has_a_module() -> None:
-    for name in command.VERBS:
+def test_every_command_has_a_module() -> None:
+    for name in command.COMMANDS:
         assert callable(importlib.import_module(f"mulfree.cli.{name}").main)
 
 
-def test_no_verb_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main([]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("usage: mulfree [-h] [--version] VERB ...")
+    assert captured.err.startswith("usage: mulfree [-h] [--version] COMMAND ...")
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_no_verb_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str]) 
     [
         (
             ["trian"],
-            "mulfree: error: command line: `verb` must be one of bench, evaluate, export, info, "
+            "mulfree: error: command line: `command` must be one of bench, evaluate, export, info, "
             "inspect, profile, quantize, run, train, got 'trian'; did you mean 'train'?\n",
         ),
         (
@@ -91,8 +91,8 @@ def test_the_process_gives_the_words(
     assert capsys.readouterr().out == f"mulfree {mulfree.__version__}\n"
 
 
-def test_a_verb_gets_its_words_and_gives_the_status(
-    verb: Callable[[Callable[[list[str]], int]], None],
+def test_a_command_gets_its_words_and_gives_the_status(
+    fake_command: Callable[[Callable[[list[str]], int]], None],
 ) -> None:
     seen: list[list[str]] = []
 
@@ -100,7 +100,7 @@ def test_a_verb_gets_its_words_and_gives_the_status(
         seen.append(words)
         return 7
 
-    verb(run)
+    fake_command(run)
     assert command.main(["info", "a", "-h"]) == 7
     assert seen == [["a", "-h"]]
 
@@ -129,41 +129,41 @@ def test_an_error_is_one_line(
     error: BaseException,
     status: int,
     line: str,
-    verb: Callable[[Callable[[list[str]], int]], None],
+    fake_command: Callable[[Callable[[list[str]], int]], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def run(words: list[str]) -> int:
         raise error
 
-    verb(run)
+    fake_command(run)
     assert command.main(["info"]) == status
     assert capsys.readouterr().err == f"mulfree info: {line}\n"
 
 
 @pytest.mark.parametrize(("code", "status"), [(None, 0), (0, 0), (3, 3)])
 def test_a_parser_that_leaves_gives_its_status(
-    code: int | None, status: int, verb: Callable[[Callable[[list[str]], int]], None]
+    code: int | None, status: int, fake_command: Callable[[Callable[[list[str]], int]], None]
 ) -> None:
     def run(words: list[str]) -> int:
         raise SystemExit(code)
 
-    verb(run)
+    fake_command(run)
     assert command.main(["info"]) == status
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(
-    verb: Callable[[Callable[[list[str]], int]], None],
+    fake_command: Callable[[Callable[[list[str]], int]], None],
 ) -> None:
     def run(words: list[str]) -> int:
         raise RuntimeError("a bug")
 
-    verb(run)
+    fake_command(run)
     with pytest.raises(RuntimeError, match="a bug"):
         command.main(["info"])
 
 
 def test_a_reader_that_leaves_is_no_error(
-    verb: Callable[[Callable[[list[str]], int]], None],
+    fake_command: Callable[[Callable[[list[str]], int]], None],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -171,7 +171,7 @@ def test_a_reader_that_leaves_is_no_error(
         def flush(self) -> None:
             raise BrokenPipeError
 
-    verb(lambda words: 0)
+    fake_command(lambda words: 0)
     monkeypatch.setattr(sys, "stdout", Closed())
     assert command.main(["info"]) == 1
     assert capsys.readouterr().err == ""
@@ -199,14 +199,14 @@ def test_a_full_disk_behind_stdout_is_one_line(buffering: list[str], option: str
 def test_names_that_stdout_cannot_encode_are_escaped(
     encoding: str,
     written: bytes,
-    verb: Callable[[Callable[[list[str]], int]], None],
+    fake_command: Callable[[Callable[[list[str]], int]], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def run(words: list[str]) -> int:
         print("grün \udcff.png")
         return 0
 
-    verb(run)
+    fake_command(run)
     stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
     monkeypatch.setattr(sys, "stdout", stdout)
     assert command.main(["info"]) == 0
@@ -214,12 +214,12 @@ def test_names_that_stdout_cannot_encode_are_escaped(
 
 
 def test_an_error_of_the_system_is_escaped_and_bounded(
-    verb: Callable[[Callable[[list[str]], int]], None], capsys: pytest.CaptureFixture[str]
+    fake_command: Callable[[Callable[[list[str]], int]], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def run(words: list[str]) -> int:
         raise OSError(errno.ENOENT, "No such file", "\x1b[31m" + "x" * 1000)
 
-    verb(run)
+    fake_command(run)
     assert command.main(["info"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(r"mulfree info: error: No such file: \x1b[31mxxx")

@@ -8,6 +8,9 @@ from types import ModuleType
 
 from mulfree.errors import BackendUnavailableError
 
+MAX_THREADS = 1024
+"""Threads that one call of a kernel may use."""
+
 
 @functools.cache
 def core() -> ModuleType:

@@ -1,1 +1,1 @@
-"""The `mulfree` command: `main` finds the verb, one module per verb does the work."""
+"""The `mulfree` command: `main` finds the command, one module per command does the work."""

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from mulfree._native import MAX_THREADS
 from mulfree.errors import ConfigError, quoted
 from mulfree.files import expanded
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _NUMBER = re.compile(r"[-+]?[0-9]{1,100}")
 _MAX_NUMBER = 2**31 - 1
-_MAX_THREADS = 1024
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,7 +73,7 @@ def positive(text: str, most: int = _MAX_NUMBER) -> int:
 
 def threads(text: str) -> int:
     """A number of threads."""
-    return positive(text, _MAX_THREADS)
+    return positive(text, MAX_THREADS)
 
 
 def thread_counts(text: str) -> tuple[int, ...]:

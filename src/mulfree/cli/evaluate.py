@@ -8,8 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, file_path, threads
-from mulfree.cli.network import add_data_options, asked, check_fit, read, shown
+from mulfree.cli.network import add_data_options, apply_overrides, check_fit, load_trained
 from mulfree.cli.output import print_text
+from mulfree.cli.progress import with_progress
 from mulfree.errors import ConfigError, printable
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ _SPLITS = ("test", "train", "validation")
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb with the words after it."""
+    """Run the command."""
     arguments = _parser().parse_args(argv)
 
     # Torch takes a second to import, which `mulfree -h` has no need of.
@@ -32,8 +33,8 @@ def main(argv: list[str]) -> int:
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    trained = read("evaluate", arguments.checkpoint, arguments.data_name)
-    config = asked(trained.data, arguments)
+    trained = load_trained("evaluate", arguments.checkpoint, arguments.data_name)
+    config = apply_overrides(trained.data, arguments)
     with decoding(show=True) as report:
         splits = data.load(config, report)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     if arguments.teacher is not None:
         networks.append(load_teacher("evaluate: `--teacher`", arguments.teacher, trained.model))
     model, *teacher = (network.to(device) for network in networks)
-    result = training.evaluate(model, shown(loader, "evaluating"), *teacher)
+    result = training.evaluate(model, with_progress(loader, "evaluating"), *teacher)
     if arguments.json:
         print(json.dumps(_to_json(arguments, config, splits, result), indent=2))
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mulfree.cli.arguments import Parser, file_path, sizes
-from mulfree.cli.network import load_any, recall_images
+from mulfree.cli.network import load_any
 from mulfree.cli.output import print_text
 from mulfree.export import TARGETS, get_target, target_of
 from mulfree.files import check_writable
@@ -47,11 +47,8 @@ def main(argv: list[str]) -> int:
     target = target_of(options.output) if options.to is None else get_target(options.to)
     check_writable(options.output)
 
-    from mulfree.runtime import Graph
-
-    model = load_any(options.file)
-    if not isinstance(model, Graph) and options.input_size is None:
-        recall_images("export", options.file, model)
+    images_for = "export" if options.input_size is None else None
+    model = load_any(options.file, images_for=images_for)
     pixels = None if options.input is None else options.input == "pixels"
     ends = target.write(model, options.output, input_size=options.input_size, pixels=pixels)
     # A device has no size.

@@ -23,7 +23,7 @@ _MAX_ENTRIES = 20
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb."""
+    """Run the command."""
     parser = Parser("mulfree info", "Show what is installed and what this computer offers.")
     parser.add_argument(
         "--format", choices=("table", "json"), default="table", help="default: table"
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 
 def gather() -> dict[str, Any]:
-    """Everything the verb shows, as JSON values."""
+    """Everything the command shows, as JSON values."""
     return {
         **environment(),
         "data": _data(),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, file_path, threads
-from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
+from mulfree.cli.network import Trained, add_data_options, apply_overrides, check_fit, load_trained
 from mulfree.cli.output import print_text
+from mulfree.cli.progress import with_progress
 from mulfree.errors import ConfigError, choices_message
 from mulfree.files import check_writable
 
@@ -43,7 +44,7 @@ _TEXT_COLUMNS = 2
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb with the words after it."""
+    """Run the command."""
     pictures = {"weights": _weights, "features": _features}
     if argv and argv[0] in pictures:
         return pictures[argv[0]](argv[1:])
@@ -93,7 +94,9 @@ def _features(argv: list[str]) -> int:
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    networks = [(path, read("inspect", path, arguments.data_name)) for path in arguments.networks]
+    networks = [
+        (path, load_trained("inspect", path, arguments.data_name)) for path in arguments.networks
+    ]
     names = sorted({trained.data.name for _, trained in networks})
     if len(names) > 1:
         raise ConfigError(
@@ -128,7 +131,7 @@ def _points(path: Path, trained: Trained, arguments: Namespace) -> tuple[DataSpl
     from mulfree import data, inspection
     from mulfree.training.run.progress import decoding
 
-    config = asked(trained.data, arguments)
+    config = apply_overrides(trained.data, arguments)
     with decoding(show=True) as report:
         splits = data.load(config, report)
     with _naming(path):
@@ -141,7 +144,7 @@ def _points(path: Path, trained: Trained, arguments: Namespace) -> tuple[DataSpl
         transform=splits.test_transform,
         device=device,
     )
-    return splits, inspection.features(trained.model.to(device), shown(loader, str(path)))
+    return splits, inspection.features(trained.model.to(device), with_progress(loader, str(path)))
 
 
 def _parser(picture: str, description: str, epilog: str) -> Parser:

@@ -1,7 +1,7 @@
-"""Top level of the command line: finds the verb, runs it, turns errors into one line.
+"""Top level of the command line: finds the command, runs it, turns errors into one line.
 
-Only the standard library is imported here, so that `mulfree -h` answers at once; a verb's module
-is imported when the verb is used.
+Only the standard library is imported here, so that `mulfree -h` answers at once; a command's module
+is imported when the command is used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mulfree import __version__
 from mulfree.cli.arguments import Parser
 from mulfree.errors import MAX_MESSAGE, ConfigError, MulfreeError, choices_message, printable
 
-VERBS = {
+COMMANDS = {
     "train": "train a network; without a configuration, a small adder network on digits",
     "evaluate": "measure a checkpoint on the test images",
     "inspect": "draw what networks look like inside: their weights, their features",
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name may hold bytes that are no text, and a terminal may lack the characters of one.
         sys.stdout.reconfigure(errors="backslashreplace")
-    prefix = f"mulfree {words[0]}" if words and words[0] in VERBS else "mulfree"
+    prefix = f"mulfree {words[0]}" if words and words[0] in COMMANDS else "mulfree"
     try:
         status = _dispatch(words, prefix)
         # Here, not at exit, where a failure could no longer be answered with one line.
@@ -78,10 +78,10 @@ def _dispatch(words: list[str], prefix: str) -> int:
     try:
         if not words or words[0].startswith("-"):
             return _top_level(words)
-        verb, *rest = words
-        if verb not in VERBS:
-            raise ConfigError(choices_message("command line", "verb", verb, VERBS))
-        status = importlib.import_module(f"mulfree.cli.{verb}").main(rest)
+        command, *rest = words
+        if command not in COMMANDS:
+            raise ConfigError(choices_message("command line", "command", command, COMMANDS))
+        status = importlib.import_module(f"mulfree.cli.{command}").main(rest)
         assert isinstance(status, int)
         return status
     except SystemExit as leaving:
@@ -92,14 +92,14 @@ def _dispatch(words: list[str], prefix: str) -> int:
 
 
 def _top_level(words: list[str]) -> int:
-    width = max(map(len, VERBS))
-    verbs = "\n".join(f"  {verb.ljust(width)}  {text}" for verb, text in VERBS.items())
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {command.ljust(width)}  {text}" for command, text in COMMANDS.items())
     parser = Parser(
         prog="mulfree",
         description="Vision networks without multiplications.",
-        epilog=f"verbs:\n{verbs}\n\n`mulfree VERB -h` explains a verb.",
+        epilog=f"commands:\n{commands}\n\n`mulfree COMMAND -h` explains a command.",
     )
-    parser.usage = "mulfree [-h] [--version] VERB ..."
+    parser.usage = "mulfree [-h] [--version] COMMAND ..."
     parser.add_argument("--version", action="version", version=f"mulfree {__version__}")
     parser.parse_args(words)
     parser.print_help(sys.stderr)

@@ -1,13 +1,12 @@
-"""The network of a file, with the data it was trained on, for the verbs that take one."""
+"""Networks in files and the data they were trained on."""
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mulfree.cli.arguments import Parser, positive
 from mulfree.errors import MAX_MESSAGE, ConfigError, MulfreeError, printable
@@ -20,16 +19,14 @@ if TYPE_CHECKING:
     from mulfree.runtime import Graph
     from mulfree.training import Checkpoint, TrainConfig
 
-_T = TypeVar("_T")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What was read.
+    """A trained network and its data.
 
     Attributes:
         model: The network, on the CPU and in evaluation mode.
-        data: The data that it was trained with, or that was asked for.
+        data: Configuration of the training data, or of the data set of the options.
         checkpoint: The checkpoint, if it was not a file of weights.
     """
 
@@ -39,7 +36,7 @@ class Trained:
 
 
 def add_data_options(parser: Parser) -> None:
-    """The options that say which data, where it is and how many images at a time."""
+    """Add the options of the data set, its place and the batch size."""
     parser.add_argument("--data.name", dest="data_name", metavar="NAME", help="another data set")
     parser.add_argument("--data.root", dest="data_root", metavar="PATH", help="where the data is")
     parser.add_argument("--data.cache", dest="data_cache", metavar="PATH", help="decoded images")
@@ -52,8 +49,8 @@ def add_data_options(parser: Parser) -> None:
     )
 
 
-def asked(config: DataConfig, arguments: Namespace) -> DataConfig:
-    """The data with what the options of `add_data_options` say of it."""
+def apply_overrides(config: DataConfig, arguments: Namespace) -> DataConfig:
+    """Replace parts of a configuration by the options of `add_data_options`."""
     given = {
         "root": arguments.data_root,
         "cache": arguments.data_cache,
@@ -62,16 +59,16 @@ def asked(config: DataConfig, arguments: Namespace) -> DataConfig:
     return replace(config, **{key: value for key, value in given.items() if value is not None})
 
 
-def read(verb: str, path: str | Path, data_name: str | None) -> Trained:
-    """The network of a .ckpt or .safetensors file, or of a run's directory.
+def load_trained(command: str, path: str | Path, data_name: str | None) -> Trained:
+    """Load the network of a .ckpt or .safetensors file, or of a run's directory.
 
-    Of a run whose method keeps more than the network (qat) it is the last checkpoint that is read.
+    For a run whose method keeps more than the network (qat) it is the last checkpoint.
 
     Raises:
         ArtifactError: No such file, or one that is damaged.
         ConfigError: It is not known which data to use.
     """
-    from mulfree import data, training
+    from mulfree import data
     from mulfree.training.run.checkpoint import LAST, WEIGHTS, file_of
     from mulfree.training.run.directory import CONFIG
 
@@ -79,21 +76,28 @@ def read(verb: str, path: str | Path, data_name: str | None) -> Trained:
     config, last = _config_beside(file), file.with_name(LAST)
     if file.name == WEIGHTS and config and config.method.name == "qat" and last.exists():
         file = last
-    if file.suffix != ".safetensors":
-        checkpoint = training.load_checkpoint(file)
-        model, config = training.model_of(checkpoint), checkpoint.config
-    else:
-        checkpoint = None
-        model = training.load_model(file)
+    model, checkpoint = _load(file)
+    if checkpoint is not None:
+        config = checkpoint.config
     if config is None and data_name is None:
         raise ConfigError(
-            f"{verb}: `--data.name` must be given, as there is no {CONFIG} next to {file}"
+            f"{command}: `--data.name` must be given, as there is no {CONFIG} next to {file}"
         )
     if config is None or data_name not in (None, config.data.name):
-        return Trained(
-            model=model, data=data.DataConfig(name=str(data_name)), checkpoint=checkpoint
-        )
-    return Trained(model=model, data=config.data, checkpoint=checkpoint)
+        chosen = data.DataConfig(name=str(data_name))
+    else:
+        chosen = config.data
+    return Trained(model=model, data=chosen, checkpoint=checkpoint)
+
+
+def _load(file: Path) -> tuple[nn.Module, Checkpoint | None]:
+    """The network of a file, and the checkpoint if it is one."""
+    from mulfree import training
+
+    if file.suffix == ".safetensors":
+        return training.load_model(file), None
+    checkpoint = training.load_checkpoint(file)
+    return training.model_of(checkpoint), checkpoint
 
 
 def _config_beside(file: Path) -> TrainConfig | None:
@@ -104,12 +108,18 @@ def _config_beside(file: Path) -> TrainConfig | None:
     beside = file.with_name(CONFIG)
     if file.suffix != ".safetensors" or not beside.exists():
         return None
-    # Absolute, as `~` at the beginning of a name that was read already is no home directory.
+    # Absolute: the path is expanded already, a `~` in it is part of a name.
     return training.read_config(["--config", str(beside.absolute())])
 
 
-def load_any(path: Path) -> nn.Module | Graph:
-    """The quantised network of an artifact, or the float one of anything else, without its data.
+def load_any(path: Path, *, images_for: str | None = None) -> nn.Module | Graph:
+    """Load the quantised network of an artifact, or the float one of anything else.
+
+    Args:
+        path: The file, or a run's directory.
+        images_for: Command that needs the image size of a float network. Runs of earlier versions
+            did not record it: their data set is read. A data set that is missing is one line on
+            standard error.
 
     Raises:
         ArtifactError: No such file, or one that is damaged.
@@ -119,38 +129,31 @@ def load_any(path: Path) -> nn.Module | Graph:
     weights = path.suffix == ".safetensors" and not _holds_graph(path)
     if not (path.is_dir() or path.suffix == ".ckpt" or weights):
         return runtime.load(path)
-    # Only float networks need it, and it brings Lightning.
-    from mulfree.training import load_model
-
-    return load_model(path)
-
-
-def recall_images(verb: str, path: Path, model: nn.Module) -> None:
-    """Complete the recipe of a run's network by what it was trained on.
-
-    Runs of earlier versions did not record it: their data set is read. Where that is not there,
-    one line on standard error says so.
-    """
-    from mulfree import data, models, training
+    # Imported late: only float networks need Lightning.
+    from mulfree import models
     from mulfree.training.run.checkpoint import WEIGHTS, file_of
+
+    file = file_of(path, WEIGHTS)
+    model, checkpoint = _load(file)
+    if images_for is not None and models.config_of(model).images is None:
+        config = checkpoint.config if checkpoint else _config_beside(file)
+        if config is not None:
+            _recall_images(images_for, model, config.data)
+    return model
+
+
+def _recall_images(command: str, model: nn.Module, config: DataConfig) -> None:
+    """Complete a network's configuration by the images of its data set, or warn."""
+    from mulfree import data, models
     from mulfree.training.run.network import image_spec
 
-    if models.config_of(model).images is not None:
-        return
-    file = file_of(path, WEIGHTS)
-    if file.suffix == ".safetensors":
-        config = _config_beside(file)
-    else:
-        config = training.load_checkpoint(file).config
-    if config is None:
-        return
     try:
-        models.set_images(model, image_spec(config.data.name, data.load(config.data)))
+        models.set_images(model, image_spec(config.name, data.load(config)))
     except (MulfreeError, OSError) as error:
         size = models.input_size(model)
         print(
             printable(
-                f"mulfree {verb}: warning: the image size is taken to be {size}, as the data of "
+                f"mulfree {command}: warning: the image size is taken to be {size}, as the data of "
                 f"the run cannot be read: {error}",
                 MAX_MESSAGE,
             ),
@@ -170,7 +173,7 @@ def _holds_graph(path: Path) -> bool:
         return False
 
 
-def check_fit(verb: str, model: nn.Module, splits: DataSplits, name: str) -> None:
+def check_fit(command: str, model: nn.Module, splits: DataSplits, name: str) -> None:
     """Refuse data of another number of classes or channels than the network's.
 
     Raises:
@@ -182,18 +185,6 @@ def check_fit(verb: str, model: nn.Module, splits: DataSplits, name: str) -> Non
     for key in ("num_classes", "in_channels"):
         if arguments[key] != getattr(splits, key):
             raise ConfigError(
-                f"{verb}: `--data.name` must be a data set with {key} {arguments[key]} as the "
+                f"{command}: `--data.name` must be a data set with {key} {arguments[key]} as the "
                 f"network has it, got {name} with {getattr(splits, key)}"
             )
-
-
-def shown(steps: Iterable[_T], what: str, total: int | None = None) -> Iterable[_T]:
-    """The steps, with a bar on standard error if that is a terminal."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    label = escape(printable(what))
-    return track(steps, label, total=total, console=console, transient=True, disable=hidden)

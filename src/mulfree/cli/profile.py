@@ -11,7 +11,7 @@ from torch import nn
 
 from mulfree import models
 from mulfree.cli.arguments import Parser, positive, sizes
-from mulfree.cli.network import load_any, recall_images
+from mulfree.cli.network import load_any
 from mulfree.cli.output import print_text
 from mulfree.cost import (
     ENERGY_45NM,
@@ -41,7 +41,7 @@ of two are shifts and not counted."""
 
 
 def main(argv: list[str]) -> int:
-    """Run the verb."""
+    """Run the command."""
     parser = Parser(
         "mulfree profile",
         "Count operations, parameters, bytes and energy (45 nm) of one image, layer by layer.",
@@ -100,12 +100,10 @@ def _count_file(name: str, named: Mapping[str, Any], counted: Mapping[str, Any])
     if not path.suffix and not path.exists():
         raise ConfigError(choices_message("profile", "model", name, models.list_models()))
     _refuse(named, "a file", name)
-    network = load_any(path)
+    network = load_any(path, images_for=None if "input_size" in counted else "profile")
     if isinstance(network, Graph):
         _refuse(counted, "an artifact", name)
         return count_graph(network)
-    if "input_size" not in counted:
-        recall_images("profile", path, network)
     return _count(network, **counted)
 
 

@@ -1,17 +1,43 @@
-"""A bar for measurements of many parts."""
+"""Progress bars on standard error."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    track,
+)
+
+from mulfree.errors import printable
+
+_T = TypeVar("_T")
+
+
+def with_progress(steps: Iterable[_T], label: str, total: int | None = None) -> Iterable[_T]:
+    """The steps, with a bar on standard error if that is a terminal."""
+    console = Console(stderr=True)
+    return track(
+        steps,
+        escape(printable(label)),
+        total=total,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on stderr; the yielded function names the part that begins."""
+    """A bar over the parts of a measurement; the yielded function names the part that begins."""
     columns = (
         BarColumn(),
         MofNCompleteColumn(),

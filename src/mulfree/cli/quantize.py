@@ -7,8 +7,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, file_path, positive, threads
-from mulfree.cli.network import Trained, add_data_options, asked, check_fit, read, shown
+from mulfree.cli.network import Trained, add_data_options, apply_overrides, check_fit, load_trained
 from mulfree.cli.output import print_text
+from mulfree.cli.progress import with_progress
 from mulfree.files import check_writable
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def main(argv: list[str]) -> int:
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
-    trained = read("quantize", arguments.checkpoint, arguments.data_name)
-    config = asked(trained.data, arguments)
+    trained = load_trained("quantize", arguments.checkpoint, arguments.data_name)
+    config = apply_overrides(trained.data, arguments)
     with decoding(show=True) as report:
         splits = data.load(config, report)
     # A network can have been trained in double precision.
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> int:
     # Quantised before any measurement, to report errors early.
     first = made(bits[0])
     runtime.save(first, output)
-    before = training.evaluate(model, shown(test, "as it is")).accuracy
+    before = training.evaluate(model, with_progress(test, "as it is")).accuracy
     print_text(f"float   {before:7.2%}  ({len(splits.test)} test images)")
     for number in bits:
         graph = first if number == bits[0] else made(number)
@@ -162,7 +163,7 @@ def _accuracy(graph: Graph, test: BatchLoader, label: str, threads: int | None) 
 
     session = runtime.Session(graph, threads=threads)
     right = 0
-    for images, labels in shown(test, label):
+    for images, labels in with_progress(test, label):
         classes = session.run(images.numpy()).argmax(axis=1)
         right += int((classes == labels.numpy()).sum())
     return right / len(test.image_set)

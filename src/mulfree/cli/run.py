@@ -19,7 +19,7 @@ _BATCH = 32
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb with the words after it."""
+    """Run the command."""
     parser = Parser(
         "mulfree run", "Classify pictures with a network of `mulfree quantize`, without torch."
     )

@@ -18,7 +18,7 @@ _PRINT = "--print_config"
 
 
 def main(argv: list[str]) -> int:
-    """Runs the verb with the words after it."""
+    """Run the command."""
     # Torch takes a second to import, which `mulfree -h` has no need of.
     from mulfree import training
     from mulfree.training.run.checkpoint import LAST, file_of

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree._native import core
+from mulfree._native import MAX_THREADS, core
 from mulfree.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -39,7 +39,6 @@ MEMORY = 2**31
 """Bytes that a session's values take at most, unless it is given another limit."""
 
 _BACKENDS = ("native", "reference")
-_MAX_THREADS = 1024
 _MAX_MEMORY = 2**62
 _THREADS_VARIABLE = "OMP_NUM_THREADS"
 
@@ -108,7 +107,7 @@ class Session:
             raise ConfigError(choices_message("Session", "backend", backend, _BACKENDS))
         self.backend = backend
         self.threads = default_threads() if threads is None else threads
-        _check_int("Session", "threads", self.threads, _MAX_THREADS)
+        _check_int("Session", "threads", self.threads, MAX_THREADS)
         self.memory = memory
         _check_int("Session", "memory", memory, _MAX_MEMORY)
         self.graph = _graph(source)
@@ -344,7 +343,7 @@ def default_threads() -> int:
     wanted = os.environ.get(_THREADS_VARIABLE, "").partition(",")[0].strip()
     if wanted.isdecimal() and int(wanted) >= 1:
         available = min(available, int(wanted))
-    return min(available, _MAX_THREADS)
+    return min(available, MAX_THREADS)
 
 
 def _compiled(graph: Graph) -> Program:

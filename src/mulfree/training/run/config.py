@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_type_hints
 
+from mulfree._native import MAX_THREADS
 from mulfree.data import DataConfig
 from mulfree.errors import ConfigError, quoted
 from mulfree.files import expand_paths
@@ -28,7 +29,6 @@ _STRATEGIES = ("auto", "ddp", "fsdp")
 _PRECISIONS = ("32-true", "64-true", "16-mixed", "bf16-mixed")
 _COMPILE = ("none", "default", "reduce-overhead", "max-autotune")
 _CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
-_MAX_THREADS = 1024
 _MAX_DEVICES = 2**16
 
 
@@ -118,7 +118,7 @@ class TrainerConfig:
             require_count(function, name, getattr(self, name))
         require_count(function, "devices", self.devices, _MAX_DEVICES)
         if self.threads is not None:
-            require_count(function, "threads", self.threads, _MAX_THREADS)
+            require_count(function, "threads", self.threads, MAX_THREADS)
         if self.checkpoint_every is not None:
             require_count(function, "checkpoint_every", self.checkpoint_every)
         if self.accumulate_grad_batches > 1 and self.compile in _CUDA_GRAPHS:
