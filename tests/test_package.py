@@ -40,7 +40,7 @@ def test_public_surface() -> None:
         "data": {"BatchLoader", "DataConfig", "load"},
         "quantization": {"quantize"},
         "export": {"save", "to_onnx"},
-        "inspection": {"feature_picture", "features", "fit", "inspect_weights", "weight_picture"},
+        "inspection": {"plot_features", "features", "fit", "inspect_weights", "plot_weights"},
         "runtime": {"Session", "load", "save"},
         "errors": {
             "ArtifactError",

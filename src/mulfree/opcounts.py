@@ -15,7 +15,7 @@ class OpCounts(Mapping[str, int]):
         add: Additions and subtractions.
         shift: Multiplications by powers of two.
         xnor: One-bit multiplications of binary networks.
-        compare: Comparisons, such as those of a maximum.
+        compare: Comparisons, as in a maximum.
     """
 
     mul: int = 0

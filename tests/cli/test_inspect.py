@@ -105,7 +105,7 @@ def test_mistakes_are_one_line(
     assert "must be one of features, weights, got 'wieghts'; did you mean 'weights'?" in failure(
         ["wieghts", cnn, *output], capsys
     )
-    assert "the following arguments are required: PICTURE" in failure([], capsys)
+    assert "the following arguments are required: PLOT" in failure([], capsys)
     assert "`--output` must end in .png, got x.pdf" in failure(["weights", cnn, "-ox.pdf"], capsys)
     assert "must be a readable safetensors file" in failure(
         ["weights", str(tmp_path / "no.safetensors"), *output], capsys

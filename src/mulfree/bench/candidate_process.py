@@ -22,7 +22,7 @@ LIBRARIES = {
     "torch": "mulfree.models",
     "onnxruntime": "onnxruntime",
 }
-"""What a program that runs such a file has to import."""
+"""Module that a program of each library imports."""
 
 _RUNS = 3
 
@@ -33,9 +33,9 @@ def pixels(shape: Sequence[int]) -> NDArray[np.uint8]:
 
 
 def runner(library: str, path: str, shape: Sequence[int], threads: int) -> Callable[[], Any]:
-    """A function that runs the network of a file on fixed random images and gives the logits.
+    """Function that runs the network of a file on fixed random images and returns the logits.
 
-    Every library reads what it reads fastest: the runtime pixels, the others normalised floats, in
+    Every library gets its fastest input: the runtime pixels, the others normalised floats, in
     channels_last where there is a choice.
 
     Args:
@@ -58,7 +58,7 @@ def runner(library: str, path: str, shape: Sequence[int], threads: int) -> Calla
 
         torch.set_num_threads(threads)
         last = torch.channels_last
-        # torch's stubs know of memory formats for tensors only.
+        # torch's stubs declare memory formats for tensors only.
         network = load_model(path).to(memory_format=last)  # type: ignore[call-overload]
         tensor = torch.from_numpy(images).contiguous(memory_format=last)
 
@@ -77,7 +77,7 @@ def runner(library: str, path: str, shape: Sequence[int], threads: int) -> Calla
 
 
 def main(argument: str) -> str:
-    """What the process of its own does: JSON in, JSON out."""
+    """Measure in this process: JSON in, JSON out."""
     settings = json.loads(argument)
     # Not imported as a module, for the same reason as this file.
     peak_memory = runpy.run_path(str(Path(__file__).with_name("memory.py")))["peak_memory"]

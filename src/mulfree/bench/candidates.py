@@ -25,17 +25,17 @@ TWIN, TORCH = "mulfree int8 conv2d", "torch fp32"
 ONNX_FLOAT, ONNX_INT8 = "onnxruntime fp32", "onnxruntime int8"
 
 CNNS = (TORCH, ONNX_FLOAT, ONNX_INT8)
-"""What a network of the runtime is held against: the convolutional one in other libraries."""
+"""Convolutional networks in other libraries, with which the runtime is compared."""
 
 _CALIBRATION_IMAGES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A network in a file, and what runs it.
+    """A network in a file and the library that runs it.
 
     Attributes:
-        name: What the results call it.
+        name: Name in the results.
         library: One of `candidate_process.LIBRARIES`.
         path: The file.
     """
@@ -66,8 +66,8 @@ def make_candidates(
 
     Args:
         model: Name for `create_model`.
-        operator: Operator of the network whose place is to be found among the convolutional ones.
-        directory: Where the files go.
+        operator: Operator of the network that is compared with the convolutional ones.
+        directory: Folder of the files.
         input_size: C, H, W.
         num_classes: Number of logits.
 
@@ -103,10 +103,10 @@ def make_candidates(
 
 
 def _settle(network: nn.Module, images: torch.Tensor) -> None:
-    """Give normalisations the statistics of the images, and the network for evaluation."""
+    """Set batch norms to the statistics of the images, and the network to evaluation."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # The mean over all batches seen, of which there is one.
+            # None averages over all batches; there is one.
             module.momentum = None
     network.train()
     with torch.no_grad():
@@ -124,7 +124,7 @@ def _quantise_statically(path: Path, quantised: Path, images: np.ndarray[Any, An
         ) from error
 
     class Reader(ort.CalibrationDataReader):  # type: ignore[misc]
-        """Hands out one image after the other."""
+        """Returns one image after the other."""
 
         def __init__(self) -> None:
             self.images = iter(images)

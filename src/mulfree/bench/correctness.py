@@ -1,4 +1,4 @@
-"""The gate before a benchmark: a kernel that computes something wrong is not timed."""
+"""Check before a benchmark: a wrong kernel is not timed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from mulfree.errors import MulfreeError
 from mulfree.operators import Operator
 from mulfree.operators.window import ConvProblem
 
-# TF32 keeps 10 bits behind the point: both factors of a product are rounded to that.
+# TF32 keeps 10 bits of the mantissa: both factors of a product are rounded to these.
 _TF32_EPS = 2.0**-10
 
 
 class BenchmarkError(MulfreeError):
-    """A measurement cannot be made, or what would be measured is wrong."""
+    """A measurement that cannot be made, or a candidate that is wrong."""
 
     exit_code = 1
 
@@ -31,16 +31,16 @@ def check(
     *,
     precision: Precision = "fp32",
 ) -> None:
-    """Hold an operator's output and gradients against its definition in float64.
+    """Compare an operator's output and gradients with its definition in float64.
 
     The kernel runs on the whole batch, as when it is timed; output and gradients are compared on
-    the first and the last image, which is where blocks of work begin and end. The definition is
+    the first and the last image, where blocks of work begin and end. The definition is
     evaluated on the same device and from the same, perhaps already rounded, operands.
     The bound is twice the error of the definition in the operands' dtype, plus `sqrt(K) eps max|y|`
     for a reduction over K terms.
 
     Args:
-        operator: Whose `function` is checked against its `reference`.
+        operator: Its `function` is compared with its `reference`.
         problem: The geometry.
         input: `(N, C_in, H, W)`, in any memory format.
         weight: `(C_out, C_in / groups, K_h, K_w)`, of the same dtype.

@@ -1,4 +1,4 @@
-"""The device that is measured on: its clock, its number formats, and work replayed as a graph."""
+"""Device of a benchmark: clock, number formats, CUDA graphs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def dtype_of(precision: Precision) -> torch.dtype:
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """A clock in seconds that is read when the device has done all it was asked to do."""
+    """Clock in seconds, read when all work of the device is done."""
     if device.type != "cuda":
         return time.perf_counter
 
@@ -45,7 +45,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 
 def sm_clock_hz(device: torch.device) -> float | None:
-    """The highest clock of the device's multiprocessors; None where it is not known."""
+    """Highest clock of the device's multiprocessors; None where it cannot be read."""
     facts = gpu() if device.type == "cuda" else None
     megahertz = None if facts is None else facts["sm_clock_mhz"]
     return None if megahertz is None else megahertz * 1e6
@@ -53,7 +53,7 @@ def sm_clock_hz(device: torch.device) -> float | None:
 
 @contextlib.contextmanager
 def computing_in(precision: Precision) -> Iterator[None]:
-    """TF32 as the number format says, and as it was afterwards."""
+    """Enable TF32 for the number format "tf32" alone; restored afterwards."""
     backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
     before = [backend.allow_tf32 for backend in backends]
     try:
@@ -79,14 +79,14 @@ def tuned_convolutions() -> Iterator[None]:
 def captured(
     make: Callable[[], Callable[[], object]], device: torch.device
 ) -> Callable[[], object]:
-    """What `make` gives, as a CUDA graph: its kernels are replayed without the host's share.
+    """Capture the function that `make` returns as a CUDA graph, replayed without the host.
 
-    Elsewhere than on CUDA it is what `make` gives. `make` is called on the stream that is captured,
-    so that a backward pass runs there too; its result is called a few times first, so that
-    compilers, tuners and allocators have done their work.
+    On other devices the function itself. `make` is called on the captured stream, so that a
+    backward pass runs there too. The function runs a few times first: compilers, tuners and
+    allocators finish their work.
 
     Raises:
-        RuntimeError: Something cannot be captured, such as waiting for the device.
+        RuntimeError: Work that cannot be captured, such as waiting for the device.
     """
     if device.type != "cuda":
         return make()

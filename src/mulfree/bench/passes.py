@@ -1,4 +1,4 @@
-"""What is timed of an operator: its passes over one geometry, as functions without arguments."""
+"""Timed passes of an operator over one problem, as functions without arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from mulfree.operators import Operator
 from mulfree.operators.window import ConvProblem
 
-# What a layer sees inside a network, after a rectifier, and what it sees without one.
+# Inputs as after a rectifier, as inside a network, and without one.
 INPUTS = ("relu", "signed")
 
 Operands = tuple[Tensor, Tensor, Tensor]
@@ -31,8 +31,8 @@ def operands(
     Args:
         problem: The geometry.
         kind: One of `INPUTS`.
-        device: Where they are wanted.
-        dtype: What they are rounded to.
+        device: Their device.
+        dtype: Their dtype.
         channels_last: Memory format of all three.
     """
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +62,7 @@ def make(operator: Operator, problem: ConvProblem, direction: str, tensors: Oper
     """One pass of an operator over some operands.
 
     Args:
-        operator: What is run.
+        operator: The operator.
         problem: The geometry.
         direction: One of `ALL_PASSES`.
         tensors: As from `operands`.
@@ -97,7 +97,7 @@ def _weight_grad(
 def _gradient(
     operator: Operator, problem: ConvProblem, tensors: tuple[Tensor, Tensor], grad: Tensor
 ) -> Run:
-    """The backward pass alone, towards the tensor that asks for a gradient."""
+    """The backward pass alone, towards the tensor that requires a gradient."""
     output = operator.function(*tensors, None, *problem.sliding)
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     return lambda: torch.autograd.grad(output, wanted, grad, retain_graph=True)

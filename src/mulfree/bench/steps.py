@@ -49,9 +49,9 @@ class StepOptions:
     """Device, number format, mode and memory format of a training step.
 
     Attributes:
-        device: Where.
+        device: Device of the network.
         precision: Number format; half floats by autocast, with weights in float32.
-        mode: What turns it into work of the device.
+        mode: Eager, captured or compiled.
         channels_last: Memory format of images and weights.
     """
 
@@ -134,7 +134,7 @@ def training_step(
     make_optimizer: MakeOptimizer = sgd,
     options: StepOptions = _PLAIN,
 ) -> Callable[[], object]:
-    """A function that makes one training step on a fixed batch of random images.
+    """Function that makes one training step on a fixed batch of random images.
 
     Raises:
         RuntimeError: The step cannot be captured, or not be compiled as one graph.
@@ -174,14 +174,14 @@ def build_step(
     make_optimizer: MakeOptimizer = sgd,
     options: StepOptions = _PLAIN,
 ) -> Step:
-    """A function that makes one training step of a new network on images and labels.
+    """Function that makes one training step of a new network on images and labels.
 
     Mode "graph" is as "eager" here: a graph is captured with the tensors that it reads.
     """
     network = create_model(
         model, operator=operator, in_channels=input_size[0], num_classes=NUM_CLASSES
     )
-    # torch's stubs know of memory formats for tensors only.
+    # torch's stubs declare memory formats for tensors only.
     network.train().to(options.device).to(memory_format=options.memory_format)  # type: ignore[call-overload]
     optimizer = make_optimizer(network)
     half = options.precision in ("bf16", "fp16")

@@ -33,13 +33,13 @@ class Parser(argparse.ArgumentParser):
         )
 
     def parse_args(self, args: list[str]) -> argparse.Namespace:  # type: ignore[override]
-        """Parse `args`; an option that does not exist is answered with the nearest that does.
+        """Parse `args`; the message about an unknown option names the nearest one.
 
         Raises:
             ConfigError: The command line is not valid.
         """
         options = [option for action in self._actions for option in action.option_strings]
-        # First of all: left to argparse, the value of a mistyped option is blamed for what it is.
+        # Before argparse, which would report the value of a mistyped option instead.
         for word in itertools.takewhile(lambda word: word != "--", args):
             name = word.partition("=")[0]
             if word.startswith("--") and name not in options:
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args)
 
     def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
-        # Argparse would hide it that help or version cannot be written.
+        # Argparse would hide an error of writing help or version.
         print(message, end="", file=file)
 
     def error(self, message: str) -> NoReturn:

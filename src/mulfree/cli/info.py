@@ -1,4 +1,4 @@
-"""`mulfree info`: what is installed, what this computer offers, what can be named."""
+"""`mulfree info`: versions, processor, kernels, and names of data sets and models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mulfree.training.methods import METHODS
 
 ROOT_VARIABLE = "MULFREE_DATA"
 
-# A folder may hold anything; a reader wants to know whether it is the right one.
+# A folder may hold many files; a few names show whether it is the right one.
 _MAX_ENTRIES = 20
 
 
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 
 def gather() -> dict[str, Any]:
-    """Everything the command shows, as JSON values."""
+    """All facts, as JSON values."""
     return {
         **environment(),
         "data": _data(),
@@ -49,7 +49,7 @@ def gather() -> dict[str, Any]:
 
 
 def _data() -> dict[str, Any]:
-    """Names of data sets, and what lies where they are looked for; nothing is opened."""
+    """Names of data sets, and of the files in their folder; no file is opened."""
     root = os.environ.get(ROOT_VARIABLE)
     found = None
     if root:
@@ -65,13 +65,13 @@ def _text(facts: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             lines.append(f"{name}:")
             width = max(map(len, value))
-            lines += [f"  {key.ljust(width)}  {_shown(item)}" for key, item in value.items()]
+            lines += [f"  {key.ljust(width)}  {_format(item)}" for key, item in value.items()]
         else:
-            lines.append(f"{name}: {_shown(value)}")
+            lines.append(f"{name}: {_format(value)}")
     return "\n".join(lines)
 
 
-def _shown(value: object) -> str:
+def _format(value: object) -> str:
     if value is None or value == []:
         return "-"
     if isinstance(value, bool):

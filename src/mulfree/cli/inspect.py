@@ -1,4 +1,4 @@
-"""`mulfree inspect`: pictures of trained networks, of their weights and of their features."""
+"""`mulfree inspect`: plots of trained networks, of their weights and of their features."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ _TEXT_COLUMNS = 2
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    pictures = {"weights": _weights, "features": _features}
-    if argv and argv[0] in pictures:
-        return pictures[argv[0]](argv[1:])
-    parser = Parser("mulfree inspect", "Draw what trained networks look like inside.", _EPILOG)
-    parser.add_argument("picture", metavar="PICTURE", help=" or ".join(pictures))
-    name = parser.parse_args(argv[:1]).picture
-    raise ConfigError(choices_message("inspect", "picture", name, pictures))
+    plots = {"weights": _weights, "features": _features}
+    if argv and argv[0] in plots:
+        return plots[argv[0]](argv[1:])
+    parser = Parser("mulfree inspect", "Draw weights and features of trained networks.", _EPILOG)
+    parser.add_argument("plot", metavar="PLOT", help=" or ".join(plots))
+    name = parser.parse_args(argv[:1]).plot
+    raise ConfigError(choices_message("inspect", "plot", name, plots))
 
 
 def _weights(argv: list[str]) -> int:
-    parser = _parser("weights", "Draw weights and say which law they follow.", _WEIGHTS_EPILOG)
+    parser = _parser("weights", "Draw weights and the law that fits them better.", _WEIGHTS_EPILOG)
     parser.add_argument("--layers", action="store_true", help="draw every layer, too")
     arguments = parser.parse_args(argv)
     output = _output(arguments)
@@ -71,7 +71,7 @@ def _weights(argv: list[str]) -> int:
             )
         found.append((path, _kind(model), weights))
     panels = [(_title(path, kind), weights) for path, kind, weights in found]
-    inspection.save(inspection.weight_picture(panels, layers=arguments.layers), output)
+    inspection.save(inspection.plot_weights(panels, layers=arguments.layers), output)
     if arguments.json:
         values = [{"network": str(path), "kind": kind, **_numbers(w)} for path, kind, w in found]
         print(json.dumps(values, indent=2))
@@ -110,7 +110,7 @@ def _features(argv: list[str]) -> int:
         splits, points = _points(path, trained, arguments)
         found.append((path, _kind(trained.model), points))
     panels = [(_title(path, kind), points) for path, kind, points in found]
-    inspection.save(inspection.feature_picture(panels, splits.classes), output)
+    inspection.save(inspection.plot_features(panels, splits.classes), output)
     if arguments.json:
         values = [
             {"network": str(path), "kind": kind, "accuracy": points.accuracy}
@@ -125,7 +125,7 @@ def _features(argv: list[str]) -> int:
 
 
 def _points(path: Path, trained: Trained, arguments: Namespace) -> tuple[DataSplits, Features]:
-    """The test images as the network was trained to see them, and what it makes of them."""
+    """Test images with the preprocessing of the training, and their features."""
     import torch
 
     from mulfree import data, inspection
@@ -147,8 +147,8 @@ def _points(path: Path, trained: Trained, arguments: Namespace) -> tuple[DataSpl
     return splits, inspection.features(trained.model.to(device), with_progress(loader, str(path)))
 
 
-def _parser(picture: str, description: str, epilog: str) -> Parser:
-    parser = Parser(f"mulfree inspect {picture}", description, epilog)
+def _parser(plot: str, description: str, epilog: str) -> Parser:
+    parser = Parser(f"mulfree inspect {plot}", description, epilog)
     parser.add_argument(
         "networks",
         nargs="+",
@@ -173,7 +173,7 @@ def _output(arguments: Namespace) -> Path:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Says in an error which of the networks it is about."""
+    """Add the network to the message of an error."""
     try:
         yield
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Top level of the command line: finds the command, runs it, turns errors into one line.
+"""Top level of the command line: runs a command and prints an error as one line.
 
 Only the standard library is imported here, so that `mulfree -h` answers at once; a command's module
 is imported when the command is used.
@@ -21,12 +21,12 @@ from mulfree.errors import MAX_MESSAGE, ConfigError, MulfreeError, choices_messa
 COMMANDS = {
     "train": "train a network; without a configuration, a small adder network on digits",
     "evaluate": "measure a checkpoint on the test images",
-    "inspect": "draw what networks look like inside: their weights, their features",
+    "inspect": "draw weights and features of trained networks",
     "profile": "count operations, parameters, bytes and energy, layer by layer",
     "bench": "time the operators and a training step against the convolution",
     "quantize": "turn a network into integers and measure what that costs in accuracy",
     "run": "classify pictures with a quantised network, without torch",
-    "export": "write a network to an ONNX file",
+    "export": "write a network for other programs, as ONNX",
     "info": "show versions, processor, kernels, data sets and models",
 }
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: Words after the command's name; those of the process by default.
+        arguments: Words after `mulfree`; the arguments of the process by default.
 
     Returns:
         Exit status: 0, 2 for bad usage or input, 1 for a failure, 130 when interrupted.
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MulfreeError as error:
         return _fail(prefix, str(error), error.exit_code)
     except BrokenPipeError:
-        # The reader has seen enough, as in `mulfree profile resnet20 | head`.
+        # The reader has closed the pipe, as in `mulfree profile resnet20 | head`.
         _abandon(sys.stdout)
         return FAILURE
     except OSError as error:
@@ -110,19 +110,19 @@ def _fail(prefix: str, message: str, status: int) -> int:
     try:
         print(f"{prefix}: error: {printable(message, MAX_MESSAGE)}", file=sys.stderr, flush=True)
     except OSError:
-        # The exit status is all that is left to tell it.
+        # Standard error is closed too: only the exit status is left.
         _abandon(sys.stderr)
     return status
 
 
 def _replace_closed() -> None:
-    """Send what is for a closed stream nowhere: it is None, and `print` would take another one."""
+    """Replace a closed stream, which is None: `print` would write to another one."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def _abandon(stream: TextIO) -> None:
-    """Send what is still buffered nowhere: flushing it at exit would fail again."""
+    """Discard the buffer of a stream: flushing it at exit would fail again."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

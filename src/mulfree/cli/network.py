@@ -162,7 +162,7 @@ def _recall_images(command: str, model: nn.Module, config: DataConfig) -> None:
 
 
 def _holds_graph(path: Path) -> bool:
-    """Whether a file in the layout of safetensors, which both have, is an artifact."""
+    """True for an artifact; weights have the layout of safetensors too."""
     from safetensors import SafetensorError, safe_open
 
     try:

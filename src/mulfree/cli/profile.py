@@ -90,24 +90,24 @@ def main(argv: list[str]) -> int:
 
 
 def _given(options: Any, *names: str) -> dict[str, Any]:
-    """Those of the options that were given."""
+    """The given options among `names`."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
 def _count_file(name: str, named: Mapping[str, Any], counted: Mapping[str, Any]) -> Profile:
-    """The profile of what is in the file called `name`, which fixes what is otherwise given."""
+    """Profile of the network in a file, which fixes the options `named`."""
     path = Path(os.path.expanduser(name))
     if not path.suffix and not path.exists():
         raise ConfigError(choices_message("profile", "model", name, models.list_models()))
-    _refuse(named, "a file", name)
+    _refuse_options(named, "a file", name)
     network = load_any(path, images_for=None if "input_size" in counted else "profile")
     if isinstance(network, Graph):
-        _refuse(counted, "an artifact", name)
+        _refuse_options(counted, "an artifact", name)
         return count_graph(network)
     return _count(network, **counted)
 
 
-def _refuse(given: Mapping[str, Any], kind: str, name: str) -> None:
+def _refuse_options(given: Mapping[str, Any], kind: str, name: str) -> None:
     for option, value in given.items():
         raise ConfigError(
             f"profile: `--{option.replace('_', '-')}` must be left out with {kind}, "

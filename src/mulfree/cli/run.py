@@ -1,4 +1,4 @@
-"""`mulfree run`: what a quantised network sees in pictures. Torch is not loaded."""
+"""`mulfree run`: classify images with a quantised network. Torch is not loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BATCH = 32
 def main(argv: list[str]) -> int:
     """Run the command."""
     parser = Parser(
-        "mulfree run", "Classify pictures with a network of `mulfree quantize`, without torch."
+        "mulfree run", "Classify images with a network of `mulfree quantize`, without torch."
     )
     parser.add_argument(
         "file", type=file_path, metavar="FILE", help="an artifact of mulfree quantize"
@@ -40,10 +40,10 @@ def main(argv: list[str]) -> int:
     for path, logits in _classified(session, options.images):
         found = _best(session.graph, logits, options.top)
         if options.json:
-            classes = [{"class": name, "probability": chance} for name, chance in found]
+            classes = [{"class": name, "probability": probability} for name, probability in found]
             print(json.dumps({"image": path, "classes": classes}))
         else:
-            listed = ", ".join(f"{name} {chance:.1%}" for name, chance in found)
+            listed = ", ".join(f"{name} {probability:.1%}" for name, probability in found)
             print_text(f"{printable(path).ljust(width)}  {listed}")
     return 0
 
@@ -58,8 +58,8 @@ def _classified(session: Session, paths: list[str]) -> Iterator[tuple[str, NDArr
 
 
 def _best(graph: Graph, logits: NDArray[np.float32], count: int) -> list[tuple[str, float]]:
-    """The most probable classes, best first, by name or else by number."""
-    # Logits that overflow float32 are large, not unknown.
+    """Most probable classes, best first, by name or else by number."""
+    # Logits that overflow float32 stay large.
     finite = np.clip(logits.astype(np.float64), -1e39, 1e39)
     powers: NDArray[Any] = np.exp(finite - finite.max())
     probabilities = powers / powers.sum()

@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     try:
         result = training.train(config, checkpoint)
     except TrainingError:
-        # It is the same error in every process, so one of them tells.
+        # Every process raises the same error: one prints it.
         if is_main_process():
             raise
         return 0

@@ -1,4 +1,4 @@
-"""What a network costs (operations, memory, energy) and how fast it runs on this computer."""
+"""Cost of networks: operations, parameters, bytes and energy."""
 
 from __future__ import annotations
 

@@ -22,10 +22,10 @@ from mulfree.operators import Operator, operator_of
 
 CONVENTIONS = ("exact", "paper")
 
-# The operator that multiplies, which the others are compared with.
+# The operator that multiplies: baseline of all comparisons.
 BASELINE = "conv2d"
 
-# Torch's own list, closed: these scale and shift what they are given and have no operator.
+# Layers of torch that scale and shift their input and have no operator.
 _NORMALISATION = (
     nn.modules.batchnorm._NormBase,
     nn.GroupNorm,
@@ -51,14 +51,14 @@ def count(
     normalisation: bool = False,
     name: str | None = None,
 ) -> Profile:
-    """Count what one forward pass of `model` on one input costs, layer by layer.
+    """Count the cost of one forward pass of `model` on one input, layer by layer.
 
     Every operator declares its own cost: a convolution one multiplication and one addition for
     each pair of input and weight, an adder layer two additions. Biases are left out. A layer that
     is called several times counts each time. Operations outside of layers (pooling, activations,
     sums of branches, functions called in `forward`) are not counted, nor are layers of a kind
-    that no operator knows. `Profile.uncounted` lists those of them that have parameters, and the
-    functions that multiply or compare tensors (`conv2d`, `linear`, `@`, `adder2d`, attention).
+    without an operator. `Profile.uncounted` lists such layers with parameters, and the functions
+    that multiply or compare tensors (`conv2d`, `linear`, `@`, `adder2d`, attention).
 
     The model is run once, in evaluation mode, without data where it allows that; its parameters,
     statistics and training flags stay as they are.
@@ -68,12 +68,12 @@ def count(
             inside of `torch.compile` and of parallel wrappers is counted.
         input_size: Shape of one input without the batch, for example `(3, 32, 32)`.
         dtype: Number format for bytes and energy: a key of `ENERGY_45NM`.
-        convention: "exact" counts every layer as what it is. "paper" counts the convolutions that
-            a network of another operator keeps (its first and last layer) as that operator too,
+        convention: "exact" counts every layer by its own operator. "paper" counts the convolutions
+            that a network of another operator keeps (first and last layer) as that operator too,
             which is how the tables of 1912.13200 come to no multiplication at all.
         normalisation: Include one multiplication and one addition for every output of a
             normalisation layer (its inference form); the papers ignore them.
-        name: What to call the model; its class by default.
+        name: Name of the model; its class by default.
 
     Returns:
         The profile, with one entry for every call of a layer that has an operator or parameters.
@@ -163,7 +163,7 @@ class _Call:
         return isinstance(self.layer, _NORMALISATION)
 
     def cost(self, stand_in: Operator | None, normalisation: bool) -> OpCounts:
-        """Operations of the call; those of a convolution as if `stand_in` did them, if given."""
+        """Operations of the call; `stand_in`, if given, takes the place of a convolution."""
         if self.operator is not None:
             operator = self.operator
             if stand_in is not None and operator.name == BASELINE:
@@ -176,13 +176,13 @@ class _Call:
 
 
 def _other_operator(calls: Sequence[_Call]) -> Operator | None:
-    """The operator other than the baseline that is called most; None if there is none."""
+    """Most called operator other than the baseline; None if there is none."""
     others = [call.operator for call in calls if call.operator and call.operator.name != BASELINE]
     return Counter(others).most_common(1)[0][0] if others else None
 
 
 class _Calls(Observer):
-    """Calls of layers that have an operator or parameters, and what functions do outside of them.
+    """Calls of layers that have an operator or parameters, and of functions outside of them.
 
     Attributes:
         calls: Calls of layers. A layer may be built of others (a parametrised weight is one): only

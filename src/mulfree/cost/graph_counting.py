@@ -17,11 +17,11 @@ _Shape = tuple[int, int, int]
 
 
 def count_graph(graph: Graph) -> Profile:
-    """Count what one image costs in a quantised network, node by node.
+    """Count the cost of one image in a quantised network, node by node.
 
     Nodes declare their operations and the operands these are for, and each takes the energy of its
     row of `ENERGY_45NM`: a tap of an adder layer 0.03 pJ for the difference of two bytes and 0.1 pJ
-    for its accumulation in 32 bits, one of a convolution 0.2 and 0.1 pJ. The step behind a layer
+    for its accumulation in 32 bits, one of a convolution 0.2 and 0.1 pJ. The epilogue of a layer
     multiplies 32 bits by 32 and is taken at that width, the widest of the table, though it sums in
     64. Multiplications by powers of two are shifts; like comparisons and tables they are left out.
 
@@ -30,7 +30,7 @@ def count_graph(graph: Graph) -> Profile:
 
     Returns:
         The profile, with one entry for the table that pixels go through and one for every node.
-        Bytes are those of the tensors as they are in the file, and of the outputs.
+        Bytes count the tensors in the file, and the outputs.
     """
     values, pixels = graph.by_name, graph.input_value.shape
     layers = [_layer("input", "input", graph.input, pixels, pixels, {})]

@@ -1,4 +1,4 @@
-"""The result of counting a network: one entry for every call of a layer, and totals."""
+"""Counts of a network: one entry for every call of a layer, and totals."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class LayerProfile:
     Attributes:
         name: Qualified name of the layer in the model, "" for the model itself.
         kind: Name of its class.
-        operator: Name of its operator; None for normalisation and for layers whose arithmetic is
-            not counted. Of a node of a quantised network, its kind in files.
+        operator: Name of its operator; None for normalisation and for layers that are not
+            counted. Of a node of a quantised network, its kind in files.
         call: 0 for the first call in a forward pass, 1 for the second of a shared layer, ...
         input_shape: Shape of its first input.
         output_shape: Shape of its output.
@@ -43,7 +43,7 @@ class LayerProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionProfile:
-    """Arithmetic that the forward of a module does by a function, which is not counted.
+    """Arithmetic of a function in the forward of a module, which is not counted.
 
     Attributes:
         function: Name of the function, such as "conv2d" or "matmul".
@@ -80,7 +80,7 @@ class Totals:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What one forward pass of a network on one input costs.
+    """Cost of one forward pass of a network on one input.
 
     Attributes:
         model: Name of the model.

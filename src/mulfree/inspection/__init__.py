@@ -1,13 +1,13 @@
-"""What trained networks look like inside: the law of their weights, and features in the plane."""
+"""Plots of trained networks: distribution of their weights, features in the plane."""
 
 from __future__ import annotations
 
 from mulfree.inspection.features import Features as Features
 from mulfree.inspection.features import classifier_of as classifier_of
 from mulfree.inspection.features import features as features
-from mulfree.inspection.pictures import feature_picture as feature_picture
-from mulfree.inspection.pictures import save as save
-from mulfree.inspection.pictures import weight_picture as weight_picture
+from mulfree.inspection.plots import plot_features as plot_features
+from mulfree.inspection.plots import plot_weights as plot_weights
+from mulfree.inspection.plots import save as save
 from mulfree.inspection.weights import Fit as Fit
 from mulfree.inspection.weights import Law as Law
 from mulfree.inspection.weights import NetworkWeights as NetworkWeights

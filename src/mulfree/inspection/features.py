@@ -1,4 +1,4 @@
-"""What a network makes of images before its classifier, where that is a point of the plane."""
+"""Features of images before the classifier, as points of the plane."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Features:
     Attributes:
         points: `[N, 2]`.
         labels: Class of every image, `[N]`.
-        accuracy: Fraction of the images that the network recognised.
+        accuracy: Fraction of the images that the network classifies correctly.
     """
 
     points: NDArray[np.float64]
@@ -31,10 +31,10 @@ class Features:
 
 
 def classifier_of(model: nn.Module) -> nn.Module:
-    """The last layer, if it reads two numbers of an image.
+    """The last layer, if it has two inputs.
 
     Raises:
-        ConfigError: It reads another number of them, or there is no layer.
+        ConfigError: Another number of inputs, or no layer.
     """
     layers = [layer for layer in model.modules() if operator_of(layer)]
     count = math.prod(layers[-1].get_parameter("weight").shape[1:]) if layers else 0
@@ -47,10 +47,10 @@ def classifier_of(model: nn.Module) -> nn.Module:
 
 
 def features(model: nn.Module, batches: Iterable[Batch]) -> Features:
-    """What the classifier of `model` reads of every image, in evaluation mode.
+    """Input of the classifier of `model` for every image, in evaluation mode.
 
     Args:
-        model: A network with two features, see `classifier_of`; it is left in the mode it was in.
+        model: A network with two features, see `classifier_of`; its mode stays unchanged.
         batches: Images and labels, on the model's device.
 
     Raises:

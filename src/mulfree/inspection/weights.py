@@ -1,4 +1,4 @@
-"""Whether weights are spread as a Gaussian or as a Laplace distribution, by maximum likelihood."""
+"""Gaussian or Laplace distribution of weights, by maximum likelihood."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Fit:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Sample:
-    """Numbers and what was fitted to them.
+    """Numbers and the densities fitted to them.
 
     Attributes:
         values: `[N]`.
@@ -77,9 +77,9 @@ class NetworkWeights:
     """The weights of a network's inner layers.
 
     Attributes:
-        layers: Those of every layer, by its name.
-        pooled: Those of all layers, after each layer was given mean 0 and standard deviation 1:
-            a mixture of scales would have heavy tails whatever law the layers follow.
+        layers: Weights of every layer, by its name.
+        pooled: Weights of all layers, each standardised to mean 0 and standard deviation 1: a
+            mixture of scales would have heavy tails whatever law the layers follow.
     """
 
     layers: dict[str, Sample]
@@ -87,7 +87,7 @@ class NetworkWeights:
 
 
 def fit(values: NDArray[Any], name: str = "values") -> Fit:
-    r"""Fits a Gaussian and a Laplace density.
+    r"""Fit a Gaussian and a Laplace density.
 
     With mean :math:`\mu`, standard deviation :math:`\sigma`, median :math:`m` and mean absolute
     deviation :math:`b` from it, all with 1/N, the largest mean log-likelihoods are
@@ -98,19 +98,19 @@ def fit(values: NDArray[Any], name: str = "values") -> Fit:
 
     Args:
         values: Any number of numbers in any shape; computed in float64.
-        name: What an error calls them.
+        name: Their name in messages.
 
     Raises:
         ConfigError: There are none, some are not finite, or all are equal: these have no density.
     """
     x = np.asarray(values, np.float64).ravel()
     if not x.size or not np.isfinite(x).all():
-        raise ConfigError(f"fit: `{name}` must be finite numbers, got {_told(x)}")
+        raise ConfigError(f"fit: `{name}` must be finite numbers, got {_format(x)}")
     mean, median = float(x.mean()), float(np.median(x))
     std, deviation = float(x.std()), float(np.abs(x - median).mean())
     # Rounding gives equal numbers a spread, and squares of the tiniest are 0.
     if x.min() == x.max() or std == 0:
-        raise ConfigError(f"fit: `{name}` must not all be equal, got {_told(x)}")
+        raise ConfigError(f"fit: `{name}` must not all be equal, got {_format(x)}")
     return Fit(
         count=x.size,
         mean=mean,
@@ -124,20 +124,20 @@ def fit(values: NDArray[Any], name: str = "values") -> Fit:
 
 
 def inspect_weights(model: nn.Module, operator: str) -> NetworkWeights:
-    """Fits the weights of the layers between the first and the last one.
+    """Fit the weights of the layers between the first and the last one.
 
     First and last layer multiply in an adder network, so they are left out of every network, and
-    so is any layer in between that is not of `operator`.
+    so is any layer in between of another operator.
 
     Args:
         model: The network.
-        operator: The operator whose layers are meant, one of `mulfree.operators.OPERATORS`.
+        operator: Operator of the layers, one of `mulfree.operators.OPERATORS`.
 
     Raises:
         ConfigError: Unknown operator, no such layer, or weights that `fit` refuses.
 
     References:
-        That adder weights are Laplace and convolution weights Gaussian: arXiv 2009.13044.
+        Adder weights are Laplace and convolution weights Gaussian: arXiv 2009.13044.
     """
     get_operator(operator)
     found = [
@@ -164,5 +164,5 @@ def _sample(weight: Tensor, name: str) -> Sample:
     return Sample(values=values, fit=fit(values, name))
 
 
-def _told(x: Reals) -> str:
+def _format(x: Reals) -> str:
     return f"{x.size} from {x.min():g} to {x.max():g}" if x.size else "none"

@@ -1,4 +1,4 @@
-"""Tensors that reach an operator from outside: what they must be before a size is read."""
+"""Checks of tensors from outside, before a size is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mulfree.errors import DTypeError, ShapeError
 
 
 def check_tensor(function: str, arg: str, value: object) -> None:
-    """Refuse what no kernel can read.
+    """Refuse a value that no kernel can read.
 
     Args:
         function: The function that was called, for the message.

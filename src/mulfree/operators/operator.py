@@ -1,4 +1,4 @@
-"""What an operator folder has to fill in so that models, profiler, benchmarks and tests use it."""
+"""Entry of an operator folder, which models, cost, benchmarks and tests use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MARK = "mulfree_adaptive_local_lr"
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """One way to compare a window of the input with a filter, and everything built around it.
+    """One way to compare a window of the input with a filter, with its layers and counts.
 
     Attributes:
         name: The operator's name, equal to its folder's and to its function's.
@@ -41,12 +41,12 @@ class Operator:
 
 
 def mark_adaptive_local_lr(parameter: nn.Parameter) -> None:
-    """Say that the adaptive local learning rate is to rescale the gradient of `parameter`."""
+    """Mark `parameter`: the adaptive local learning rate rescales its gradient."""
     setattr(parameter, _MARK, True)
 
 
 def uses_adaptive_local_lr(parameter: Tensor) -> bool:
-    """Whether the adaptive local learning rate is to rescale the gradient of `parameter`."""
+    """True if the adaptive local learning rate rescales the gradient of `parameter`."""
     return bool(getattr(parameter, _MARK, False))
 
 

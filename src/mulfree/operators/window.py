@@ -18,12 +18,12 @@ Padding: TypeAlias = PairLike | Literal["same", "valid"]
 
 # Sizes of windows fit 32 bits, so that no product of two of them leaves 64.
 _MOST = 2**31 - 1
-# 4 TiB of float32: what is larger is a mistake in a size, not a tensor to be asked for.
+# 4 TiB of float32: a larger tensor is a mistake in a size.
 _MOST_VALUES = 2**40
 
 
 class Sliding(NamedTuple):
-    """How a window moves: what an operator needs besides the shapes of input and weight."""
+    """Stride, padding, dilation and groups of a sliding window."""
 
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
@@ -43,7 +43,7 @@ class Sliding(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvProblem:
-    """A complete problem for a sliding-window operator, as tests and benchmarks use it."""
+    """Shapes and geometry of one call of an operator, for tests and benchmarks."""
 
     batch: int = 2
     in_channels: int = 3
@@ -147,7 +147,7 @@ def _plain(value: int) -> int:
 
 
 def check_values(function: str, arg: str, shape: Sequence[int]) -> None:
-    """Refuse a size in memory that only a wrong argument can ask for; traced sizes pass.
+    """Refuse a size in memory that only a wrong argument can have; traced sizes pass.
 
     Raises:
         ShapeError: The shape has more than 2**40 values.
@@ -166,7 +166,7 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
 def resolve_padding(
     function: str, padding: Padding, kernel: Pair, stride: Pair, dilation: Pair
 ) -> tuple[Pair, tuple[int, int, int, int] | None]:
-    """Padding as a symmetric pair, and what is left over for `torch.nn.functional.pad`.
+    """Padding as a symmetric pair, and the rest for `torch.nn.functional.pad`.
 
     "same" keeps the size of the image; where it needs an odd number of rows or columns the extra
     one goes to the bottom or right, as in torch, and is returned as `(left, right, top, bottom)`.

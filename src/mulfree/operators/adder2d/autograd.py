@@ -19,7 +19,7 @@ from mulfree.errors import MulfreeError
 
 
 class AdderFunction(torch.autograd.Function):
-    """A call of the operator, whose gradients are the named rule."""
+    """A call of the operator, with gradients by the named rule."""
 
     @staticmethod
     def forward(ctx: Any, below: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -30,7 +30,7 @@ class AdderFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Call the operators of the gradients that are wanted."""
+        """Call the operators of the required gradients."""
         input, weight = ctx.saved_tensors
         ops, (_, *wanted) = torch.ops.mulfree, ctx.needs_input_grad
         operands = (grad, input, weight, *ctx.arguments)
@@ -43,7 +43,7 @@ class AdderFunction(torch.autograd.Function):
 
 
 class GradientFunction(torch.autograd.Function):
-    """A call of one of the gradients, behind which nothing can be differentiated."""
+    """A call of one of the gradients, which cannot be differentiated again."""
 
     @staticmethod
     def forward(ctx: Any, below: Callable[..., Tensor], *args: Any) -> Tensor:

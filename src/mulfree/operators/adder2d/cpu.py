@@ -1,4 +1,4 @@
-"""The native CPU kernels behind tensors, which are float32 or float64."""
+"""Native CPU kernels on tensors of float32 or float64."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mulfree.operators.window import Sliding
 
 
 def supports(rule: GradientRule, norm: float) -> bool:
-    """Whether the kernels compute this gradient rule and norm."""
+    """True if the kernels compute this gradient rule and norm."""
     return rule.name in ("adder", "sign") and norm == 1.0
 
 
@@ -46,7 +46,7 @@ def _run(
     sliding: Sliding,
     *rule: str,
 ) -> Tensor:
-    """What `kernel` writes for these tensors."""
+    """Output of `kernel` for these tensors."""
     # Not arrays of NumPy, which would keep FSDP from freeing the memory of gathered weights.
     arrays = [tensor.detach().contiguous() for tensor in tensors]
     output = torch.empty(shape, dtype=tensors[0].dtype)

@@ -55,7 +55,7 @@ def adder2d(
         ShapeError: A shape or a size of the window is not possible.
         DTypeError: A dtype is not floating point, or input and weight differ.
         ConfigError: `gradient`, `norm` or a padding name is not valid.
-        BackendUnavailableError: The backend asked for cannot compute this.
+        BackendUnavailableError: The backend cannot compute this.
 
     References:
         AdderNet, arXiv 1912.13200, Eq. 2.
@@ -183,7 +183,7 @@ def _check_options(function: str, gradient: str, norm: float, backend: str | Non
 
 
 def _autocast_enabled(tensor: Tensor) -> bool:
-    device = tensor.device.type  # "meta", for one, has no autocast to ask about
+    device = tensor.device.type  # "meta", for one, has no autocast
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 

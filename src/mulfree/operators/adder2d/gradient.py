@@ -1,7 +1,7 @@
 """GradientRule rules of the adder operator, as named values.
 
-With the difference `d = x - w` of a tap, the operator is `y = -sum |d|` and a rule says what stands
-in for the derivative of one tap with respect to the weight and to the input:
+With the difference `d = x - w` of a tap, the operator is `y = -sum |d|` and a rule replaces the
+derivative of one tap with respect to the weight and to the input:
 
 =========  ==========================  ==========================  ==============================
 name       towards the weight          towards the input           source
@@ -38,7 +38,7 @@ class GradientRule:
     p: float = 1.0
 
     def towards_weight(self, difference: Tensor) -> Tensor:
-        """Stand-in for dy/dw of each tap, given `x - w`."""
+        """Replacement of dy/dw of each tap, given `x - w`."""
         if self.name == "adder":
             return difference
         if self.name == "sign" or self.p == 1.0:
@@ -46,14 +46,14 @@ class GradientRule:
         return self.p * difference.sign() * difference.abs().pow(self.p - 1)
 
     def towards_input(self, difference: Tensor) -> Tensor:
-        """Stand-in for dy/dx of each tap, given `x - w`."""
+        """Replacement of dy/dx of each tap, given `x - w`."""
         if self.name == "adder":
             return -torch.clamp(difference, -1, 1)
         return -self.towards_weight(difference)
 
 
 def _sign(difference: Tensor) -> Tensor:
-    # Torch calls the sign of a NaN 0, which would hide it.
+    # torch.sign of a NaN is 0, which would hide it.
     return torch.where(difference.isnan(), difference, difference.sign())
 
 

@@ -24,7 +24,7 @@ from mulfree.operators.window import (
 
 
 class _Adder(nn.Module):
-    """What both layers share: parameters, their initialisation, the gradient rule and the norm."""
+    """Base of both layers: parameters, their initialisation, the gradient rule and the norm."""
 
     bias: nn.Parameter | None
 

@@ -1,4 +1,4 @@
-"""What torch is told about the adder operator: schemas, shapes, gradients and implementations.
+"""Registration of the adder operator with torch: schemas, shapes, gradients, implementations.
 
 Three operators are registered, `mulfree::adder2d` and its two gradients, so that autograd,
 `torch.compile`, `torch.export`, `vmap` and `opcheck` treat them as they treat torch's own.
@@ -41,7 +41,7 @@ _register_fake: Callable[[str], Callable[[Callable[..., Tensor]], Callable[..., 
 
 
 class _Problem:
-    """The arguments that the three operators share, checked and in the form kernels take."""
+    """Arguments of the three operators, checked and in the form of the kernels."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class _Problem:
 
 
 def check_backend(function: str, name: str | None) -> None:
-    """Refuse what names no implementation.
+    """Refuse the name of no implementation.
 
     Raises:
         BackendUnavailableError: It is neither a known name nor none.

@@ -1,4 +1,4 @@
-"""The adder operator on GPUs: plans what the Triton kernels do for a problem, and launches it.
+"""The adder operator on GPUs: list of kernel launches for a problem.
 
 Operands are brought into the one layout the kernels read, channels next to each other; for images
 and weights in torch's channels_last format that costs nothing. Nothing is unfolded. A plan needs
@@ -455,7 +455,7 @@ def _sizes(image: Tensor, output: Tensor) -> dict[str, int]:
 def _strides(name: str, tensor: Tensor, axes: str) -> dict[str, int]:
     """Strides by the letters of the axes; p numbers the pixels of an image."""
     strides = dict(zip("nchw", tensor.stride(), strict=True))
-    # That of the last axis, unless there is but one column, whose stride says nothing.
+    # Stride of the last axis, which is arbitrary if there is one column.
     strides["p"] = strides["w"] if tensor.shape[3] > 1 else strides["h"]
     return {f"{name}_{axis}": strides[axis] for axis in axes}
 
@@ -507,7 +507,7 @@ def _fastest(rows: int, columns: int, problems: int, processors: int) -> _Tile:
 
 
 def _depthwise_tile(columns: int, *, last: bool) -> dict[str, int]:
-    """Rows of positions and columns of filters; neighbours in memory are those of a warp."""
+    """Rows of positions and columns of filters; a warp takes neighbours in memory."""
     most = 4 if last else 64
     width = min(most, 1 << (columns - 1).bit_length())
     return {"ROWS": _DEPTHWISE_TILE // width, "COLUMNS": width}

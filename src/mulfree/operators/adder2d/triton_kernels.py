@@ -13,7 +13,7 @@ exactly that. Taking an operand apart by `tl.split` costs nothing: it only names
 Every sum is added up in one order that depends on the geometry alone, and nothing is added up in
 global memory: results are the same, bit for bit, in every run.
 
-Legend: channels and filters are those of one group; P positions of all images; K terms of a sum.
+Legend: channels and filters of one group; P positions of all images; K terms of a sum.
 """
 
 # The annotations of a kernel are read by Triton: no `from __future__ import annotations` here.
@@ -40,7 +40,7 @@ def _magnitude(d, NORM: tl.constexpr):
 
 @triton.jit
 def _rule(d, RULE: tl.constexpr, NORM: tl.constexpr):
-    """What stands in for the derivative of a tap of difference `d` (see `gradient.py`).
+    """Replacement of the derivative of a tap of difference `d` (see `gradient.py`).
 
     "clamp" is the adder rule towards the input, "identity" the one towards the weight.
     """
@@ -183,7 +183,7 @@ def _store_tile(
     pointers, acc, mask_rows, mask_columns, RP: tl.constexpr, LP: tl.constexpr,
     RC: tl.constexpr, LC: tl.constexpr, ROWS_LAST: tl.constexpr,
 ):  # fmt: skip
-    """Store a tile; neighbouring threads hold neighbouring rows where ROWS_LAST says so."""
+    """Store a tile; neighbouring threads hold neighbouring rows with ROWS_LAST."""
     mask = mask_rows[:, None] & mask_columns[None, :]
     tile = tl.reshape(tl.permute(acc, (0, 2, 1, 3)), (RP * LP, RC * LC))
     if ROWS_LAST:
@@ -474,7 +474,7 @@ def depthwise_input_grad_kernel(
             up = row + PAD_H - tap_h * DILATION_H
             left = column + PAD_W - tap_w * DILATION_W
             h, v = up // STRIDE_H, left // STRIDE_W
-            # Negative ones are refused before their remainder is asked for.
+            # Negative ones are excluded before their remainder is taken.
             met = (up >= 0) & (up % STRIDE_H == 0) & (left >= 0) & (left % STRIDE_W == 0)
             seen = inside & met & (h < out_height) & (v < out_width)
             for i in tl.static_range(MULTIPLIER):

@@ -1,4 +1,4 @@
-"""The multiplying baseline: torch's own convolution behind the operator protocol."""
+"""The multiplying baseline: torch's convolution as an operator."""
 
 from __future__ import annotations
 

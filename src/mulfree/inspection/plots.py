@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Histograms end that many standard deviations from the mean; what is beyond is still counted.
+# Histograms end so many standard deviations from the mean; density counts all values.
 _REACH = 5.0
 _MIN_BINS, _MAX_BINS = 10, 80
 # More names of classes than that are no help.
@@ -28,9 +28,7 @@ _MAX_LEGEND = 20
 _MAX_LABEL = 60
 
 
-def weight_picture(
-    networks: Sequence[tuple[str, NetworkWeights]], *, layers: bool = False
-) -> Figure:
+def plot_weights(networks: Sequence[tuple[str, NetworkWeights]], *, layers: bool = False) -> Figure:
     """One panel for each network: its standardised weights and the two fitted densities.
 
     Args:
@@ -52,7 +50,7 @@ def weight_picture(
     return figure
 
 
-def feature_picture(networks: Sequence[tuple[str, Features]], classes: Sequence[str]) -> Figure:
+def plot_features(networks: Sequence[tuple[str, Features]], classes: Sequence[str]) -> Figure:
     """One panel for each network: every image as a point in the colour of its class.
 
     Args:
@@ -86,10 +84,10 @@ def feature_picture(networks: Sequence[tuple[str, Features]], classes: Sequence[
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a picture as a PNG, in one step.
+    """Write a plot as a PNG, atomically.
 
     Raises:
-        OSError: It cannot be written; what was there before is untouched.
+        OSError: It cannot be written; an earlier file stays.
     """
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)

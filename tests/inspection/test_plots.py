@@ -30,7 +30,7 @@ def points(seed: int, classes: int) -> Features:
 
 def test_one_panel_of_weights_for_each_network() -> None:
     found = weights("laplace", 3)
-    figure = inspection.weight_picture([("cnn", weights("gaussian", 2)), ("ann", found)])
+    figure = inspection.plot_weights([("cnn", weights("gaussian", 2)), ("ann", found)])
     cnn, ann = figure.axes
     assert cnn.get_title().startswith("cnn\nGaussian by ")
     fit = found.pooled.fit
@@ -54,7 +54,7 @@ def test_one_panel_of_weights_for_each_network() -> None:
 
 def test_a_panel_for_each_layer() -> None:
     networks = [("cnn", weights("gaussian", 2)), ("ann", weights("laplace", 3))]
-    figure = inspection.weight_picture(networks, layers=True)
+    figure = inspection.plot_weights(networks, layers=True)
     titles = [axes.get_title().partition("\n")[0] for axes in figure.axes]
     assert titles == ["cnn", "ann", "conv0", "conv0", "conv1", "conv1", "conv2"]
 
@@ -63,7 +63,7 @@ def test_a_panel_for_each_layer() -> None:
 def test_one_panel_of_features_for_each_network(classes: int, legends: int) -> None:
     names = [f"class {k}" for k in range(classes)]
     cnn, ann = points(0, classes), points(1, classes)
-    figure = inspection.feature_picture([("cnn", cnn), ("ann", ann)], names)
+    figure = inspection.plot_features([("cnn", cnn), ("ann", ann)], names)
     left, right = figure.axes
     assert left.get_title() == "cnn\n75.00%"
     assert [cloud.get_label() for cloud in right.collections] == names
@@ -76,7 +76,7 @@ def test_one_panel_of_features_for_each_network(classes: int, legends: int) -> N
 
 def test_the_file_is_a_png(tmp_path: Path) -> None:
     path = tmp_path / "features.png"
-    inspection.save(inspection.feature_picture([("cnn", points(0, 2))], ["a", "b"]), path)
+    inspection.save(inspection.plot_features([("cnn", points(0, 2))], ["a", "b"]), path)
     with Image.open(path) as image:
         assert (image.format, image.size) == ("PNG", (540, 576))
     assert [file.name for file in tmp_path.iterdir()] == ["features.png"]
@@ -85,14 +85,14 @@ def test_the_file_is_a_png(tmp_path: Path) -> None:
 def test_names_are_drawn_as_they_are_spelt(tmp_path: Path) -> None:
     classes = ["$x^$", "_hidden", r"\frac{", "\x1b[31mred", "n" * 100, "a%b#c&d~e{f}"]
     titles = ["e[/red]\n$\\unknown$", "line\n" + "n" * 200]
-    figure = inspection.feature_picture([(title, points(0, 6)) for title in titles], classes)
+    figure = inspection.plot_features([(title, points(0, 6)) for title in titles], classes)
     (legend,) = figure.legends
     drawn = [text.get_text() for text in legend.get_texts()]
     assert drawn[:4] == ["$x^$", "_hidden", r"\frac{", r"\x1b[31mred"]
     assert len(drawn[4]) == 60
     assert drawn[5] == "a%b#c&d~e{f}"
     assert figure.axes[0].get_title() == "e[/red]\n$\\unknown$\n75.00%"
-    weights_figure = inspection.weight_picture([(titles[0], weights("gaussian", 1))], layers=True)
+    weights_figure = inspection.plot_weights([(titles[0], weights("gaussian", 1))], layers=True)
     for number, made in enumerate((figure, weights_figure)):
         inspection.save(made, tmp_path / f"{number}.png")
         with Image.open(tmp_path / f"{number}.png") as image:
