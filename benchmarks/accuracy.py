@@ -23,6 +23,7 @@ from typing import Any
 
 from mulfree.errors import MulfreeError
 from mulfree.training import TrainConfig, read_config
+from mulfree.training.losses.distillation import DistillationConfig
 from mulfree.training.methods import kd, pkkd, supervised
 from mulfree.training.run.checkpoint import LAST
 from mulfree.training.run.report import METRICS_CSV, METRICS_JSON
@@ -92,7 +93,7 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
         return
     teacher = str(_directory(output, CONVOLUTION, seed))
     model = base.model
-    chosen: supervised.Config | kd.Config = supervised.Config()
+    chosen: supervised.Config | DistillationConfig = supervised.Config()
     if network == CONVOLUTION:
         model = replace(model, operator="conv2d")
     elif network == KD:
@@ -104,10 +105,9 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
         )
     elif network != ADDER:
         _, transform, mode = network.split("-")
-        chosen = replace(method, **TRANSFORMS[transform])
-        if mode == TRAINED:
-            chosen = replace(chosen, teacher=teacher)
-    if isinstance(chosen, kd.Config) and chosen.teacher == teacher:
+        teachers = {TRAINED: teacher, LEARNING: None}
+        chosen = replace(method, **TRANSFORMS[transform], teacher=teachers[mode])
+    if isinstance(chosen, DistillationConfig) and chosen.teacher == teacher:
         _train(output, CONVOLUTION, seed, base, method)
     trainer = replace(base.trainer, seed=seed, output=str(directory))
     config = replace(base, model=model, method=chosen, trainer=trainer)

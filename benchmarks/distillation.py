@@ -1,6 +1,6 @@
-"""What a step of pkkd costs next to steps of its networks: `python benchmarks/distillation.py`.
+"""Cost of a step of pkkd relative to steps of its networks: `python benchmarks/distillation.py`.
 
-All tasks are in one process and take turns with the same batch; a ratio is a median over rounds.
+All methods run in one process and take turns with the same batch; a ratio is a median over rounds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mulfree import models
-from mulfree.training import OptimizerConfig, TrainingTask, build_optimizer
+from mulfree.training import OptimizerConfig, TrainingMethod, build_optimizer
 from mulfree.training.methods import pkkd, supervised
 
 # Of pkkd, by what is printed.
@@ -34,12 +34,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     batch = torch.randn(128, 3, 32, 32), torch.randint(0, 10, (128,))
-    tasks: dict[str, TrainingTask] = {
-        operator: supervised.Task(_network(operator), supervised.Config())
+    methods: dict[str, TrainingMethod] = {
+        operator: supervised.Method(_network(operator), supervised.Config())
         for operator in ("conv2d", "adder2d")
     }
-    tasks |= {name: pkkd.Task(_network("adder2d"), config) for name, config in VARIANTS.items()}
-    steps = {name: _step(task.train(), batch) for name, task in tasks.items()}
+    methods |= {name: pkkd.Method(_network("adder2d"), config) for name, config in VARIANTS.items()}
+    steps = {name: _step(method.train(), batch) for name, method in methods.items()}
     ratios: dict[str, list[float]] = {name: [] for name in VARIANTS}
     for turn in range(options.rounds + 1):
         seconds = {name: _seconds(step) for name, step in steps.items()}
@@ -57,12 +57,12 @@ def _network(operator: str) -> nn.Module:
     return models.create_model("resnet20", operator=operator, norm_logits=True)
 
 
-def _step(task: TrainingTask, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
-    optimizer = build_optimizer(task, OptimizerConfig())
+def _step(method: TrainingMethod, batch: tuple[Tensor, Tensor]) -> Callable[[], None]:
+    optimizer = build_optimizer(method, OptimizerConfig())
 
     def step() -> None:
         optimizer.zero_grad()
-        task(batch)["loss"].backward()
+        method(batch)["loss"].backward()
         optimizer.step()
 
     return step

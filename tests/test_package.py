@@ -35,7 +35,7 @@ def test_public_surface() -> None:
             "load_published",
             "save_weights",
         },
-        "training": {"AdaptiveLocalLR", "TrainingTask"},
+        "training": {"AdaptiveLocalLR", "TrainingMethod"},
         "cost": {"count"},
         "data": {"BatchLoader", "DataConfig", "load"},
         "quantization": {"quantize"},

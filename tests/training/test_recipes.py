@@ -13,11 +13,12 @@ import torch
 
 from mulfree import data, models
 from mulfree.training import TrainConfig, build_optimizer, read_config
+from mulfree.training.losses.distillation import DistillationConfig
 from mulfree.training.methods import kd, supervised
 from mulfree.training.optim.local_lr import AdaptiveLocalLR
 from mulfree.training.optim.schedule import Schedule
 from mulfree.training.run.checkpoint import WEIGHTS
-from mulfree.training.run.network import build_task
+from mulfree.training.run.network import build_method
 
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(ROOT.glob("*/*.yaml"))
@@ -53,9 +54,9 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
         conv = replace(
             small, model=replace(small.model, operator="conv2d"), method=supervised.Config()
         )
-        models.save_weights(build_task(conv, splits).model, tmp_path / WEIGHTS)
+        models.save_weights(build_method(conv, splits).model, tmp_path / WEIGHTS)
         small = replace(small, method=replace(config.method, teacher=str(tmp_path)))
-    task = build_task(small, splits)
+    task = build_method(small, splits)
     optimizer = build_optimizer(task, config.optimizer)
     assert isinstance(optimizer, AdaptiveLocalLR) == (config.model.operator == "adder2d")
     schedule = Schedule(config=config.schedule, epochs=config.trainer.epochs, steps_per_epoch=2)
@@ -92,7 +93,7 @@ def test_distillation_differs_in_the_method_alone(path: Path) -> None:
     if (path.parent.name, name) == ("fashion_mnist", "resnet20_adder2d.yaml"):
         name = "resnet20_adder2d_10ep.yaml"
     other = load(path.with_name(name))
-    assert isinstance(ours.method, kd.Config)
+    assert isinstance(ours.method, DistillationConfig)
     assert replace(other, method=ours.method) == ours
 
 

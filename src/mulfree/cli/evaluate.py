@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, file_path, threads
@@ -28,7 +27,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import data, training
-    from mulfree.training.run.checkpoint import load_teacher
+    from mulfree.training.run.checkpoint import load_compatible
     from mulfree.training.run.progress import decoding
 
     if arguments.threads is not None:
@@ -40,11 +39,12 @@ def main(argv: list[str]) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = _loader(splits, config, arguments.split, device)
     check_fit("evaluate", trained.model, splits, config.name)
-    networks = [trained.model]
+    teacher = None
     if arguments.teacher is not None:
-        networks.append(load_teacher("evaluate: `--teacher`", arguments.teacher, trained.model))
-    model, *teacher = (network.to(device) for network in networks)
-    result = training.evaluate(model, with_progress(loader, "evaluating"), *teacher)
+        teacher = load_compatible("evaluate: `--teacher`", arguments.teacher, trained.model)
+        teacher.to(device)
+    model = trained.model.to(device)
+    result = training.evaluate(model, with_progress(loader, "evaluating"), teacher)
     if arguments.json:
         print(json.dumps(_to_json(arguments, config, splits, result), indent=2))
     else:
@@ -109,7 +109,9 @@ def _to_json(
         "loss": result.loss if math.isfinite(result.loss) else None,
     }
     if result.fidelity is not None:
-        values |= {"teacher": str(arguments.teacher), **asdict(result.fidelity)}
+        compared = result.values("teacher")
+        values |= {"teacher": str(arguments.teacher)}
+        values |= {key: compared[key] for key in compared if key not in values}
         values["kl"] = values["kl"] if math.isfinite(values["kl"]) else None
     if arguments.per_class:
         values["per_class"] = {
@@ -126,7 +128,7 @@ def _print_result(arguments: Any, splits: DataSplits, result: Evaluation) -> Non
     )
     if (fidelity := result.fidelity) is not None:
         print_text(
-            f"teacher  {fidelity.teacher_accuracy:.2%}  agreement {fidelity.agreement:.2%}  "
+            f"teacher  {fidelity.reference_accuracy:.2%}  agreement {fidelity.agreement:.2%}  "
             f"KL {fidelity.kl:.4f}"
         )
     if arguments.per_class:

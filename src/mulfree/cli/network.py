@@ -62,7 +62,7 @@ def apply_overrides(config: DataConfig, arguments: Namespace) -> DataConfig:
 def load_trained(command: str, path: str | Path, data_name: str | None) -> Trained:
     """Load the network of a .ckpt or .safetensors file, or of a run's directory.
 
-    For a run whose method keeps more than the network (qat) it is the last checkpoint.
+    If the method of a run keeps state beside the network (qat), its last checkpoint is read.
 
     Raises:
         ArtifactError: No such file, or one that is damaged.
@@ -74,7 +74,7 @@ def load_trained(command: str, path: str | Path, data_name: str | None) -> Train
 
     file = file_of(path, WEIGHTS)
     config, last = _config_beside(file), file.with_name(LAST)
-    if file.name == WEIGHTS and config and config.method.name == "qat" and last.exists():
+    if file.name == WEIGHTS and config and config.method.keeps_state and last.exists():
         file = last
     model, checkpoint = _load(file)
     if checkpoint is not None:

@@ -85,22 +85,21 @@ def _options(
 ) -> tuple[Sequence[int], dict[str, Any]]:
     """Numbers of bits to try, and the other options of `quantize`.
 
-    For a network of quantisation-aware training, read bits, scales and ranges from the checkpoint.
+    Options that the training of the network has fixed win.
     """
-    from mulfree.training.methods import qat
-
     options = {
         "observer": arguments.observer,
         "power_of_two_scales": arguments.power_of_two_scales,
     }
-    checkpoint = trained.checkpoint
-    if checkpoint is None or not isinstance(checkpoint.config.method, qat.Config):
+    if (checkpoint := trained.checkpoint) is None:
         return arguments.bits or _BITS, options
-    method = checkpoint.config.method
     _, channels, height, width = images.shape
-    options["ranges"] = qat.trained_ranges(checkpoint, trained.model, (channels, height, width))
-    options["power_of_two_scales"] |= method.power_of_two_scales
-    return arguments.bits or [method.bits], options
+    shape = channels, height, width
+    fixed = checkpoint.config.method.quantize_options(checkpoint, trained.model, shape)
+    bits = [fixed.pop("bits")] if "bits" in fixed else _BITS
+    options |= fixed
+    options["power_of_two_scales"] |= arguments.power_of_two_scales
+    return arguments.bits or bits, options
 
 
 def _parser() -> Parser:

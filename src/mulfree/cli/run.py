@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,8 @@ from mulfree.cli.arguments import Parser, file_path, positive, threads
 from mulfree.cli.output import print_text
 from mulfree.errors import printable
 from mulfree.images import read_image
-from mulfree.runtime import Graph, Session
+from mulfree.runtime import Session
+from mulfree.tasks import DEFAULT, get_facet
 
 _BATCH = 32
 
@@ -34,11 +34,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--threads", type=threads, help="CPU threads (default: all)")
     options = parser.parse_args(argv)
 
+    decode = get_facet(DEFAULT, "outputs").decode
     session = Session(options.file, threads=options.threads)
     # A name in a shell's pattern may hold what a terminal would obey.
     width = max(len(printable(path)) for path in options.images)
     for path, logits in _classified(session, options.images):
-        found = _best(session.graph, logits, options.top)
+        found = decode(logits, session.graph.classes, options.top)
         if options.json:
             classes = [{"class": name, "probability": probability} for name, probability in found]
             print(json.dumps({"image": path, "classes": classes}))
@@ -55,14 +56,3 @@ def _classified(session: Session, paths: list[str]) -> Iterator[tuple[str, NDArr
         part = paths[start : start + _BATCH]
         images = np.stack([read_image(path, shape, resize) for path in part])
         yield from zip(part, session.run(images), strict=True)
-
-
-def _best(graph: Graph, logits: NDArray[np.float32], count: int) -> list[tuple[str, float]]:
-    """Most probable classes, best first, by name or else by number."""
-    # Logits that overflow float32 stay large.
-    finite = np.clip(logits.astype(np.float64), -1e39, 1e39)
-    powers: NDArray[Any] = np.exp(finite - finite.max())
-    probabilities = powers / powers.sum()
-    names = graph.classes or tuple(map(str, range(graph.outputs)))
-    order = np.argsort(-probabilities, kind="stable")[:count]
-    return [(names[index], float(probabilities[index])) for index in order]

@@ -1,4 +1,4 @@
-"""`mulfree train`: train a network, or go on with a run that was stopped."""
+"""`mulfree train`: train a network, or resume a run that was stopped."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mulfree.cli.output import print_text
 from mulfree.errors import TrainingError
 
 if TYPE_CHECKING:
+    from mulfree.tasks import Task
     from mulfree.training import Result
 
 _INTERRUPTED = 130
@@ -19,8 +20,9 @@ _PRINT = "--print_config"
 
 def main(argv: list[str]) -> int:
     """Run the command."""
-    # Torch takes a second to import, which `mulfree -h` has no need of.
+    # Imported late: torch takes a second, and `mulfree -h` does not need it.
     from mulfree import training
+    from mulfree.tasks import get_task
     from mulfree.training.run.checkpoint import LAST, file_of
     from mulfree.training.run.command_line import help_parser, take_option
     from mulfree.training.run.devices import is_main_process
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> int:
     try:
         result = training.train(config, checkpoint)
     except TrainingError:
-        # Every process raises the same error: one prints it.
+        # Every process raises the same error, so one prints it.
         if is_main_process():
             raise
         return 0
@@ -57,32 +59,27 @@ def main(argv: list[str]) -> int:
         print_text(f"stopped after step {result.step}; everything up to it is saved. To go on:")
         print_text(f"  mulfree train --resume {shlex.quote(str(result.directory))}")
         return _INTERRUPTED
-    _print_summary(result)
+    _print_summary(result, get_task(config.task.name))
     return 0
 
 
-def _print_summary(result: Result) -> None:
+def _print_summary(result: Result, task: Task) -> None:
     from mulfree.training.run.checkpoint import BEST, LAST, WEIGHTS
     from mulfree.training.run.report import CURVES, METRICS_CSV, METRICS_JSON
-    from mulfree.training.run.results import TEACHER
+    from mulfree.training.run.results import companion_file
 
     metrics = result.metrics
     minutes, seconds = divmod(round(metrics["seconds"]), 60)
     print_text(
         f"\n{metrics['model']} with {metrics['operator']} on {metrics['data']}: "
-        f"{metrics['test_accuracy']:.2%} of the test images are right "
-        f"(loss {metrics['test_loss']:.4f}) after {metrics['epochs']} epochs "
+        f"{task.report.summary(metrics)} after {metrics['epochs']} epochs "
         f"in {minutes} min {seconds} s"
     )
-    paths = [result.directory / name for name in (TEACHER, WEIGHTS, METRICS_JSON, BEST)]
-    teacher, network, results, best = map(str, paths)
-    if "test_agreement" in metrics:
-        print_text(
-            f"its teacher: {metrics['test_teacher_accuracy']:.2%}, and both name the same class of "
-            f"{metrics['test_agreement']:.2%} of them"
-        )
-        print_text(f"  {teacher}  the teacher")
+    for name in result.companions:
+        print_text(task.report.comparison(metrics, name))
+        print_text(f"  {result.directory / companion_file(name)}  the {name}")
+    network, results, best = (result.directory / name for name in (WEIGHTS, METRICS_JSON, BEST))
     print_text(f"  {network}  the network")
     print_text(f"  {results}       results; {METRICS_CSV} by epoch, {CURVES}")
     print_text(f"  {best}          the best epoch; {LAST} the last")
-    print_text(f"  mulfree evaluate {shlex.quote(network)}")
+    print_text(f"  mulfree evaluate {shlex.quote(str(network))}")

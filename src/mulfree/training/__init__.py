@@ -1,10 +1,13 @@
-"""Training: tasks, optimisers, schedules, and runs that can be stopped and resumed."""
+"""Training: methods, optimisers, schedules, and runs that can be stopped and resumed."""
 
 from __future__ import annotations
 
-from mulfree.training.evaluation import Evaluation as Evaluation
+from mulfree.tasks.classification.agreement import Fidelity as Fidelity
+from mulfree.tasks.classification.metrics import Evaluation as Evaluation
 from mulfree.training.evaluation import evaluate as evaluate
-from mulfree.training.fidelity import Fidelity as Fidelity
+from mulfree.training.method import Batch as Batch
+from mulfree.training.method import MethodConfig as MethodConfig
+from mulfree.training.method import TrainingMethod as TrainingMethod
 from mulfree.training.optim.build import OptimizerConfig as OptimizerConfig
 from mulfree.training.optim.build import build_optimizer as build_optimizer
 from mulfree.training.optim.local_lr import AdaptiveLocalLR as AdaptiveLocalLR
@@ -18,10 +21,8 @@ from mulfree.training.run.checkpoint import load_model as load_model
 from mulfree.training.run.checkpoint import model_of as model_of
 from mulfree.training.run.command_line import read_config as read_config
 from mulfree.training.run.config import NetworkConfig as NetworkConfig
+from mulfree.training.run.config import TaskConfig as TaskConfig
 from mulfree.training.run.config import TrainConfig as TrainConfig
 from mulfree.training.run.config import TrainerConfig as TrainerConfig
 from mulfree.training.run.runner import Result as Result
 from mulfree.training.run.runner import train as train
-from mulfree.training.task import Batch as Batch
-from mulfree.training.task import MethodConfig as MethodConfig
-from mulfree.training.task import TrainingTask as TrainingTask

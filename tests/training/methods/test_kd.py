@@ -10,6 +10,7 @@ from tests.training.runs import make_config
 
 from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError
+from mulfree.tasks import get_task
 from mulfree.training import load_model, train
 from mulfree.training.methods import kd
 
@@ -37,7 +38,7 @@ HARD = (math.log(4 / 3) + math.log(2)) / 2
 
 
 def test_the_losses_by_hand() -> None:
-    hard, soft = kd.Config(alpha=2.0).losses(LOGITS, TAUGHT, LABELS)
+    hard, soft = kd.Config(alpha=2.0).losses(get_task(), LOGITS, TAUGHT, LABELS)
     # The teacher's probabilities are 1/5 4/5 and 9/10 1/10, the student's 3/4 1/4 and 1/2 1/2.
     first = 0.2 * math.log(4 / 3) + 0.8 * math.log(4)
     assert hard.item() == pytest.approx(HARD, rel=1e-12)
@@ -45,7 +46,7 @@ def test_the_losses_by_hand() -> None:
 
 
 def test_the_temperature_by_hand() -> None:
-    _, soft = kd.Config(alpha=0.5, temperature=2.0).losses(LOGITS, TAUGHT, LABELS)
+    _, soft = kd.Config(alpha=0.5, temperature=2.0).losses(get_task(), LOGITS, TAUGHT, LABELS)
     # Logits by half: the teacher's probabilities are 1/3 2/3 and 3/4 1/4.
     root = math.sqrt(3.0)
     first = math.log(1 + root) - math.log(root) / 3
@@ -53,14 +54,16 @@ def test_the_temperature_by_hand() -> None:
 
 
 def test_the_blend_by_hand() -> None:
-    added = kd.Config(alpha=0.25).losses(LOGITS, TAUGHT, LABELS)
-    mixed = kd.Config(alpha=0.25, loss_weighting="convex").losses(LOGITS, TAUGHT, LABELS)
+    added = kd.Config(alpha=0.25).losses(get_task(), LOGITS, TAUGHT, LABELS)
+    mixed = kd.Config(alpha=0.25, loss_weighting="convex").losses(
+        get_task(), LOGITS, TAUGHT, LABELS
+    )
     assert mixed[0].item() == pytest.approx(0.75 * HARD, rel=1e-12)
     assert mixed[1].item() == added[1].item()
 
 
 def test_the_teacher_gets_no_gradient_and_stays_in_evaluation_mode(teacher: str) -> None:
-    task = kd.Task(make_student(), kd.Config(teacher=teacher)).train()
+    task = kd.Method(make_student(), kd.Config(teacher=teacher)).train()
     images, labels = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
     before = {name: tensor.clone() for name, tensor in task.teacher.state_dict().items()}
     report = task((images, labels))
@@ -76,7 +79,7 @@ def test_the_teacher_gets_no_gradient_and_stays_in_evaluation_mode(teacher: str)
 
 
 def test_what_is_reported_of_test_images(teacher: str) -> None:
-    task = kd.Task(make_student(), kd.Config(teacher=teacher)).eval()
+    task = kd.Method(make_student(), kd.Config(teacher=teacher)).eval()
     batch = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
     report = task.test(task.model, batch)
     assert report["loss"] == torch.nn.functional.cross_entropy(task.model(batch[0]), batch[1])
@@ -122,16 +125,16 @@ def test_bad_options(options: dict[str, object], message: str) -> None:
 
 def test_no_teacher() -> None:
     with pytest.raises(ConfigError, match=r"kd: `teacher` must be a trained network, got None"):
-        kd.Task(make_student(), kd.Config())
+        kd.Method(make_student(), kd.Config())
 
 
 def test_a_teacher_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"must be an existing file"):
-        kd.Task(make_student(), kd.Config(teacher=str(tmp_path / "none.ckpt")))
+        kd.Method(make_student(), kd.Config(teacher=str(tmp_path / "none.ckpt")))
 
 
 def test_a_teacher_of_other_classes(teacher: str) -> None:
     student = models.create_model("lenet5_bn", num_classes=4, in_channels=1)
     message = r"kd: `teacher` must have num_classes 4 as the network has it, got 3 in .*teach"
     with pytest.raises(ConfigError, match=message):
-        kd.Task(student, kd.Config(teacher=teacher))
+        kd.Method(student, kd.Config(teacher=teacher))

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from mulfree import models
 from mulfree.errors import ConfigError
+from mulfree.tasks import get_task
 from mulfree.training import (
     Batch,
     OptimizerConfig,
@@ -23,6 +24,7 @@ from mulfree.training import (
     read_config,
     train,
 )
+from mulfree.training.losses import distillation
 from mulfree.training.methods import kd, pkkd, supervised
 
 SIZE: dict[str, Any] = {"num_classes": 3, "in_channels": 1, "width": 0.25, "norm_logits": True}
@@ -33,8 +35,8 @@ def make_network(operator: str) -> nn.Module:
     return models.create_model("lenet5_bn", operator=operator, **SIZE)
 
 
-def make_task(**options: Any) -> pkkd.Task:
-    return pkkd.Task(make_network("adder2d"), pkkd.Config(**options)).double().train()
+def make_task(**options: Any) -> pkkd.Method:
+    return pkkd.Method(make_network("adder2d"), pkkd.Config(**options)).double().train()
 
 
 def batches(count: int) -> list[Batch]:
@@ -66,7 +68,9 @@ def test_the_loss_is_the_sum_of_its_parts() -> None:
     task.matching.start()
     teacher, student = task.teacher(batch[0]), task.model(batch[0])
     mid = task.matching()
-    hard, soft = kd.Config(alpha=0.5, temperature=3.0).losses(student, teacher, batch[1])
+    hard, soft = kd.Config(alpha=0.5, temperature=3.0).losses(
+        get_task(), student, teacher, batch[1]
+    )
     own = cross_entropy(teacher, batch[1])
     assert report["hard_loss"].item() == pytest.approx(hard.item(), rel=1e-12)
     assert report["soft_loss"].item() == pytest.approx(soft.item(), rel=1e-12)
@@ -80,7 +84,7 @@ def test_the_loss_is_the_sum_of_its_parts() -> None:
     "optimizer", [{}, {"name": "adamw", "lr": 0.01}, {"decay": "no_bias_norm"}]
 )
 def test_the_teacher_is_the_network_that_learns_alone(optimizer: dict[str, Any]) -> None:
-    alone = supervised.Task(make_network("conv2d"), supervised.Config()).double().train()
+    alone = supervised.Method(make_network("conv2d"), supervised.Config()).double().train()
     beside = make_task(layers=("*",), beta=3.0)
     for name, tensor in alone.model.state_dict().items():
         assert torch.equal(beside.teacher.state_dict()[name], tensor), name
@@ -103,7 +107,7 @@ def test_the_student_starts_as_it_would_alone_and_learns_from_everything() -> No
 
 
 def test_without_weights_it_is_the_student_that_learns_alone() -> None:
-    alone = supervised.Task(make_network("adder2d"), supervised.Config()).double().train()
+    alone = supervised.Method(make_network("adder2d"), supervised.Config()).double().train()
     task = make_task(alpha=0.0, beta=0.0)
     assert task.matching is None
     steps(alone, 2)
@@ -175,7 +179,7 @@ def test_a_copy_of_the_task_reads_its_own_networks() -> None:
 def test_a_fixed_teacher(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     models.save_weights(make_network("conv2d"), path)
-    task = pkkd.Task(make_network("adder2d"), pkkd.Config(teacher=str(path))).train()
+    task = pkkd.Method(make_network("adder2d"), pkkd.Config(teacher=str(path))).train()
     before = {name: tensor.clone() for name, tensor in task.teacher.state_dict().items()}
     images, labels = batches(1)[0]
     report = task((images.float(), labels))
@@ -192,12 +196,12 @@ def test_a_fixed_teacher_of_another_architecture(tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     models.save_weights(models.create_model("resnet20", **SIZE), path)
     with pytest.raises(ConfigError, match=r"pkkd: `teacher` must have a layer conv2 of"):
-        pkkd.Task(make_network("adder2d"), pkkd.Config(teacher=str(path)))
+        pkkd.Method(make_network("adder2d"), pkkd.Config(teacher=str(path)))
 
 
 def test_options_of_the_operator_are_the_students_alone() -> None:
     student = models.create_model("lenet5_bn", operator="adder2d", gradient="sign")
-    teacher = models.config_of(pkkd.fresh_teacher(student)).arguments
+    teacher = models.config_of(distillation.fresh_teacher(student)).arguments
     assert (teacher["operator"], teacher["gradient"]) == ("conv2d", None)
     assert {k: v for k, v in teacher.items() if k not in ("operator", "gradient")} == {
         k: v

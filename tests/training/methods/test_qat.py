@@ -30,14 +30,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return train(make_config(directory, method=QAT, trainer={"epochs": 4}))
 
 
-def task(**options: Any) -> qat.Task:
+def task(**options: Any) -> qat.Method:
     torch.manual_seed(0)
     model = models.create_model("lenet5_bn", operator="adder2d", width=0.25)
-    return qat.Task(model, qat.Config(**options))
+    return qat.Method(model, qat.Config(**options))
 
 
 def test_it_is_a_method() -> None:
-    assert get_method("qat").Config is qat.Config
+    assert get_method("qat").config_class is qat.Config
 
 
 def test_the_network_is_a_plain_one(run: Result) -> None:
@@ -171,7 +171,7 @@ def test_compiled_steps_are_the_same() -> None:
     assert_compiled_steps_are_the_same(task())
 
 
-def assert_compiled_steps_are_the_same(made: qat.Task) -> None:
+def assert_compiled_steps_are_the_same(made: qat.Method) -> None:
     other = copy.deepcopy(made)
     # Of the size that the model is made for, whose steps are known beforehand.
     batch = torch.randn(4, 3, 28, 28), torch.arange(4)

@@ -37,7 +37,7 @@ from torch import Tensor
 from mulfree.errors import ArtifactError, MulfreeError
 from mulfree.training import TrainConfig, load_checkpoint, model_of, train
 from mulfree.training.run import callbacks, state
-from mulfree.training.run.checkpoint import save_checkpoint, teacher_of
+from mulfree.training.run.checkpoint import companions_of, save_checkpoint
 from mulfree.training.run.module import RunModule
 from mulfree.training.run.sealed import to_bytes
 
@@ -251,7 +251,7 @@ def _outcome(path: Path, base: Base) -> str:
         checkpoint = load_checkpoint(path)
         where = "not built"
         model_of(checkpoint)
-        teacher_of(checkpoint)
+        companions_of(checkpoint)
         where = "of another run"
         # The rest of a configuration is compared with it before.
         config = replace(base.module.config, trainer=checkpoint.config.trainer)

@@ -117,7 +117,7 @@ def words_of(rng: Random, values: dict[str, Any]) -> list[str]:
 def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
     """How many mutations were refused and taken; anything else is an exception."""
     rng = np.random.default_rng(seed)
-    kinds = [get_method(name).Config for name in METHODS]
+    kinds = [get_method(name).config_class for name in METHODS]
     bases = [TrainConfig(method=kind()).to_dict() for kind in kinds]  # type: ignore[call-arg]
     path = folder / "config.yaml"
     outcomes: Counter[str] = Counter()

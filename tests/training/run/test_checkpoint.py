@@ -33,7 +33,7 @@ def test_what_it_says(directory: Path) -> None:
     assert checkpoint.step == 4
     assert checkpoint.config.model.options == {"width": 0.25}
     assert checkpoint.config.trainer.output is None
-    assert checkpoint.recipe.name == "lenet5_bn"
+    assert checkpoint.model_config.name == "lenet5_bn"
     assert [row["epoch"] for row in checkpoint.history] == [1]
     state = checkpoint.content["state_dict"]
     for name, tensor in checkpoint.network.items():

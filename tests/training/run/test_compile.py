@@ -13,10 +13,10 @@ from tests.training.runs import assert_same, make_config
 from torch import Tensor, fx
 
 from mulfree import models
-from mulfree.training import TrainingTask, build_optimizer, load_checkpoint, train
+from mulfree.training import TrainingMethod, build_optimizer, load_checkpoint, train
+from mulfree.training.method import compile_method
 from mulfree.training.methods import supervised
 from mulfree.training.optim.build import OptimizerConfig
-from mulfree.training.task import compile_task
 
 
 @pytest.fixture(autouse=True)
@@ -26,11 +26,11 @@ def _nothingcompile_task() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def make_task(name: str, operator: str) -> TrainingTask:
+def make_task(name: str, operator: str) -> TrainingMethod:
     torch.manual_seed(0)
     # Channels enough for normalisations to have something to divide by.
     model = models.create_model(name, operator=operator, width=0.05)
-    return supervised.Task(model, supervised.Config(label_smoothing=0.1))
+    return supervised.Method(model, supervised.Config(label_smoothing=0.1))
 
 
 def batch() -> tuple[Tensor, Tensor]:
@@ -59,7 +59,7 @@ def use(monkeypatch: pytest.MonkeyPatch, backend: Any) -> None:
 def test_a_step_is_one_graph(name: str, operator: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, "eager")
     task = make_task(name, operator)
-    compiled = compile_task(task)
+    compiled = compile_method(task)
     state = {key: value.clone() for key, value in task.state_dict().items()}
     # Tracing deep networks takes seconds: all four pairs with the smallest, two with the others.
     pairs = [(True, True), (False, False)]
@@ -83,7 +83,7 @@ def test_a_bottleneck_is_one_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, counter)
     task = make_task("resnet50", "adder2d")
     with torch.autocast("cpu", torch.bfloat16):
-        assert compile_task(task)(batch())["loss"].isfinite()
+        assert compile_method(task)(batch())["loss"].isfinite()
     assert counter.graphs == 1
 
 
@@ -92,7 +92,7 @@ def test_gradients_of_the_traced_backward(monkeypatch: pytest.MonkeyPatch) -> No
     task, expected = make_task("lenet5_bn", "adder2d"), make_task("lenet5_bn", "adder2d")
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
-            compile_task(task)(batch())["loss"].backward()
+            compile_method(task)(batch())["loss"].backward()
             expected(batch())["loss"].backward()
         for (name, p), q in zip(task.named_parameters(), expected.parameters(), strict=True):
             assert p.grad is not None
@@ -105,7 +105,7 @@ def test_fused_kernels_take_the_same_step() -> None:
     # Float64, so that an activation next to a threshold is on the same side of it.
     task, expected = (make_task("lenet5_bn", "adder2d").double() for _ in range(2))
     images, labels = batch()
-    for one, compute in ((task, compile_task(task)), (expected, expected)):
+    for one, compute in ((task, compile_method(task)), (expected, expected)):
         optimizer = build_optimizer(one, OptimizerConfig())
         compute((images.double(), labels))["loss"].backward()
         optimizer.step()
@@ -175,12 +175,12 @@ def test_what_breaks_the_graph_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     task = make_task("lenet5_bn", "adder2d")
     task.register_forward_hook(lambda *_: torch._dynamo.graph_break())
     with pytest.raises(torch._dynamo.exc.Unsupported, match="graph_break"):
-        compile_task(task)(batch())
+        compile_method(task)(batch())
 
 
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead", "max-autotune"])
 def test_how_torch_is_asked(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(torch, "compile", lambda task, **options: asked.update(options))
-    compile_task(make_task("lenet5_bn", "adder2d"), mode)
+    compile_method(make_task("lenet5_bn", "adder2d"), mode)
     assert asked == {"fullgraph": True, "dynamic": False, "mode": mode}

@@ -21,7 +21,7 @@ from mulfree.training import (
 )
 from mulfree.training.methods import METHODS
 from mulfree.training.run.config import sections
-from mulfree.training.run.network import build_task
+from mulfree.training.run.network import build_method
 from mulfree.training.run.renamed import RENAMED
 
 
@@ -316,7 +316,7 @@ def test_a_word_builds_no_object(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MulfreeError, match=r"must be|unknown option") as caught:
         # Words that are data are for the network to refuse.
-        build_task(read_config(words), splits)
+        build_method(read_config(words), splits)
     assert len(str(caught.value)) <= 400
     assert list(tmp_path.iterdir()) == []
 

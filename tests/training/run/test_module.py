@@ -100,17 +100,17 @@ def test_on_a_cpu_every_step_is_looked_at(tmp_path: Path) -> None:
 def test_steps_on_a_gpu_never_wait(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = supervised.Task.forward
+    forward = supervised.Method.forward
     begun: list[int] = []
 
-    def guarded(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+    def guarded(self: supervised.Method, batch: Batch) -> dict[str, Tensor]:
         begun.append(len(begun) + 1)
         # From the third step on, when everything is compiled and cached, to the sixth.
         if begun[-1] in (3, 6):
             torch.cuda.set_sync_debug_mode("error" if begun[-1] == 3 else "default")
         return forward(self, batch)
 
-    monkeypatch.setattr(supervised.Task, "forward", guarded)
+    monkeypatch.setattr(supervised.Method, "forward", guarded)
     trainer = {"accelerator": "cuda", "ema": 0.5, "gradient_clip_norm": 1.0, "precision": precision}
     try:
         result = train(config(tmp_path, limit=128, log_every=1000, **trainer))
@@ -141,10 +141,10 @@ class BadGradient(torch.autograd.Function):
 
 def spoil(monkeypatch: pytest.MonkeyPatch, step: int, what: str) -> list[int]:
     """Spoils the loss or the gradient of a step; the list grows with every step begun."""
-    forward = supervised.Task.forward
+    forward = supervised.Method.forward
     begun: list[int] = []
 
-    def spoiled(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+    def spoiled(self: supervised.Method, batch: Batch) -> dict[str, Tensor]:
         begun.append(len(begun) + 1)
         report = forward(self, batch)
         if len(begun) != step:
@@ -153,7 +153,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, step: int, what: str) -> list[int]:
         bad = loss * math.nan if what == "loss" else BadGradient.apply(loss)  # type: ignore[no-untyped-call]
         return report | {"loss": bad}
 
-    monkeypatch.setattr(supervised.Task, "forward", spoiled)
+    monkeypatch.setattr(supervised.Method, "forward", spoiled)
     return begun
 
 
@@ -204,9 +204,9 @@ def test_a_first_loss_that_is_not_finite_is_told_at_once(
 @pytest.mark.usefixtures("_far_away")
 def test_a_logged_loss_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses: list[float] = []
-    forward = supervised.Task.forward
+    forward = supervised.Method.forward
 
-    def recorded(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+    def recorded(self: supervised.Method, batch: Batch) -> dict[str, Tensor]:
         report = forward(self, batch)
         losses.append(float(report["loss"].detach()))
         return report
@@ -218,7 +218,7 @@ def test_a_logged_loss_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest.M
         after(self, *args, **kwargs)
         shown.append(self.guard.loss)
 
-    monkeypatch.setattr(supervised.Task, "forward", recorded)
+    monkeypatch.setattr(supervised.Method, "forward", recorded)
     monkeypatch.setattr(RunModule, "optimizer_step", step)
     train(config(tmp_path, log_every=2))
     assert shown == [losses[0], losses[1], losses[1], losses[3]]
@@ -227,13 +227,13 @@ def test_a_logged_loss_is_that_of_its_step(tmp_path: Path, monkeypatch: pytest.M
 def test_gradients_are_freed_after_the_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = supervised.Task.forward
+    forward = supervised.Method.forward
 
-    def checked(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+    def checked(self: supervised.Method, batch: Batch) -> dict[str, Tensor]:
         assert all(p.grad is None for p in self.parameters())
         return forward(self, batch)
 
-    monkeypatch.setattr(supervised.Task, "forward", checked)
+    monkeypatch.setattr(supervised.Method, "forward", checked)
     assert train(config(tmp_path)).finished
 
 
@@ -247,8 +247,10 @@ def test_the_moving_average_is_that_of_torch(
         average(self, ema)
         if not averages:
             function = get_ema_multi_avg_fn(0.75)
-            averages.append(AveragedModel(self.task.model, multi_avg_fn=function, use_buffers=True))
-        averages[0].update_parameters(self.task.model)
+            averages.append(
+                AveragedModel(self.method.model, multi_avg_fn=function, use_buffers=True)
+            )
+        averages[0].update_parameters(self.method.model)
 
     monkeypatch.setattr(RunModule, "_average", both)
     train(config(tmp_path, ema=0.75))
@@ -266,8 +268,8 @@ def test_processes_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """What another process has met decides, even where nothing has happened here."""
     settings = make_config()
     network = models.create_model("lenet5_bn", operator="adder2d", width=0.25)
-    task = supervised.Task(network, supervised.Config())
-    run = RunModule(task, settings, steps_per_epoch=4, held_out="test", recipe={})
+    task = supervised.Method(network, supervised.Config())
+    run = RunModule(task, settings, steps_per_epoch=4, held_out="test", model_config={})
     theirs = torch.tensor([math.inf, 0.0], dtype=torch.float64)
 
     def all_reduce(flags: Tensor, how: Any) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from mulfree.tasks import get_task
 from mulfree.training.run import report
 from mulfree.training.run.report import write_csv, write_curves, write_json
 
@@ -29,11 +30,11 @@ def test_curves_are_the_same_for_the_same_history(tmp_path: Path) -> None:
         for e in (1, 2, 3)
     ]
     for name in ("one.png", "two.png"):
-        write_curves(tmp_path / name, history, "test")
+        write_curves(tmp_path / name, history, "test", get_task())
     one, two = ((tmp_path / name).read_bytes() for name in ("one.png", "two.png"))
     assert one == two
     assert one.startswith(b"\x89PNG")
-    write_curves(tmp_path / "two.png", history[:1], "test")
+    write_curves(tmp_path / "two.png", history[:1], "test", get_task())
     assert (tmp_path / "two.png").read_bytes() != one
 
 
@@ -51,7 +52,7 @@ def test_the_curves_of_a_teacher_are_in_the_same_plot(monkeypatch: pytest.Monkey
         }
         for e in (1, 2, 3)
     ]
-    write_curves(Path(), history, "test")
+    write_curves(Path(), history, "test", get_task())
     accuracy, agreement, loss = drawn[0].axes
     lines = {line.get_label(): line for line in accuracy.get_lines()}
     assert list(lines) == ["train", "test", "teacher train", "teacher test"]

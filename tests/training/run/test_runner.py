@@ -41,7 +41,7 @@ from mulfree.training.methods import supervised
 from mulfree.training.run import callbacks, devices, results, runner
 from mulfree.training.run import directory as run_directory
 from mulfree.training.run.checkpoint import save_checkpoint
-from mulfree.training.run.network import build_task
+from mulfree.training.run.network import build_method
 
 FILES = ["best.ckpt", "config.yaml", "curves.png", "last.ckpt", "metrics.csv", "metrics.json"]
 
@@ -110,7 +110,7 @@ def test_a_run_is_what_a_plain_loop_computes(tmp_path: Path) -> None:
     result = train(config)
     splits = data.load(config.data)
     torch.manual_seed(0)
-    model = build_task(config, splits).model
+    model = build_method(config, splits).model
     average = [p.detach().clone() for p in model.parameters()]
     loader = data.BatchLoader(splits.train, 16, train=True, transform=splits.train_transform)
     optimizer = torch.optim.SGD(
@@ -427,7 +427,7 @@ def test_memory_that_is_too_small_for_a_step(
 def test_memory_that_is_too_small_for_a_test(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervised.Task, "test", too_large)
+    monkeypatch.setattr(supervised.Method, "test", too_large)
     message = r"`data.eval_batch_size` must be lower for the memory of cpu, got \d+$"
     with pytest.raises(TrainingError, match=message):
         train(make_config(tmp_path))
@@ -471,19 +471,19 @@ def test_variables_of_a_launcher_are_checked(
 
 
 def spoil(
-    monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[supervised.Task, Tensor], Tensor]
+    monkeypatch: pytest.MonkeyPatch, step: int, how: Callable[[supervised.Method, Tensor], Tensor]
 ) -> None:
     """Lets `how` change the loss of a step."""
-    forward = supervised.Task.forward
+    forward = supervised.Method.forward
     calls = 0
 
-    def spoiled(self: supervised.Task, batch: Batch) -> dict[str, Tensor]:
+    def spoiled(self: supervised.Method, batch: Batch) -> dict[str, Tensor]:
         nonlocal calls
         calls += 1
         report = forward(self, batch)
         return report | {"loss": how(self, report["loss"])} if calls == step else report
 
-    monkeypatch.setattr(supervised.Task, "forward", spoiled)
+    monkeypatch.setattr(supervised.Method, "forward", spoiled)
 
 
 def spoiled_run(config: TrainConfig, message: str, good_step: int) -> None:

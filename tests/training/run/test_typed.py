@@ -14,8 +14,8 @@ from mulfree.training.run.typed import is_plain, typed
 
 def test_every_option_of_every_configuration_is_plain_data() -> None:
     sections = {type(getattr(TrainConfig(), section.name)) for section in fields(TrainConfig)}
-    kinds = {*sections, *(get_method(name).Config for name in METHODS)}
-    assert len(kinds) == 6 + len(METHODS)
+    kinds = {*sections, *(get_method(name).config_class for name in METHODS)}
+    assert len(kinds) == 7 + len(METHODS)
     options = {
         f"{kind.__module__}.{name}": hint
         for kind in kinds

@@ -77,7 +77,7 @@ class ShardedStrategy(DDPStrategy):
 
     def _pieced(self) -> list[FSDPModule]:
         assert isinstance(self.model, RunModule)
-        if not self.model.task.piecewise:
+        if not self.model.method.calls_submodules:
             return []
         return [part for part in self.model.modules() if isinstance(part, FSDPModule)]
 
@@ -108,10 +108,10 @@ def shard(module: RunModule, mesh: DeviceMesh) -> None:
     its network itself all is one group.
     """
     groups = [] if module.ema is None else [module.ema.module]
-    if not module.task.piecewise:
-        networks = (*module.task.children(), *groups)
+    if not module.method.calls_submodules:
+        networks = (*module.method.children(), *groups)
         groups = [group for network in networks for group in (*_groups(network), network)]
-    for group in (*groups, module.task):
+    for group in (*groups, module.method):
         _fully_shard(group, mesh)
 
 

@@ -1,13 +1,12 @@
-"""Quantisation-aware training: on the labels, through the numbers of the integer network."""
+"""Quantisation-aware training: values and weights rounded as in the integer network."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.nn.functional import cross_entropy
 
 from mulfree import models
 from mulfree.errors import ArtifactError, ConfigError
@@ -20,14 +19,15 @@ from mulfree.quantization.fusion import fuse
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.observers import OBSERVERS, cuts, observe
 from mulfree.quantization.qparams import BITS, TensorQuantParams
+from mulfree.tasks import Task
 from mulfree.training.checks import require, require_choice
 from mulfree.training.distributed.collective import average
+from mulfree.training.method import Batch, MethodConfig, TrainingMethod
 from mulfree.training.run.checkpoint import Checkpoint, load_model
-from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
 
-# Numbers of a value that are looked at in a step; sorting all of them would take longer than the
-# step itself.
-_SEEN = 2**16
+# Numbers of a value that are sampled in a step; sorting all of them would take longer than the step
+# itself.
+_MAX_SAMPLED = 2**16
 STATE = "task._extra_state"
 """Key of the ranges in a checkpoint."""
 
@@ -38,16 +38,17 @@ class Config(MethodConfig):
 
     Attributes:
         name: Name of the method.
-        bits: Bits of what layers in the middle of the network read, and of their weights: 8, 6, 5
-            or 4. The first layer and the classifier have 8.
-        power_of_two_scales: Round the factors behind layers to powers of two, too.
+        bits: Bits of inputs and weights of the layers between the first and the classifier: 8, 6,
+            5 or 4. The first layer and the classifier have 8.
+        power_of_two_scales: Round the factors after layers to powers of two, too.
         init_from: Network to start from: a checkpoint, weights, or a run's directory. By default a
-            fresh one.
-        observer: How the range of a batch is found: all of it (minmax), without its outermost
-            0.03 % (percentile), or the one for 8 bits and the other for fewer (auto).
+            randomly initialised one.
+        observer: Range of a batch: all of it (minmax), without its outermost 0.03 % (percentile),
+            or the one for 8 bits and the other for fewer (auto).
         momentum: Weight of a batch in the running mean of the ranges.
     """
 
+    keeps_state = True
     name: Literal["qat"] = "qat"
     bits: int = 4
     power_of_two_scales: bool = False
@@ -61,19 +62,30 @@ class Config(MethodConfig):
         require_choice("qat", "observer", self.observer, OBSERVERS)
         require("qat", "momentum", self.momentum, 0 < self.momentum <= 1, "lie in (0, 1]")
 
+    def quantize_options(
+        self, checkpoint: Checkpoint, model: nn.Module, shape: tuple[int, int, int]
+    ) -> dict[str, Any]:
+        """Return the bits, the options and the trained ranges."""
+        return {
+            "bits": self.bits,
+            "power_of_two_scales": self.power_of_two_scales,
+            "ranges": trained_ranges(checkpoint, model, shape),
+        }
 
-class Task(TrainingTask):
-    """Cross entropy between the labels and the logits of the rounded network.
 
-    Values and weights are rounded as the integer network rounds them; gradients pass as if they had
-    not been, except where a value was outside its range. What is tested is the rounded network,
-    too. The ranges are running means, the same in all processes, and belong to the task: the
-    network keeps the parameters of one that is not quantised, and `mulfree quantize` takes the
-    ranges from the checkpoint.
+class Method(TrainingMethod):
+    """Loss of the quantised network on the targets.
+
+    Values and weights are rounded as the integer network rounds them. Gradients pass the rounding
+    unchanged, except where a value was outside its range. Held-out data is evaluated with the
+    quantised network, too. The ranges are running means, the same on all ranks, and belong to the
+    method: the network keeps the parameters of one that is not quantised, and `mulfree quantize`
+    reads the ranges from the checkpoint.
 
     Args:
         model: A network of `create_model`.
         config: Options.
+        task: The task; classification by default.
 
     Raises:
         ConfigError: The network to start from is another one, or cannot be quantised.
@@ -84,46 +96,48 @@ class Task(TrainingTask):
         and weights: arXiv 2101.10015; weights outside it: arXiv 2212.10200.
     """
 
-    piecewise = True
+    config_class = Config
+    config: Config
+    calls_submodules = True
     ranges: Tensor
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
-        super().__init__(model)
-        self.config = config
-        recipe = models.config_of(model)
+    def __init__(self, model: nn.Module, config: Config, task: Task | None = None) -> None:
+        super().__init__(model, config, task)
+        own = models.config_of(model)
         if config.init_from is not None:
-            started = load_model(config.init_from)
-            if models.config_of(started) != recipe:
+            initial = load_model(config.init_from)
+            if models.config_of(initial) != own:
                 raise ConfigError(
                     "qat: `init_from` must be a network with the options of `model`, got "
-                    f"{models.config_of(started)} in {config.init_from}"
+                    f"{models.config_of(initial)} in {config.init_from}"
                 )
-            model.load_state_dict(started.state_dict())
+            model.load_state_dict(initial.state_dict())
         self._layouts: dict[Shape, QuantLayout] = {}
-        side = models.image_size(recipe.name)
-        self._recipe = recipe
-        layout = self._layout((recipe.arguments["in_channels"], side, side))
-        # Kept as a state of any size, since how many there are depends on the images' size.
+        side = models.image_size(own.name)
+        self._model_config = own
+        layout = self._layout((own.arguments["in_channels"], side, side))
+        # Saved as extra state, whose size may change: the number of ranges depends on the images'
+        # size.
         self.register_buffer("ranges", _unknown(layout), persistent=False)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy as `loss`, and `accuracy`, of the rounded network."""
+        """Return the loss and the metrics of the quantised network, and update the ranges."""
         return self._report(self.model, batch, self.config.momentum)
 
     def test(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The same with the ranges as they are."""
+        """Return the loss and the metrics of the quantised network."""
         return self._report(model, batch, 0.0)
 
     def get_extra_state(self) -> Tensor:
-        """The ranges."""
+        """Return the ranges."""
         return self.ranges
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Takes the ranges."""
+        """Set the ranges."""
         self.ranges = state.to(self.ranges.device)
 
     def _report(self, model: nn.Module, batch: Batch, momentum: float) -> dict[str, Tensor]:
-        images, labels = batch
+        images, targets = batch
         _, channels, height, width = images.shape
         layout = self._layout((channels, height, width))
         if len(self.ranges) != len(layout.bit_widths):
@@ -131,52 +145,53 @@ class Task(TrainingTask):
         running = _Running(layout, self, momentum)
         power_of_two = self.config.power_of_two_scales
         hooks = FakeQuantize(layout, running, power_of_two_scales=power_of_two)
-        logits = precise(execute(layout.fused, model, images, hooks))
-        loss = cross_entropy(logits, labels)
-        return {"loss": loss, "accuracy": accuracy(logits.detach(), labels)}
+        outputs = execute(layout.fused, model, images, hooks)
+        outputs = self.task.criterion.at_least_float32(outputs)
+        loss = self.task.criterion.loss(outputs, targets)
+        return {"loss": loss} | self.task.metrics.measure(outputs, targets)
 
     def _layout(self, shape: Shape) -> QuantLayout:
         if shape not in self._layouts:
-            # Not of `self.model`, of which several processes make another: with divided weights
-            # and other normalisations.
+            # A plain network, not `self.model`, whose weights may be sharded and whose batch norms
+            # may be replaced.
             with torch.device("meta"):
-                plain = models.create_model(self._recipe.name, **self._recipe.arguments)
+                plain = models.create_model(self._model_config.name, **self._model_config.arguments)
             self._layouts[shape] = QuantLayout(fused=fuse(plain, shape), bits=self.config.bits)
         return self._layouts[shape]
 
 
 class _Running:
-    """Grids over running means of ranges, which every value that is seen moves."""
+    """Grids over running means of ranges, updated by every value."""
 
-    def __init__(self, layout: QuantLayout, task: Task, momentum: float) -> None:
+    def __init__(self, layout: QuantLayout, method: Method, momentum: float) -> None:
         self._rows = {name: row for row, name in enumerate(layout.bit_widths)}
         self._bits = layout.bit_widths
         self._units = layout.units
-        self._task = task
+        self._method = method
         self._momentum = momentum
 
     def __call__(self, name: str, x: Tensor) -> TensorQuantParams:
-        known = self._task.ranges[self._rows[name]]
+        known = self._method.ranges[self._rows[name]]
         flat = x.detach().flatten().to(known.dtype)
-        # An odd step, or it would be the same column of every row.
-        few = flat[:: -(-len(flat) // _SEEN) | 1]
-        observer, bits = self._task.config.observer, self._bits[name]
-        seen = torch.stack(observe(observer, bits, few))
-        # In tests, which move no range, processes may have different numbers of batches.
+        # An odd step: an even one could sample the same column of every row.
+        sample = flat[:: -(-len(flat) // _MAX_SAMPLED) | 1]
+        observer, bits = self._method.config.observer, self._bits[name]
+        seen = torch.stack(observe(observer, bits, sample))
+        # Ranks may have different numbers of held-out batches, which update no range.
         if self._momentum and distributed.is_initialized():
             seen = _of_all_processes(seen, cut=cuts(observer, bits))
-        # The first batch alone makes the range.
+        # The first batch sets the range.
         seen = torch.where(known.isnan(), seen, known.lerp(seen, self._momentum))
         known.copy_(seen)
         low, high = seen[0].clamp(max=0.0), seen[1].clamp(min=0.0)
         scale = (high - low).clamp(min=1e-3) / (2**bits - 1)
-        if self._task.config.power_of_two_scales:
+        if self._method.config.power_of_two_scales:
             scale = self._units[name] * (scale / self._units[name]).log2().ceil().exp2()
         return scale.float(), (-low / scale).round().to(torch.int32)
 
 
 def _of_all_processes(seen: Tensor, *, cut: bool) -> Tensor:
-    """The hull of what the processes see; the mean where each has cut its own."""
+    """Combine ranges over ranks: min/max, or the mean if each rank clipped outliers."""
     if cut:
         return average(seen)
     outwards = seen.new_tensor([-1.0, 1.0])
@@ -186,7 +201,7 @@ def _of_all_processes(seen: Tensor, *, cut: bool) -> Tensor:
 
 
 def trained_ranges(checkpoint: Checkpoint, model: nn.Module, shape: Shape) -> Ranges | None:
-    """The ranges that a checkpoint was trained with, by value; None of another method.
+    """Return the ranges that a checkpoint was trained with, by value; None for another method.
 
     Args:
         checkpoint: Any checkpoint.
@@ -194,7 +209,7 @@ def trained_ranges(checkpoint: Checkpoint, model: nn.Module, shape: Shape) -> Ra
         shape: C, H, W of the images.
 
     Raises:
-        ArtifactError: It does not hold them.
+        ArtifactError: The checkpoint has no ranges for such images.
     """
     config = checkpoint.config.method
     if not isinstance(config, Config):

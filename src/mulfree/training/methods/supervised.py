@@ -1,15 +1,14 @@
-"""Training on the labels alone."""
+"""Supervised training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor
 
 from mulfree.training.checks import require
-from mulfree.training.task import Batch, MethodConfig, TrainingTask, accuracy, precise
+from mulfree.training.method import Batch, MethodConfig, TrainingMethod
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +28,22 @@ class Config(MethodConfig):
         require("supervised", "label_smoothing", smoothing, 0 <= smoothing < 1, "lie in [0, 1)")
 
 
-class Task(TrainingTask):
-    """Cross entropy between the logits and the labels.
+class Method(TrainingMethod):
+    """Loss of the network's outputs on the targets.
 
     Args:
-        model: Maps images `[N, C, H, W]` to logits `[N, num_classes]`.
+        model: Maps images `[N, C, H, W]` to the outputs of the task.
         config: Options.
+        task: The task; classification by default.
     """
 
-    def __init__(self, model: nn.Module, config: Config) -> None:
-        super().__init__(model)
-        self.label_smoothing = config.label_smoothing
+    config_class = Config
+    config: Config
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Cross entropy as `loss`, and `accuracy`."""
-        images, labels = batch
-        logits = precise(self.model(images))
-        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return {"loss": loss, "accuracy": accuracy(logits.detach(), labels)}
+        """Return the loss and the metrics."""
+        images, targets = batch
+        criterion = self.task.criterion
+        outputs = criterion.at_least_float32(self.model(images))
+        loss = criterion.loss(outputs, targets, label_smoothing=self.config.label_smoothing)
+        return {"loss": loss} | self.task.metrics.measure(outputs, targets)

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 
 from mulfree.operators import uses_adaptive_local_lr
 from mulfree.training.checks import require, require_choice
+from mulfree.training.method import TrainingMethod
 from mulfree.training.optim.local_lr import AdaptiveLocalLR
-from mulfree.training.task import Learner, TrainingTask
 
 _OPTIMIZERS = ("adamw", "nag", "sgd")
 
@@ -58,16 +58,14 @@ class OptimizerConfig:
 
 
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """The optimiser of all trainable parameters of `module` that `config` describes.
+    """Return the optimiser of all trainable parameters of `module` that `config` describes.
 
-    Where it is a `TrainingTask` each of its learners has a learning rate of its own.
+    For a `TrainingMethod` each of its parameter groups is one of the optimiser.
     """
-    learners = (
-        module.learners()
-        if isinstance(module, TrainingTask)
-        else [Learner(list(module.parameters()))]
-    )
-    groups = [group for learner in learners for group in _groups(learner, config)]
+    split = [list(module.parameters())]
+    if isinstance(module, TrainingMethod):
+        split = module.param_groups()
+    groups = [group for parameters in split for group in _by_decay(parameters, config)]
     optimizer: Optimizer
     if config.name == "adamw":
         optimizer = torch.optim.AdamW(
@@ -90,15 +88,14 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
     return optimizer
 
 
-def _groups(learner: Learner, config: OptimizerConfig) -> list[dict[str, Any]]:
-    """What of a learner is trained, divided by what is asked of the optimiser."""
-    lr = config.lr if learner.lr is None else learner.lr
-    params = [p for p in learner.parameters if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": params, "lr": lr}]
+def _by_decay(parameters: list[nn.Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Trained parameters, split by their weight decay."""
+    params = [p for p in parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": params}]
     if config.decay == "no_bias_norm":
-        # A bias, and the scale and shift of a normalisation, are the vectors among them.
+        # Biases, and weight and bias of a batch norm, are vectors.
         groups = [
-            {"params": [p for p in params if p.ndim > 1], "lr": lr},
-            {"params": [p for p in params if p.ndim <= 1], "lr": lr, "weight_decay": 0.0},
+            {"params": [p for p in params if p.ndim > 1]},
+            {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
         ]
     return [group for group in groups if group["params"]]

@@ -20,9 +20,9 @@ from mulfree.training.run.checkpoint import (
     copy_checkpoint,
     save_checkpoint,
 )
-from mulfree.training.run.module import Row, RunModule
+from mulfree.training.run.module import RunModule
 from mulfree.training.run.progress import Display
-from mulfree.training.run.report import METRICS_CSV, write_csv
+from mulfree.training.run.report import METRICS_CSV, Row, write_csv
 
 TENSORBOARD = "tensorboard"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -206,13 +206,7 @@ def _run_module(module: LightningModule) -> RunModule:
 
 def _line(row: Row, module: RunModule) -> str:
     epochs = module.config.trainer.epochs
-    parts = [f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"]
-    for part in ("train", module.held_out):
-        text = f"loss {row[f'{part}_loss']:.4f}"
-        if f"{part}_accuracy" in row:
-            text += f" accuracy {row[f'{part}_accuracy']:.2%}"
-        if f"{part}_agreement" in row:
-            text += f" teacher {row[f'{part}_teacher_accuracy']:.2%}"
-            text += f" agreement {row[f'{part}_agreement']:.2%}"
-        parts.append(f"{part} {text}")
-    return "  ".join([*parts, f"{row['seconds']:.1f} s"])
+    report = module.method.task.report
+    parts = [report.epoch_line(row, part) for part in ("train", module.held_out)]
+    epoch = f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
+    return "  ".join([epoch, *parts, f"{row['seconds']:.1f} s"])

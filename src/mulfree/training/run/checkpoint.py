@@ -24,8 +24,8 @@ FORMAT = "mulfree.checkpoint/1"
 KEY = "mulfree"
 LAST = "last.ckpt"
 WEIGHTS = "model.safetensors"
-# Where the weights of a teacher are, in a checkpoint.
-_TEACHER = "task.teacher."
+# Keys of a run; the others are configurations of networks saved beside the model, by name.
+_KEYS = {"format", "config", "recipe", "network", "history", "train_sums", "seconds"}
 BEST = "best.ckpt"
 NETWORKS = {False: "task.model.", True: "ema.module."}
 """Where the weights of the network to use are, by whether the run keeps a moving average."""
@@ -42,7 +42,8 @@ class Checkpoint:
     Attributes:
         path: The file, or the directory if many processes wrote it together.
         config: Configuration of the run.
-        recipe: Recipe of the network.
+        model_config: Configuration of the network.
+        companions: Configurations of the networks saved beside it, by name.
         history: One entry per finished epoch.
         step: Optimiser steps taken.
         network: State dict of the network to use: the moving average where the run keeps one.
@@ -51,7 +52,8 @@ class Checkpoint:
 
     path: Path
     config: TrainConfig
-    recipe: models.ModelConfig
+    model_config: models.ModelConfig
+    companions: dict[str, models.ModelConfig]
     history: list[dict[str, float]]
     step: int
     network: dict[str, Tensor]
@@ -96,9 +98,12 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         config = TrainConfig.from_dict(own["config"])
         history = _rows(own["history"])
-        recipe = config_from(own["recipe"])
-        if own.get("teacher") is not None:
-            config_from(own["teacher"])
+        model_config = config_from(own["recipe"])
+        companions = {
+            str(name): config_from(value)
+            for name, value in own.items()
+            if name not in _KEYS and value is not None
+        }
         _number(own["seconds"])
         _rows([own["train_sums"]])
         network = _part(_state_dict(content["state_dict"]), _prefix(own["network"]))
@@ -108,7 +113,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(
         path=file,
         config=config,
-        recipe=recipe,
+        model_config=model_config,
+        companions=companions,
         history=history,
         step=step,
         network=network,
@@ -142,27 +148,27 @@ def load_model(path: str | os.PathLike[str]) -> nn.Module:
     return model_of(load_checkpoint(file))
 
 
-def load_teacher(what: str, path: str | os.PathLike[str], student: nn.Module) -> nn.Module:
-    """The network of a file as `load_model` reads it, for the images and classes of another one.
+def load_compatible(what: str, path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """Return the network of a file as `load_model` does, for the images and classes of `model`.
 
     Args:
-        what: What an error calls it, as in "kd: `teacher`".
+        what: Its name in an error.
         path: See `load_model`.
-        student: The other network, one of `create_model` as well.
+        model: Another network of `create_model`.
 
     Raises:
         ConfigError: It has another number of classes or channels.
         ArtifactError: No such file, or one that is damaged or not what it claims.
     """
-    teacher = load_model(path)
-    own, other = (models.config_of(network).arguments for network in (student, teacher))
+    loaded = load_model(path)
+    own, other = (models.config_of(network).arguments for network in (model, loaded))
     for key in ("num_classes", "in_channels"):
         if own[key] != other[key]:
             raise ConfigError(
                 f"{what} must have {key} {own[key]} as the network has it, "
                 f"got {other[key]} in {os.fspath(path)}"
             )
-    return teacher
+    return loaded
 
 
 def model_of(checkpoint: Checkpoint) -> nn.Module:
@@ -171,20 +177,20 @@ def model_of(checkpoint: Checkpoint) -> nn.Module:
     Raises:
         ArtifactError: The checkpoint is not what it claims.
     """
-    return restored(_PATH, checkpoint.path, checkpoint.recipe, checkpoint.network)
+    return restored(_PATH, checkpoint.path, checkpoint.model_config, checkpoint.network)
 
 
-def teacher_of(checkpoint: Checkpoint) -> nn.Module | None:
-    """The network that it learned from, likewise; None where the method has no teacher.
+def companions_of(checkpoint: Checkpoint) -> dict[str, nn.Module]:
+    """Return the networks that were saved beside the model, by name, likewise.
 
     Raises:
         ArtifactError: The checkpoint is not what it claims.
     """
-    own = checkpoint.content[KEY].get("teacher")
-    if own is None:
-        return None
-    state = _part(checkpoint.content["state_dict"], _TEACHER)
-    return restored(_PATH, checkpoint.path, config_from(own), state)
+    state = checkpoint.content["state_dict"]
+    return {
+        name: restored(_PATH, checkpoint.path, config, _part(state, f"task.{name}."))
+        for name, config in checkpoint.companions.items()
+    }
 
 
 def check_network(checkpoint: Checkpoint) -> None:
@@ -193,7 +199,7 @@ def check_network(checkpoint: Checkpoint) -> None:
     Raises:
         ArtifactError: They are those of another network.
     """
-    expected = claimed(_PATH, checkpoint.path, checkpoint.recipe)
+    expected = claimed(_PATH, checkpoint.path, checkpoint.model_config)
     check_tensors(_PATH, checkpoint.path, expected, checkpoint.network)
 
 

@@ -7,19 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_type_hints
 
+from mulfree import tasks
 from mulfree._native import MAX_THREADS
 from mulfree.data import DataConfig
 from mulfree.errors import ConfigError, quoted
 from mulfree.files import expand_paths
+from mulfree.training import methods
 from mulfree.training.checks import require, require_choice, require_count
-from mulfree.training.methods import get_method, supervised
+from mulfree.training.method import MethodConfig
+from mulfree.training.methods import get_method
 from mulfree.training.optim.build import OptimizerConfig
 from mulfree.training.optim.p_annealing import PAnnealingConfig
 from mulfree.training.optim.schedule import ScheduleConfig
 from mulfree.training.run.plain import write
 from mulfree.training.run.renamed import renaming
 from mulfree.training.run.typed import typed
-from mulfree.training.task import MethodConfig
 
 if TYPE_CHECKING:
     pass
@@ -51,6 +53,20 @@ class NetworkConfig:
     name: str = "lenet5_bn"
     operator: str = "adder2d"
     options: dict[str, Option] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """The task that the network is trained for.
+
+    Attributes:
+        name: Name of the task.
+    """
+
+    name: str = tasks.DEFAULT
+
+    def __post_init__(self) -> None:
+        require_choice("TaskConfig", "name", self.name, tasks.TASKS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +161,8 @@ class TrainConfig:
     Attributes:
         model: The network.
         data: The images.
-        method: How the network learns.
+        task: The task.
+        method: The training method.
         optimizer: How its parameters are updated.
         schedule: How the learning rate goes.
         p_annealing: The exponent of adder layers.
@@ -154,7 +171,8 @@ class TrainConfig:
 
     model: NetworkConfig = field(default_factory=NetworkConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(batch_size=64))
-    method: MethodConfig = field(default_factory=supervised.Config)
+    task: TaskConfig = field(default_factory=TaskConfig)
+    method: MethodConfig = field(default_factory=lambda: _method_config(methods.DEFAULT))
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     p_annealing: PAnnealingConfig = field(default_factory=PAnnealingConfig)
@@ -190,12 +208,16 @@ def sections(method: str) -> dict[str, type]:
     """Class of every section, with the options of a method."""
     default = TrainConfig()
     kinds = {section.name: type(getattr(default, section.name)) for section in fields(default)}
-    return {**kinds, "method": get_method(method).Config}
+    return {**kinds, "method": get_method(method).config_class}
+
+
+def _method_config(name: str) -> MethodConfig:
+    return get_method(name).config_class()  # type: ignore[call-arg]
 
 
 def defaults(method: str) -> dict[str, Any]:
     """Default of every option, with the options of a method."""
-    return TrainConfig(method=get_method(method).Config()).to_dict()  # type: ignore[call-arg]
+    return TrainConfig(method=_method_config(method)).to_dict()
 
 
 def _section(kind: type, name: str, values: Mapping[str, Any]) -> Any:
@@ -233,12 +255,12 @@ def method_of(
     Raises:
         ConfigError: There is no such method.
     """
-    name: object = supervised.Config().name
+    name: object = methods.DEFAULT
     for values in mappings:
         section = values.get("method")
         name = section.get("name", name) if isinstance(section, Mapping) else name
     name = dict(given).get("method.name") or name
-    return get_method(str(name)).Config().name  # type: ignore[call-arg]
+    return _method_config(str(name)).name
 
 
 def merged(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

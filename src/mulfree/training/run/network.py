@@ -10,20 +10,23 @@ from torch import nn
 from mulfree import data, models
 from mulfree.errors import ConfigError, quoted
 from mulfree.models.claims import blueprint
+from mulfree.tasks import get_task
+from mulfree.training.method import TrainingMethod
 from mulfree.training.methods import get_method
 from mulfree.training.run.checkpoint import Checkpoint, check_network, incomplete
 from mulfree.training.run.config import TrainConfig
-from mulfree.training.task import TrainingTask
 
 
-def build_task(config: TrainConfig, splits: data.DataSplits) -> TrainingTask:
-    """The task of a configuration, with a fresh network for the data."""
-    return get_method(config.method.name).Task(_network(config, splits), config.method)
+def build_method(config: TrainConfig, splits: data.DataSplits) -> TrainingMethod:
+    """Return the method of a configuration, with a randomly initialised network for the data."""
+    task = get_task(config.task.name)
+    return get_method(config.method.name)(_network(config, splits), config.method, task)
 
 
 def _network(config: TrainConfig, splits: data.DataSplits) -> nn.Module:
     options: dict[str, Any] = dict(config.model.options)
-    for name in ("name", "operator", "num_classes", "in_channels"):
+    own = get_task(config.task.name).targets.model_arguments(splits.classes)
+    for name in ("name", "operator", *own, "in_channels"):
         if name in options:
             raise ConfigError(
                 f"train: `model.options` must leave `{name}` to its own option or to the data, "
@@ -32,30 +35,30 @@ def _network(config: TrainConfig, splits: data.DataSplits) -> nn.Module:
     model = models.create_model(
         config.model.name,
         operator=config.model.operator,
-        num_classes=splits.num_classes,
         in_channels=splits.in_channels,
+        **own,
         **options,
     )
     models.set_images(model, image_spec(config.data.name, splits))
     return model
 
 
-def check_recipe(config: TrainConfig, splits: data.DataSplits, resume: Checkpoint) -> None:
-    """Refuse a checkpoint of another network than the configuration's, before that is built.
+def check_model(config: TrainConfig, splits: data.DataSplits, resume: Checkpoint) -> None:
+    """Refuse a checkpoint of another network than the configured one, before that is built.
 
     Raises:
         ArtifactError: They differ.
     """
     check_network(resume)
     with torch.device("meta"):
-        recipe = models.config_of(_network(config, splits))
-    own = models.config_of(blueprint(resume.recipe))
-    if (own.name, own.arguments) != (recipe.name, recipe.arguments):
+        wanted = models.config_of(_network(config, splits))
+    own = models.config_of(blueprint(resume.model_config))
+    if (own.name, own.arguments) != (wanted.name, wanted.arguments):
         raise incomplete(resume.path, ValueError("its network is not that of its configuration"))
 
 
 def image_spec(name: str, splits: data.DataSplits) -> models.ImageSpec:
-    """Record, for the files of a network, of the data set called `name` that it is trained on."""
+    """Return the record of the data set called `name`, for files of a network trained on it."""
     return models.ImageSpec(
         size=(splits.in_channels, splits.image_size, splits.image_size),
         mean=splits.mean,

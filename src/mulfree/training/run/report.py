@@ -1,4 +1,4 @@
-"""The files that tell of a run: metrics.csv, metrics.json, curves.png."""
+"""Report files of a run: metrics.csv, metrics.json, curves.png."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mulfree.files import write_atomically
+from mulfree.tasks import Task
 
 Row = dict[str, float]
 METRICS_CSV = "metrics.csv"
@@ -18,10 +19,10 @@ CURVES = "curves.png"
 
 
 def write_csv(path: Path, history: Sequence[Row]) -> None:
-    """One line per epoch."""
+    """Write one line per epoch."""
     text = io.StringIO(newline="")
     if history:
-        # A run may go on with a version that reports more.
+        # A run may be resumed by a version that reports more.
         names = list(dict.fromkeys(name for row in history for name in row))
         writer = csv.DictWriter(text, fieldnames=names, lineterminator="\n")
         writer.writeheader()
@@ -30,12 +31,12 @@ def write_csv(path: Path, history: Sequence[Row]) -> None:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """`values` as indented JSON."""
+    """Write `values` as indented JSON."""
     write_atomically(path, (json.dumps(values, indent=2) + "\n").encode())
 
 
-def write_curves(path: Path, history: Sequence[Row], held_out: str) -> None:
-    """Accuracy and loss by epoch, and a teacher's: training solid, held-out data dashed."""
+def write_curves(path: Path, history: Sequence[Row], held_out: str, task: Task) -> None:
+    """Plot the metrics by epoch: training solid, held-out data dashed."""
     # Not pyplot: it would choose a window system and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -43,17 +44,18 @@ def write_curves(path: Path, history: Sequence[Row], held_out: str) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     epochs = [row["epoch"] for row in history]
-    panels: list[tuple[str, Sequence[str]]] = [("accuracy", ("", "teacher_")), ("loss", ("",))]
-    if any("train_agreement" in row for row in history):
-        panels.insert(1, ("agreement", ("",)))
+    parts = (("train", "-"), (held_out, "--"))
+    keys = dict.fromkeys(key for row in history for key in row)
+    names = [key.removeprefix("train_") for key in keys if key.startswith("train_")]
+    panels = task.report.panels(names)
     marker = "." if len(epochs) < 3 else ""
-    for axes, (metric, whose) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for colour, who in enumerate(whose):
-            for name, style in (("train", "-"), (held_out, "--")):
-                key = f"{name}_{who}{metric}"
-                values = [row[key] for row in history if key in row]
+    for axes, (metric, curves) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for colour, curve in enumerate(curves):
+            prefix = curve.removesuffix(metric).replace("_", " ")
+            for name, style in parts:
+                values = [row[f"{name}_{curve}"] for row in history if f"{name}_{curve}" in row]
                 if len(values) == len(epochs):
-                    label = f"{who.replace('_', ' ')}{name}"
+                    label = f"{prefix}{name}"
                     axes.plot(epochs, values, style, color=f"C{colour}", label=label, marker=marker)
         axes.set_xlabel("epoch")
         axes.set_ylabel(metric)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,18 +26,23 @@ if TYPE_CHECKING:
     from mulfree.training.run.module import RunModule
 
 
-TEACHER = "teacher.safetensors"
-
-
 def final_metrics(
     module: RunModule,
     network: nn.Module,
-    teacher: nn.Module | None,
+    companions: Mapping[str, nn.Module],
     splits: data.DataSplits,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Content of metrics.json, with the test images evaluated if others were held out."""
-    config, history = module.config, module.history
+    """Return the content of metrics.json; test images that were not held out are evaluated here.
+
+    Args:
+        module: The finished run.
+        network: Its network.
+        companions: Networks saved beside it, by name.
+        splits: The data.
+        device: Where to evaluate.
+    """
+    config, history, task = module.config, module.history, module.method.task
     tested = {name: value for name, value in history[-1].items() if name.startswith("test_")}
     if splits.validation is not None:
         test = data.BatchLoader(
@@ -47,13 +52,14 @@ def final_metrics(
             transform=splits.test_transform,
             device=device,
         )
-        if teacher is not None:
-            teacher.to(device)
-        result = evaluate(network.to(device), test, teacher)
-        tested = {"test_accuracy": result.accuracy, "test_loss": result.loss}
-        if result.fidelity is not None:
-            tested |= {f"test_{key}": value for key, value in asdict(result.fidelity).items()}
-    best = module.best
+        network.to(device)
+        references: list[tuple[str, nn.Module | None]] = [*companions.items()]
+        for name, reference in references or [("", None)]:
+            if reference is not None:
+                reference.to(device)
+            values = evaluate(network, test, reference, task).values(name)
+            tested |= {f"test_{key}": value for key, value in values.items()}
+    best, chosen_by = module.best, f"{module.held_out}_{task.metrics.BEST}"
     return {
         "data": config.data.name,
         "model": config.model.name,
@@ -61,7 +67,7 @@ def final_metrics(
         "method": config.method.name,
         **tested,
         "best_epoch": None if best is None else best["epoch"],
-        f"best_{module.held_out}_accuracy": best and best[f"{module.held_out}_accuracy"],
+        f"best_{chosen_by}": best and best[chosen_by],
         "epochs": len(history),
         "steps": module.step,
         "seconds": round(sum(row["seconds"] for row in history), 1),
@@ -75,14 +81,19 @@ def write_results(
     directory: Path,
     module: RunModule,
     network: nn.Module,
-    teacher: nn.Module | None,
+    companions: Mapping[str, nn.Module],
     metrics: dict[str, Any],
 ) -> None:
-    """Write the weights, the history, the curves and the metrics."""
+    """Write weights, history, curves and metrics."""
     models.save_weights(network, directory / WEIGHTS)
-    if teacher is not None:
-        models.save_weights(teacher, directory / TEACHER)
+    for name, companion in companions.items():
+        models.save_weights(companion, directory / companion_file(name))
     # Written again: the run may have been killed between its last checkpoint and these files.
     write_csv(directory / METRICS_CSV, module.history)
-    write_curves(directory / CURVES, module.history, module.held_out)
+    write_curves(directory / CURVES, module.history, module.held_out, module.method.task)
     write_json(directory / METRICS_JSON, metrics)
+
+
+def companion_file(name: str) -> str:
+    """Return the file of the network called `name` that is saved beside the model."""
+    return f"{name}.safetensors"

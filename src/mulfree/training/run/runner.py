@@ -1,4 +1,4 @@
-"""A whole run: from a configuration to a directory with checkpoints, logs and weights."""
+"""Run: from a configuration to a directory with checkpoints, logs and weights."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import torch
 
 from mulfree import data, models
 from mulfree.errors import MulfreeError, TrainingError
+from mulfree.training.method import TrainingMethod
 from mulfree.training.run.checkpoint import (
     LAST,
     Checkpoint,
+    companions_of,
     incomplete,
     load_checkpoint,
     load_network,
     model_of,
-    teacher_of,
 )
 from mulfree.training.run.config import TrainConfig
 from mulfree.training.run.devices import Place, is_main_process, place_run, rank
 from mulfree.training.run.directory import new_directory, resumed_directory
-from mulfree.training.run.network import build_task, check_recipe
+from mulfree.training.run.network import build_method, check_model
 from mulfree.training.run.progress import Silent, decoding, display
 from mulfree.training.run.report import (
     Row,
 )
 from mulfree.training.run.results import final_metrics, write_results
-from mulfree.training.task import TrainingTask
 
 if TYPE_CHECKING:
     pass
@@ -43,14 +43,15 @@ _RESIDENT_BYTES = 2**31
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of a run.
+    """Result of a run.
 
     Attributes:
-        directory: Where its files are.
-        finished: Whether all epochs were done; otherwise it was asked to stop and can be resumed.
+        directory: Directory with its files.
+        finished: Whether all epochs are done; otherwise the run was stopped and can be resumed.
         step: Optimiser steps taken.
         history: One row per finished epoch.
         metrics: Content of metrics.json, empty if not finished.
+        companions: Names of the networks that were saved beside the model.
     """
 
     directory: Path
@@ -58,19 +59,20 @@ class Result:
     step: int
     history: list[Row]
     metrics: dict[str, Any]
+    companions: tuple[str, ...] = ()
 
 
 def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
-    """Trains a network and writes the files of the run.
+    """Train a network and write the files of the run.
 
-    The directory of the run then holds config.yaml, metrics.csv, metrics.json, curves.png,
-    model.safetensors (the network of the last epoch), last.ckpt, best.ckpt and tensorboard/, and
-    teacher.safetensors where it learned from another network.
-    Where the strategy divides the parameters, the two checkpoints are directories.
+    The directory of the run receives config.yaml, metrics.csv, metrics.json, curves.png,
+    model.safetensors (the network of the last epoch), last.ckpt, best.ckpt, tensorboard/, and
+    weights of the networks that the method saves beside the model. With sharded parameters the two
+    checkpoints are directories.
 
     Args:
-        config: What to do.
-        resume: Checkpoint to go on from; its run's directory is used again.
+        config: The run.
+        resume: Checkpoint to resume; the directory of its run is used again.
 
     Raises:
         ConfigError: The configuration does not fit the data, the machine or the checkpoint.
@@ -91,20 +93,20 @@ def _train(config: TrainConfig, resume: Checkpoint | None, kept: contextlib.Exit
     with decoding(config.trainer.progress != "none" and is_main_process()) as report:
         splits = data.load(config.data, report)
     if resume is not None:
-        check_recipe(config, splits, resume)
+        check_model(config, splits, resume)
     torch.manual_seed(config.trainer.seed)
-    task = build_task(config, splits)
+    method = build_method(config, splits)
     if config.trainer.precision == "64-true":
         # Now, as weights that are loaded into float32 would be rounded.
-        task.double()
+        method.double()
     if resume is not None:
-        load_network(task.model, resume)
-    return _fit(config, task, splits, place, directory, resume, kept)
+        load_network(method.model, resume)
+    return _fit(config, method, splits, place, directory, resume, kept)
 
 
 def _fit(
     config: TrainConfig,
-    task: TrainingTask,
+    method: TrainingMethod,
     splits: data.DataSplits,
     place: Place,
     directory: Path | None,
@@ -125,11 +127,11 @@ def _fit(
     name = "test" if splits.validation is None else "validation"
     held_out = splits.test if splits.validation is None else splits.validation
     module = RunModule(
-        task,
+        method,
         replace(config, trainer=replace(settings, output=None)),
         steps_per_epoch=-(-len(train_loader) // settings.accumulate_grad_batches),
         held_out=name,
-        recipe=asdict(models.config_of(task.model)),
+        model_config=asdict(models.config_of(method.model)),
     )
     if directory is None:
         directory = new_directory(config, kept)
@@ -198,17 +200,18 @@ def _fit(
         files.close()
     metrics: dict[str, Any] = {}
     if finished and is_main_process():
-        # Built anew: the one that was trained may be divided among processes.
+        # Built anew: the weights of the trained network may be sharded.
         checkpoint = load_checkpoint(directory / LAST)
-        network, teacher = model_of(checkpoint), teacher_of(checkpoint)
-        metrics = final_metrics(module, network, teacher, splits, place.device)
-        write_results(directory, module, network, teacher, metrics)
+        network, companions = model_of(checkpoint), companions_of(checkpoint)
+        metrics = final_metrics(module, network, companions, splits, place.device)
+        write_results(directory, module, network, companions, metrics)
     return Result(
         directory=directory,
         finished=finished,
         step=module.step,
         history=module.history,
         metrics=metrics,
+        companions=tuple(module.companion_configs),
     )
 
 
@@ -253,7 +256,7 @@ def _out_of_memory(config: TrainConfig, training: bool, device: torch.device) ->
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the loop from talking about itself."""
+    """Silence Lightning's own log lines."""
     loggers = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -261,9 +264,9 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
-            # A teacher that is trained already.
+            # A network of the method that is not trained.
             warnings.filterwarnings("ignore", "Found .* in eval mode at the start", UserWarning)
-            # It warns of changing logits in place, which no task does.
+            # It warns of changing logits in place, which no method does.
             warnings.filterwarnings(
                 "ignore", "FSDP2-wrapped module .* returned a view", UserWarning
             )

@@ -17,7 +17,6 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from mulfree.errors import quoted
-from mulfree.training.methods.qat import STATE as RANGES
 from mulfree.training.optim.build import build_optimizer
 from mulfree.training.run.checkpoint import KEY, NETWORKS, Checkpoint, incomplete
 from mulfree.training.run.module import RunModule
@@ -53,6 +52,7 @@ def resumable(
         _same_keys("it", content, _names(trainer))
         _check_state_dict(content["state_dict"], module)
         _check_loops(content, trainer, batches * module.config.trainer.epochs, batches)
+        _check_companions(checkpoint, module)
         _check_own(content[KEY], module, checkpoint.step)
         for key, empty in (("callbacks", {}), ("lr_schedulers", [])):
             _same_structure(key, content[key], empty)
@@ -81,8 +81,8 @@ def _check_position(checkpoint: Checkpoint, module: RunModule, batches: int) -> 
     total = module.schedule.total_steps
     _require(step <= total, "global_step", step)
     _require(len(history) == step // module.steps_per_epoch, "history", len(history))
-    keys = {"epoch", "step", "lr", "seconds", "train_loss", "train_accuracy"}
-    keys |= {f"{module.held_out}_{name}" for name in ("loss", "accuracy")}
+    keys = {"epoch", "step", "lr", "seconds", "train_loss"}
+    keys |= {f"{module.held_out}_{name}" for name in ("loss", module.method.task.metrics.BEST)}
     for number, row in enumerate(history, start=1):
         missing = keys - row.keys()
         _require(not missing, "history", row)
@@ -97,8 +97,8 @@ def _check_state_dict(state: Mapping[str, Tensor], module: RunModule) -> None:
     _same_keys("state_dict", state, expected)
     for name, tensor in expected.items():
         found = state[name]
-        if name == RANGES:
-            # As many as the images' size makes.
+        if name.endswith("_extra_state"):
+            # The method chooses its length.
             fits = found.ndim == 2 and found.shape[1:] == tensor.shape[1:]
         else:
             fits = found.shape == tensor.shape
@@ -129,11 +129,18 @@ def _check_loops(
     _require(steps == content["global_step"], "global_step", steps)
 
 
+def _check_companions(checkpoint: Checkpoint, module: RunModule) -> None:
+    found, wanted = checkpoint.companions, module.companion_configs
+    _same_keys("the networks beside the model", found, wanted)
+    for name, config in found.items():
+        same = (config.name, config.arguments) == tuple(
+            wanted[name][key] for key in ("name", "arguments")
+        )
+        _require(same, name, config)
+
+
 def _check_own(own: Mapping[str, Any], module: RunModule, step: int) -> None:
     _require(own["network"] == NETWORKS[module.ema is not None], "network", own["network"])
-    teacher, wanted = own["teacher"] or {}, module.teacher_recipe or {}
-    for key in ("name", "arguments"):
-        _require(teacher.get(key) == wanted.get(key), "teacher", teacher)
     _require(0 <= own["seconds"] < math.inf, "seconds", own["seconds"])
     sums = own["train_sums"]
     within = step % module.steps_per_epoch > 0

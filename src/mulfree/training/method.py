@@ -1,0 +1,118 @@
+"""Training method: a module that turns a batch into losses and metrics, without any loop."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from mulfree.tasks import Task, get_task
+
+if TYPE_CHECKING:
+    from mulfree.training.run.checkpoint import Checkpoint
+
+Batch: TypeAlias = tuple[Tensor, Any]
+"""Images `[N, C, H, W]` and the targets of a task, for classification labels `[N]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodConfig:
+    """Options of a training method; each method extends it by its own.
+
+    Attributes:
+        name: Name of the method.
+        keeps_state: Whether a checkpoint holds state of the method that quantisation needs.
+    """
+
+    name: str
+    keeps_state: ClassVar[bool] = False
+
+    def quantize_options(
+        self, checkpoint: Checkpoint, model: nn.Module, shape: tuple[int, int, int]
+    ) -> dict[str, Any]:
+        """Return arguments of `mulfree.quantization.quantize` that the training has fixed.
+
+        Args:
+            checkpoint: Checkpoint of a run with this method.
+            model: Its network.
+            shape: C, H, W of the images.
+        """
+        return {}
+
+
+class TrainingMethod(nn.Module):
+    """One training step, without any loop around it.
+
+    Everything the method trains or needs is a submodule; `model` is the network that is kept.
+
+    Args:
+        model: Maps images `[N, C, H, W]` to the outputs of the task.
+        config: Options.
+        task: The task; classification by default.
+
+    Attributes:
+        config_class: Class of the options.
+        calls_submodules: Whether the modules in a network are called, not the network. With fsdp
+            its parameters are then one group, as no call of the network would gather them.
+    """
+
+    config_class: ClassVar[type[MethodConfig]]
+    calls_submodules: ClassVar[bool] = False
+
+    def __init__(self, model: nn.Module, config: MethodConfig, task: Task | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.task = get_task() if task is None else task
+
+    def companions(self) -> dict[str, nn.Module]:
+        """Return networks that are saved beside the model, by the attribute that holds each."""
+        return {}
+
+    def param_groups(self) -> list[list[nn.Parameter]]:
+        """Return all parameters, grouped by the loss they are trained on."""
+        return [list(self.parameters())]
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return losses and metrics of a batch, scalars averaged over its images.
+
+        Args:
+            batch: Images and targets.
+
+        Returns:
+            `loss` is minimised; every other entry is only reported.
+        """
+
+    def test(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return loss and metrics of a batch that is not trained on.
+
+        Args:
+            model: The network to evaluate, `self.model` or its moving average.
+            batch: Images and targets.
+        """
+        images, targets = batch
+        outputs = self.task.criterion.at_least_float32(model(images))
+        loss = self.task.criterion.loss(outputs, targets)
+        return {"loss": loss} | self.task.metrics.measure(outputs, targets)
+
+
+def compile_method(
+    method: TrainingMethod, mode: str = "default"
+) -> Callable[[Batch], dict[str, Tensor]]:
+    """Compile the forward of a method as one graph; a graph break is an error.
+
+    The size of a batch is a constant of the graph, so another size compiles it anew.
+
+    Args:
+        method: The method; its parameters and mode stay those of the result.
+        mode: "default", "reduce-overhead" (with CUDA graphs) or "max-autotune" of `torch.compile`.
+    """
+    compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(
+        method, fullgraph=True, dynamic=False, mode=mode
+    )
+    return compiled
