@@ -1,0 +1,131 @@
+"""Contract of every training method, and of a new one: a file and its name in the list."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.contract.toys import method as toy
+from tests.training.runs import assert_same, make_config
+from torch import nn
+
+from mulfree import models
+from mulfree.errors import ConfigError
+from mulfree.training import (
+    TrainConfig,
+    TrainingMethod,
+    load_checkpoint,
+    methods,
+    read_config,
+    train,
+)
+from mulfree.training.methods import get_method
+from mulfree.training.run import callbacks
+from mulfree.training.run.checkpoint import save_checkpoint
+from mulfree.training.run.results import companion_file
+
+NAMES = (*methods.METHODS, "toy")
+
+
+@pytest.fixture(autouse=True)
+def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mulfree.training.methods.toy", toy)
+    monkeypatch.setattr(methods, "METHODS", NAMES)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a trained network, for a method without a default."""
+    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
+    models.save_weights(network(), path)
+    return path
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return models.create_model("lenet5_bn", operator="adder2d", num_classes=3, width=0.25)
+
+
+def options(name: str, weights: Path) -> dict[str, Any]:
+    return {"name": name} | ({"teacher": str(weights)} if name == "kd" else {})
+
+
+def make_method(name: str, weights: Path) -> TrainingMethod:
+    config = TrainConfig.from_dict({"method": options(name, weights)}).method
+    return get_method(name)(network(), config).train()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_gradients(name: str, weights: Path) -> None:
+    method = make_method(name, weights)
+    batch = torch.randn(2, 3, 28, 28), torch.tensor([0, 2])
+    values = method(batch)
+    assert all(value.shape == () and value.isfinite() for value in values.values())
+    values["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in method.model.parameters())
+    tested = method.eval().test(method.model, batch)
+    assert {"loss", method.task.metrics.BEST} <= tested.keys()
+    assert all(value.shape == () and value.isfinite() for value in tested.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_options_are_written_and_read(name: str, weights: Path, tmp_path: Path) -> None:
+    config = TrainConfig.from_dict({"method": options(name, weights)})
+    assert type(config.method) is get_method(name).config_class
+    assert config.method.name == name
+    (tmp_path / "f.yaml").write_text(config.to_yaml())
+    assert read_config(["--config", str(tmp_path / "f.yaml")]) == config
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_parameter_is_in_one_group(name: str, weights: Path) -> None:
+    method = make_method(name, weights)
+    grouped = [id(p) for group in method.param_groups() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in method.parameters())
+    for attribute, companion in method.companions().items():
+        assert companion is getattr(method, attribute)
+        assert models.config_of(companion).name == "lenet5_bn"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_and_the_same_run_resumed(
+    name: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tmp_path / "run", method=options(name, weights))
+    written: list[bytes] = []
+
+    def keep(content: Any, path: Path) -> None:
+        save_checkpoint(content, path)
+        written.append(path.read_bytes())
+
+    monkeypatch.setattr(callbacks, "save_checkpoint", keep)
+    result = train(config)
+    whole = load_checkpoint(tmp_path / "run" / "last.ckpt")
+    assert result.metrics["method"] == name
+    assert 0 <= result.metrics["test_accuracy"] <= 1
+    files = ["curves.png", *map(companion_file, result.companions)]
+    assert all((tmp_path / "run" / file).exists() for file in files)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "last.ckpt").write_bytes(written[0])
+    half = load_checkpoint(tmp_path / "half" / "last.ckpt")
+    assert half.config.method == config.method
+    assert train(half.config, half).finished
+    resumed = load_checkpoint(tmp_path / "half" / "last.ckpt")
+    assert_same(resumed.content["state_dict"], whole.content["state_dict"])
+
+
+def test_options_are_those_of_the_method() -> None:
+    config = read_config(["--method.name=toy", "--method.factor=3"])
+    assert config.method == toy.Config(factor=3.0)
+    with pytest.raises(ConfigError, match=r"unknown option 'method.label_smoothing'"):
+        read_config(["--method.name=toy", "--method.label_smoothing=0.1"])
+    with pytest.raises(ConfigError, match=r"unknown option 'method.factor'"):
+        read_config(["--method.factor=2"])
+
+
+def test_an_unknown_method() -> None:
+    with pytest.raises(ConfigError, match=r"`name` must be one of .*; did you mean 'supervised'?"):
+        get_method("supervise")

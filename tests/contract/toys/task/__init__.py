@@ -1,0 +1,1 @@
+"""A task: one folder. The targets are the mean brightness of images, the output is one number."""
