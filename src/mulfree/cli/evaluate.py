@@ -1,4 +1,4 @@
-"""`mulfree evaluate`: how well the network of a checkpoint does on images."""
+"""`mulfree evaluate`: metrics of the network of a checkpoint on images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
     """Run the command."""
     arguments = _parser().parse_args(argv)
 
-    # Torch takes a second to import, which `mulfree -h` has no need of.
+    # Imported late: torch takes a second, and `mulfree -h` does not need it.
     import torch
 
     from mulfree import data, training
@@ -68,8 +68,8 @@ def _parser() -> Parser:
         "--teacher",
         metavar="CHECKPOINT",
         type=file_path,
-        help="network to compare it with: how often both name the same class (agreement), and the "
-        "mean divergence KL(teacher || network) of their probabilities",
+        help="network to compare it with: how often both predict the same class (agreement), and "
+        "the mean divergence KL(teacher || network) of their probabilities",
     )
     parser.add_argument("--per-class", action="store_true", help="accuracy of every class, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -105,7 +105,7 @@ def _to_json(
         "split": arguments.split,
         "images": result.images,
         "accuracy": result.accuracy,
-        # JSON has no word for infinities and what is not a number.
+        # JSON has neither infinities nor NaN.
         "loss": result.loss if math.isfinite(result.loss) else None,
     }
     if result.fidelity is not None:

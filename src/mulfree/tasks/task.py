@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Targets(Protocol):
-    """Targets of a batch, the second entry of what a loader yields."""
+    """Targets of a batch, the second entry of a loader's batch."""
 
     def count(self, targets: Any) -> int:
         """Return the number of images."""

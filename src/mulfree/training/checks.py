@@ -9,8 +9,8 @@ from mulfree.errors import ConfigError, choices_message, quoted
 
 
 def require(function: str, arg: str, value: float, holds: bool, requirement: str) -> None:
-    """Raises a ConfigError unless the requirement on the number `value` holds and it is finite."""
-    # Integers are, also those that no float can hold.
+    """Raise a ConfigError unless the requirement on the number `value` holds and it is finite."""
+    # Integers are finite, also where they overflow a float.
     if not isinstance(value, int) and not math.isfinite(value):
         requirement = "be finite"
     elif holds:
@@ -19,12 +19,12 @@ def require(function: str, arg: str, value: float, holds: bool, requirement: str
 
 
 def require_count(function: str, arg: str, value: int, most: int = 2**31 - 1) -> None:
-    """Raises a ConfigError unless `value` is a number of things, and no more than `most`."""
+    """Raise a ConfigError unless `value` lies in 1 to `most`."""
     require(function, arg, value, value >= 1, "be at least 1")
     require(function, arg, value, value <= most, f"be at most {most}")
 
 
 def require_choice(function: str, arg: str, value: object, choices: Iterable[str]) -> None:
-    """Raises a ConfigError unless `value` is one of `choices`."""
+    """Raise a ConfigError unless `value` is one of `choices`."""
     if value not in (listed := tuple(choices)):
         raise ConfigError(choices_message(function, arg, value, listed))

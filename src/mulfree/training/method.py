@@ -109,7 +109,7 @@ def compile_method(
     The size of a batch is a constant of the graph, so another size compiles it anew.
 
     Args:
-        method: The method; its parameters and mode stay those of the result.
+        method: The method; the result shares its parameters and its mode.
         mode: "default", "reduce-overhead" (with CUDA graphs) or "max-autotune" of `torch.compile`.
     """
     compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(

@@ -1,4 +1,4 @@
-"""Sums over the processes of a run."""
+"""Sums and means over ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over the processes, differentiated by autograd."""
+    """Return the sum of a tensor over ranks, differentiated by autograd."""
     if not tensor.requires_grad:
         return _summed(tensor)
     result: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
@@ -17,14 +17,14 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def average(tensor: Tensor) -> Tensor:
-    """The mean of a tensor over the processes, differentiated by autograd; itself in a lone one."""
+    """Return the mean of a tensor over ranks, differentiated by autograd."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return tensor
     return total(tensor) / distributed.get_world_size()
 
 
 class _Sum(torch.autograd.Function):
-    """`total`, and how it is differentiated."""
+    """`total` with its gradient."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        # What each process adds reaches the losses of all of them.
+        # The sum of this rank enters the losses of all ranks.
         return _summed(grads[0])
 
 

@@ -1,4 +1,4 @@
-"""How the processes of a run share the work: copies of everything, or a part of it in each."""
+"""Strategies for several processes: replicated (DDP) or sharded (FSDP2)."""
 
 from __future__ import annotations
 
@@ -23,59 +23,58 @@ from mulfree.training.run.shards import save_sharded
 def build_strategy(
     name: Literal["auto", "ddp", "fsdp"], world_size: int
 ) -> DDPStrategy | Literal["auto"]:
-    """What Lightning calls a strategy, for `trainer.strategy` and a number of processes.
+    """Return the strategy of Lightning for `trainer.strategy` and a number of processes.
 
-    A single process has nobody to share with, so every name means the same there.
+    With a single process every name means the same.
     """
     if world_size == 1:
         return "auto"
     if name == "fsdp":
         return ShardedStrategy()
-    # The old name is deprecated in torch 2.13, which the new one came with.
+    # torch 2.13 added the new name and deprecated the old one.
     new = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     buffers: dict[str, Any] = {"forward_sync_buffers" if new else "broadcast_buffers": False}
     return DDPStrategy(
-        # A gradient is a view of the buffer that is exchanged: one copy of all gradients less.
+        # Gradients are views of the communication buckets: saves one copy of all gradients.
         gradient_as_bucket_view=True,
-        # It would save the search for unused parameters, which is off anyway, and does not go
-        # together with `no_sync`, which accumulation needs.
+        # It would only save the search for unused parameters, which is off anyway, and is
+        # incompatible with `no_sync`, which accumulation needs.
         static_graph=False,
-        # Running statistics are those of the first process. The others learn them before they are
-        # used, in `RunModule.on_validation_start`, and not in front of every step.
+        # Running statistics are taken from rank 0. They are broadcast before they are used, in
+        # `RunModule.on_validation_start`, not before every step.
         **buffers,
     )
 
 
 class ShardedStrategy(DDPStrategy):
-    """Fully sharded data parallel (FSDP2): parameters, gradients and optimiser state are divided.
+    """Fully sharded data parallel (FSDP2): parameters, gradients and optimiser state are sharded.
 
-    Every process has a part of the rows of every parameter, `torch.distributed.tensor.DTensor`s of
-    `torch.distributed.fsdp.fully_shard`. The processes are those of DDP, and so is the arithmetic:
-    a gradient is the mean over the processes. Under mixed precision autocast casts the weights
-    where an operation wants them, as it does in a single process, and gradients are summed up in
-    float32; a `MixedPrecisionPolicy` would round the weights of whole blocks, also those of their
-    normalisation.
+    Every rank holds some rows of every parameter, as a `torch.distributed.tensor.DTensor` of
+    `torch.distributed.fsdp.fully_shard`. Processes and arithmetic are as with DDP: a gradient is
+    the mean over ranks. Under mixed precision autocast casts the weights for each operation, as in
+    a single process, and gradients are summed in float32; a `MixedPrecisionPolicy` would round the
+    weights of whole blocks, batch norms included.
 
-    Unlike Lightning's own strategies for sharding it runs on CPUs too, and its checkpoints are
-    read without running code from them.
+    Unlike Lightning's own sharding strategies it runs on CPUs too, and its checkpoints are read
+    without running code from them.
     """
 
     def configure_ddp(self) -> None:
-        """Divides the parameters in place of wrapping the module."""
+        """Shard the parameters instead of wrapping the module."""
         assert isinstance(self.model, RunModule)
         shard(self.model, init_device_mesh(self.root_device.type, (self.world_size,)))
 
     def on_validation_start(self) -> None:
-        """Gathers the networks whose parts are called, which would do so were they called whole."""
-        for part in self._pieced():
+        """Gather networks whose submodules are called: no call of the network gathers them."""
+        for part in self._called_by_submodules():
             part.unshard()
 
     def on_validation_end(self) -> None:
-        """Divides them again."""
-        for part in self._pieced():
+        """Shard them again."""
+        for part in self._called_by_submodules():
             part.reshard()
 
-    def _pieced(self) -> list[FSDPModule]:
+    def _called_by_submodules(self) -> list[FSDPModule]:
         assert isinstance(self.model, RunModule)
         if not self.model.method.calls_submodules:
             return []
@@ -84,12 +83,12 @@ class ShardedStrategy(DDPStrategy):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None
     ) -> None:
-        """Writes a directory, every process its part of it."""
-        # Only the first process knows the directory of a new run.
+        """Write a directory; every rank writes its part."""
+        # The directory of a new run is chosen by rank 0.
         save_sharded(checkpoint, Path(self.broadcast(filepath)))
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Takes this process's part of the state of the optimisers."""
+        """Load this rank's rows of the optimiser state."""
         states = [
             _sharded_state(optimizer, state)
             for optimizer, state in zip(
@@ -100,12 +99,12 @@ class ShardedStrategy(DDPStrategy):
 
 
 def shard(module: RunModule, mesh: DeviceMesh) -> None:
-    """Divides the parameters of a run among the processes of `mesh`, in place.
+    """Shard the parameters of a run over the ranks of `mesh`, in place.
 
-    One group, gathered for its forward and its backward and then freed again, is a block, or a
-    layer outside of the blocks; what is left, such as the normalisation of the stem, belongs to
-    the network. The moving average is divided in the same way. Of a task that calls the modules of
-    its network itself all is one group.
+    One group, gathered for its forward and backward and then freed, is a block, or a layer outside
+    the blocks; the remaining parameters, such as the batch norm of the stem, are a group of the
+    network. The moving average is sharded in the same way. A method that calls the submodules of
+    its network is one group.
     """
     groups = [] if module.ema is None else [module.ema.module]
     if not module.method.calls_submodules:
@@ -116,7 +115,7 @@ def shard(module: RunModule, mesh: DeviceMesh) -> None:
 
 
 def _groups(network: nn.Module) -> Iterator[nn.Module]:
-    """The blocks of a network: its children, those of a `Sequential` in its place."""
+    """Blocks of a network: its children, with a `Sequential` replaced by its own children."""
     for child in network.children():
         if isinstance(child, nn.Sequential):
             yield from _groups(child)
@@ -128,25 +127,25 @@ def _fully_shard(module: nn.Module, mesh: DeviceMesh) -> None:
     marked = [name for name, p in module.named_parameters() if uses_adaptive_local_lr(p)]
     fully_shard(module, mesh=mesh)
     for name in marked:
-        # It is another parameter than before.
+        # Sharding has replaced the parameter.
         mark_adaptive_local_lr(module.get_parameter(name))
 
 
 def _sharded_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, Any]:
-    """The state of an optimiser with tensors divided like the parameters they belong to."""
+    """Optimiser state with tensors sharded like their parameters."""
     params = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def divided(value: Any, param: Tensor) -> Any:
+    def sharded(value: Any, param: Tensor) -> Any:
         if not isinstance(value, Tensor) or value.shape != param.shape:
             return value
         assert isinstance(param, DTensor)
-        # Every process has read the whole tensor, so there is nothing to send.
+        # Every rank has read the whole tensor, so nothing is sent.
         return distribute_tensor(
             value.to(param.device), param.device_mesh, param.placements, src_data_rank=None
         )
 
     entries = {
-        index: {key: divided(value, params[index]) for key, value in entry.items()}
+        index: {key: sharded(value, params[index]) for key, value in entry.items()}
         for index, entry in state["state"].items()
     }
     return {**state, "state": entries}

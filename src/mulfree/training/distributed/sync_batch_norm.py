@@ -1,4 +1,4 @@
-"""Batch normalisation over the images of all processes."""
+"""Batch norm over the images of all ranks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mulfree.training.distributed.collective import total
 
 
 class SyncBatchNorms(LayerSync):
-    """Batch normalisation over the images of all processes together.
+    """Replacement of batch norms by synchronised ones.
 
     Args:
-        plain: Compute what `torch.nn.SyncBatchNorm` does in plain operations, which also run on
-            CPUs and are compiled with the rest of a step; torch's own has kernels for accelerators.
+        plain: Use plain operations, which also run on CPUs and are compiled with the rest of a
+            step, instead of the accelerator kernels of `torch.nn.SyncBatchNorm`.
     """
 
     def __init__(self, plain: bool) -> None:
         self.plain = plain
 
     def apply(self, model: nn.Module) -> nn.Module:
-        """Replaces every batch normalisation in `model`; parameters keep their names."""
+        """Replace every batch norm in `model`; parameters keep their names."""
         if not self.plain:
             converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)
             return converted
@@ -32,15 +32,15 @@ class SyncBatchNorms(LayerSync):
         return model
 
     def revert(self, model: nn.Module) -> nn.Module:
-        """Nothing: a run gives away the network of its checkpoint, built anew, not this one."""
+        """Do nothing: a run returns the network of its checkpoint, built anew."""
         return model
 
 
 class _SyncBatchNorm(_BatchNorm):
-    """What `torch.nn.SyncBatchNorm` computes, for any device, differentiated by autograd."""
+    """`torch.nn.SyncBatchNorm` for any device, differentiated by autograd."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Nothing: it was another class that said which rank it takes."""
+        """Accept any number of dimensions: the original class has checked it."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:

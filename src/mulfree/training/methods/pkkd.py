@@ -44,7 +44,8 @@ class Method(TrainingMethod):
 
     with `FeatureMatching` for :math:`L_{mid}` and the two terms of `DistillationConfig.losses` for
     :math:`L_{blend}`. The teacher's outputs are constants in the student's loss. So one step on the
-    sum of both minimises both, and the teacher's weights are bit for bit those of training alone.
+    sum of both minimises both, and the teacher's weights equal, bit for bit, the weights of a
+    convolutional network trained alone.
 
     Args:
         model: The student, a network of `create_model`.
@@ -92,7 +93,7 @@ class Method(TrainingMethod):
         task = self.task
         if self.matching is not None:
             self.matching.start()
-        # Called first, so that its random numbers are those of training alone.
+        # Called first, so that its random numbers are the same as in training alone.
         with torch.set_grad_enabled(self.trains_teacher):
             teacher = task.criterion.at_least_float32(self.teacher(images))
         student = task.criterion.at_least_float32(self.model(images))

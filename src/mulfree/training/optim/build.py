@@ -21,7 +21,7 @@ _DECAYS = ("all", "no_bias_norm")
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Which optimiser updates the parameters.
+    """Options of the optimiser.
 
     Attributes:
         name: Stochastic gradient descent (sgd), the same with Nesterov's momentum (nag), or adamw.

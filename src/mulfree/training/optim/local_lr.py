@@ -1,4 +1,4 @@
-"""Optimisers, and the adaptive local learning rate of adder layers."""
+"""Adaptive local learning rate of adder layers."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ class GradientError(TrainingError):
 
 
 class AdaptiveLocalLR(Optimizer):
-    r"""Any optimiser, with the gradients of adder weights rescaled just before its step.
+    r"""Wrapper of an optimiser that rescales the gradients of adder weights before each step.
 
     For each adder weight :math:`F_l` with :math:`k` elements and gradient :math:`g_l`,
 
     .. math:: g_l \leftarrow \eta \sqrt{k} \, g_l / \max(\lVert g_l \rVert_2, 10^{-12})
 
-    so its root mean square becomes `eta` whatever the scale of the loss. All other gradients stay
-    as they are. It acts inside `step()`, that is once, on the gradient summed over accumulated
-    batches, unscaled by a gradient scaler and averaged over processes. Weight decay and momentum
-    belong to the wrapped optimiser and come after it, as in the authors' code.
+    so its root mean square is `eta` for any scale of the loss. All other gradients stay as they
+    are. It acts once, inside `step()`, on the gradient summed over accumulated batches, unscaled by
+    a gradient scaler and averaged over processes. Weight decay and momentum belong to the wrapped
+    optimiser and are applied later, as in the authors' code.
 
-    Where weights are sharded (`torch.distributed.fsdp.fully_shard`), norm and number of elements
-    are those of the whole layer, and all processes have to call `step()` together.
+    For sharded weights (`torch.distributed.fsdp.fully_shard`), norm and number of elements are
+    taken over the whole layer, and all ranks have to call `step()` together.
 
-    The gradients are rescaled in place, like those of `torch.nn.utils.clip_grad_norm_`: after a
-    step `.grad` holds what the wrapped optimiser used. Rescaling twice changes nothing more, so a
-    second `step()` on the same gradients repeats the first.
+    The gradients are rescaled in place, as in `torch.nn.utils.clip_grad_norm_`: after a step
+    `.grad` holds the gradient that the wrapped optimiser used. Rescaling is idempotent, so a second
+    `step()` on the same gradients repeats the first.
 
-    A gradient that is not finite is an error before any parameter changes, as long as the norms
-    are on the CPU. Elsewhere nobody waits for the device: as with any torch optimiser, what is not
-    finite then reaches the parameters, and `largest_norm` tells; who reads it decides how often to
+    On the CPU a gradient that is not finite is an error before any parameter changes. On other
+    devices a step does not wait for the device: as with any torch optimiser, such a gradient
+    reaches the parameters, and `largest_norm` is then not finite; its reader decides how often to
     wait. Such a step can be captured in a CUDA graph once one step has been taken outside of it.
 
     The wrapper shares `param_groups`, `state` and `defaults` with the wrapped optimiser and
@@ -117,11 +117,11 @@ class AdaptiveLocalLR(Optimizer):
         return {key: vars(self)[key] for key in ("optimizer", "eta", "deferred", "_params")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        # What is not part of the state: computed anew when it is needed.
+        # Not part of the state: recomputed on demand.
         super().__setstate__({**state, "largest_norm": None, "_roots": {}})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Adds a group to the wrapped optimiser."""
+        """Add a group to the wrapped optimiser."""
         self.optimizer.add_param_group(param_group)
         try:
             self._check_trained()
@@ -130,15 +130,15 @@ class AdaptiveLocalLR(Optimizer):
             raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clears the gradients of all parameters."""
+        """Clear the gradients of all parameters."""
         self.optimizer.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the wrapped optimiser, and `eta`."""
+        """Return the state of the wrapped optimiser, and `eta`."""
         return {**self.optimizer.state_dict(), "eta": self.eta}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave; that of the bare optimiser is taken too."""
+        """Restore a result of `state_dict`; a state of the bare optimiser is accepted too."""
         state = dict(state_dict)
         self.eta = float(state.pop("eta", self.eta))
         self.optimizer.load_state_dict(state)
@@ -150,7 +150,7 @@ class AdaptiveLocalLR(Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Rescales the gradients of the adder weights, then lets the wrapped optimiser step.
+        """Rescale the gradients of the adder weights, then take a step of the wrapped optimiser.
 
         Args:
             closure: Computes the loss and its gradients; these are rescaled each time it ran.
@@ -174,7 +174,7 @@ class AdaptiveLocalLR(Optimizer):
         return self.optimizer.step(rescaled)
 
     def _check_trained(self) -> None:
-        """Refuse parameters that are no longer those of the network."""
+        """Refuse parameters of layers that were replaced."""
         held = [p for group in self.param_groups for p in group["params"]]
         replaced = {id(p) for p in (*held, *(self._params or ())) if was_replaced(p)}
         if replaced:
@@ -203,11 +203,11 @@ class AdaptiveLocalLR(Optimizer):
             torch._foreach_mul_([_values(p) for p in group], list(factors.unbind()))
 
     def _check(self, groups: list[list[Tensor]], norms: list[Tensor]) -> None:
-        """Raises where the norms may be read now, and else keeps the largest for later."""
+        """Raise if a norm may be read now and is not finite; else keep the largest for later."""
         later: list[Tensor] = []
         for group, norm in zip(groups, norms, strict=True):
             if not readable(norm.device) if self.deferred is None else self.deferred:
-                # A norm that is not a number is the largest to `max`.
+                # `max` propagates NaN.
                 later.append(norm.max())
             elif not bool((finite := norm.isfinite()).all()):
                 bad = int((~finite).nonzero()[0])
@@ -218,7 +218,7 @@ class AdaptiveLocalLR(Optimizer):
         self.largest_norm = functools.reduce(_larger, later) if later else None
 
     def _root(self, params: list[Tensor], norms: Tensor) -> Tensor:
-        """The root of the number of elements of each parameter, made once on the norms' device."""
+        """Square root of the number of elements of each parameter, cached on the norms' device."""
         key = (norms.device, norms.dtype, *(p.numel() for p in params))
         if key not in self._roots:
             roots = torch.tensor([math.sqrt(p.numel()) for p in params], dtype=norms.dtype)
@@ -227,34 +227,34 @@ class AdaptiveLocalLR(Optimizer):
 
 
 def readable(device: torch.device) -> bool:
-    """Whether numbers on `device` can be read without waiting for what it was given to do."""
+    """Return whether numbers on `device` can be read without synchronising."""
     return device.type == "cpu"
 
 
 def _larger(one: Tensor, other: Tensor) -> Tensor:
-    """The larger of two numbers, or the one that is none."""
+    """Larger of two numbers; NaN if one is NaN."""
     return torch.maximum(one, other.to(one.device, one.dtype))
 
 
 def _sharding(grad: Any) -> tuple[Any, ...]:
-    """How a gradient lies over processes: nothing where each has it whole."""
+    """Mesh and placements of a sharded gradient; empty for any other."""
     return (grad.device_mesh, grad.placements) if hasattr(grad, "device_mesh") else ()
 
 
 def _values(parameter: Tensor) -> Tensor:
-    """The numbers of a gradient in this process, which if changed change the gradient."""
+    """Values of a gradient on this rank; changing them in place changes the gradient."""
     grad: Any = parameter.grad
     if _sharding(grad):
         return cast(Tensor, grad.to_local())
     if not grad.is_sparse:
         return cast(Tensor, grad)
-    # Entries of the same element are summed up first.
+    # Coalescing sums duplicate entries.
     parameter.grad = coalesced = grad.coalesce()
     return cast(Tensor, coalesced.values())
 
 
 def _norms(params: list[Tensor]) -> Tensor:
-    """The norm of the gradient of each parameter, of all its shards together."""
+    """Norm of the gradient of each parameter, over all its shards."""
     grads = [_values(p) for p in params]
     # Half precision would overflow at a norm of 65504 (float16) and keep 8 bits (bfloat16).
     half = grads[0].dtype in (torch.float16, torch.bfloat16)
@@ -266,6 +266,6 @@ def _norms(params: list[Tensor]) -> Tensor:
 
     mesh, placements = sharding
     summed = [Replicate() if p.is_replicate() else Partial() for p in placements]
-    # In float64, in which squares neither overflow nor vanish.
+    # In float64, so that squares neither overflow nor underflow.
     squares = DTensor.from_local(norms.double().square(), mesh, summed).full_tensor()
     return squares.sqrt().to(norms.dtype)

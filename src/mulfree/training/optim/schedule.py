@@ -11,22 +11,22 @@ from mulfree.training.checks import require, require_choice
 
 _NAMES = ("constant", "cosine", "one_cycle", "polynomial")
 _PERIODS = ("epoch", "step")
-# What torch.optim.lr_scheduler.OneCycleLR starts from and ends at, as divisors.
+# Initial and final rate of torch.optim.lr_scheduler.OneCycleLR, as divisors.
 _ONE_CYCLE_START = 25.0
 _ONE_CYCLE_END = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """How the learning rate goes over the run.
+    """Options of the learning-rate schedule.
 
     Attributes:
         name: Half a cosine, a polynomial, up and down once (one_cycle), or constant.
         per: Change the rate every step or, as in the authors' code, every epoch. A one-cycle
             changes every step.
-        warmup: Epochs of linear growth before the schedule proper; may be a fraction.
+        warmup: Epochs of linear warm-up before the schedule; may be a fraction.
         power: Exponent of the polynomial.
-        pct_start: Fraction of the run at which a one-cycle is highest.
+        pct_start: Fraction of the run at which a one-cycle peaks.
         min_lr_ratio: Fraction of the peak rate at which cosine and polynomial end.
     """
 
@@ -52,8 +52,8 @@ class ScheduleConfig:
 class Schedule:
     r"""Factor on the peak learning rate before each optimiser step.
 
-    With `t` the fraction of the run after the warm-up that lies behind (whole epochs only where
-    the interval is an epoch):
+    With `t` the finished fraction of the run after the warm-up (in whole epochs if the rate changes
+    per epoch):
 
     - cosine: :math:`f + (1 - f) (1 + \cos \pi t) / 2`
     - polynomial: :math:`f + (1 - f) (1 - t)^{power}`
@@ -92,7 +92,7 @@ class Schedule:
         return self.epochs * self.steps_per_epoch
 
     def __call__(self, step: int) -> float:
-        """The factor for optimiser step `step`, counted from 0."""
+        """Return the factor for optimiser step `step`, counted from 0."""
         config = self.config
         warmup = round(config.warmup * self.steps_per_epoch)
         if step < warmup:

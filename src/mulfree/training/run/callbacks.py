@@ -1,4 +1,4 @@
-"""What a run keeps and shows while it goes: checkpoints, logs, progress, and how it is stopped."""
+"""Callbacks of a run: checkpoints, logs, progress and stopping."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(Exception):
-    """The run was asked to stop and has saved its state."""
+    """The run was stopped on request and has saved its state."""
 
 
 class CheckpointIO(TorchCheckpointIO):
-    """Checkpoints that appear whole, and one to go on from that was read and checked before.
+    """Checkpoints that are written atomically, and a checked one to resume from.
 
     Attributes:
-        content: Content of that one.
-        restoring: Whether the loop has taken it, and has not started yet.
+        content: Content of the checkpoint to resume from.
+        restoring: Whether the loop has loaded it, and has not started yet.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class CheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Writes to `path` in one step."""
+        """Write to `path` atomically."""
         save_checkpoint(checkpoint, path)
 
     def load_checkpoint(
@@ -57,7 +57,7 @@ class CheckpointIO(TorchCheckpointIO):
         map_location: Any = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Gives the loop what is to be restored."""
+        """Return the content to restore."""
         assert self.content is not None
         self.restoring = True
         content, self.content = self.content, None
@@ -65,7 +65,7 @@ class CheckpointIO(TorchCheckpointIO):
 
 
 class StopOnSignal:
-    """While it is entered, Ctrl-C and SIGTERM ask a run to save and stop.
+    """Context in which Ctrl-C and SIGTERM make a run save and stop.
 
     A second signal interrupts at once.
 
@@ -75,7 +75,7 @@ class StopOnSignal:
 
     def __init__(self, request: Callable[[], None]) -> None:
         self._request = request
-        self._asked = False
+        self._requested = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -88,34 +88,34 @@ class StopOnSignal:
             self._set(number, handler)
 
     def install(self) -> None:
-        """Makes the handlers those of the process."""
+        """Install the signal handlers."""
         for number in _SIGNALS:
             self._set(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self._requested:
             raise KeyboardInterrupt
-        self._asked = True
+        self._requested = True
         self._request()
 
     @staticmethod
     def _set(number: signal.Signals, handler: Any) -> None:
-        # Only the main thread may, and only there is the process interrupted.
+        # Only the main thread can set handlers, and only there signals arrive.
         if threading.current_thread() is threading.main_thread():
             signal.signal(number, handler)
 
 
 class RunFiles(Callback):
-    """Writes the files of a run and reports its progress; ends it when it is asked to.
+    """Files and progress of a run, and its end on request.
 
-    There is a checkpoint after every epoch, and within one where the configuration says so or a
-    stop is asked for, except after its last step: the one of the epoch follows at once.
+    A checkpoint is written after every epoch, and within an epoch if the configuration or a stop
+    requires it, except after the last step: the checkpoint of the epoch follows at once.
 
     Args:
         directory: Directory of the run.
-        display: Where progress is shown.
+        display: Progress display.
         signals: Handlers to install once the loop has installed its own.
-        checkpoints: Where the run goes on from.
+        checkpoints: Checkpoint to resume from.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class RunFiles(Callback):
         self._writer: SummaryWriter | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the log and shows the bar."""
+        """Open the log and show the bar."""
         self.checkpoints.restoring = False
         self.signals.install()
         module = _run_module(pl_module)
@@ -136,7 +136,7 @@ class RunFiles(Callback):
             return
         settings = module.config.trainer
         if settings.tensorboard:
-            # What a killed run had logged after its last checkpoint is logged again.
+            # Steps after the last checkpoint of a killed run are logged again.
             purge = module.step + 1 if module.step else None
             self._writer = SummaryWriter(str(self.directory / TENSORBOARD), purge_step=purge)
         self.display.start(module.schedule.total_steps, module.step)
@@ -149,7 +149,7 @@ class RunFiles(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Reports the step, and saves if it is time to."""
+        """Report the step, and save if it is due."""
         module = _run_module(pl_module)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
@@ -167,7 +167,7 @@ class RunFiles(Callback):
             raise StoppedError
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes the epoch: log, checkpoint, best checkpoint."""
+        """Close the epoch: log, checkpoint, best checkpoint."""
         module = _run_module(pl_module)
         row = module.finish_epoch()
         self._save(trainer, module)
@@ -183,7 +183,7 @@ class RunFiles(Callback):
             raise StoppedError
 
     def close(self) -> None:
-        """Closes the log and removes the bar; may be called at any time and again."""
+        """Close the log and remove the bar; may be called at any time, also twice."""
         self.display.stop()
         if self._writer is not None:
             self._writer.close()

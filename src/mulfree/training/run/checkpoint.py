@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written whole or not at all, and read without trusting them."""
+"""Checkpoints of a run: written atomically, and read without trusting them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mulfree.training.run import sealed, shards
 from mulfree.training.run.config import TrainConfig
 
 FORMAT = "mulfree.checkpoint/1"
-# Where a checkpoint keeps, next to the state of the training loop, what mulfree reads back.
+# Key of the state of the run, beside the state of the training loop.
 KEY = "mulfree"
 LAST = "last.ckpt"
 WEIGHTS = "model.safetensors"
@@ -28,7 +28,7 @@ WEIGHTS = "model.safetensors"
 _KEYS = {"format", "config", "recipe", "network", "history", "train_sums", "seconds"}
 BEST = "best.ckpt"
 NETWORKS = {False: "task.model.", True: "ema.module."}
-"""Where the weights of the network to use are, by whether the run keeps a moving average."""
+"""Prefix of the weights of the network to use, by whether the run keeps a moving average."""
 _PATH = "load_checkpoint: `path`"
 # Far above any checkpoint.
 _MAX_DEPTH = 32
@@ -37,10 +37,10 @@ _MAX_VALUES = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What a checkpoint says of its run.
+    """Content of a checkpoint.
 
     Attributes:
-        path: The file, or the directory if many processes wrote it together.
+        path: The file, or the directory of a sharded checkpoint.
         config: Configuration of the run.
         model_config: Configuration of the network.
         companions: Configurations of the networks saved beside it, by name.
@@ -61,19 +61,19 @@ class Checkpoint:
 
 
 def save_checkpoint(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """Writes a checkpoint as a file, in one step.
+    """Write a checkpoint as a file, atomically.
 
     Raises:
-        OSError: It cannot be written; what was there before is untouched.
+        OSError: It cannot be written; the previous file is untouched.
     """
     _write(Path(path), sealed.to_bytes(dict(content)))
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Copies a checkpoint, file or directory, in one step.
+    """Copy a checkpoint, file or directory, atomically.
 
     Raises:
-        OSError: It cannot be written; what was there before is untouched.
+        OSError: It cannot be written; the previous file is untouched.
     """
     if source.is_dir():
         shards.copy(source, target)
@@ -82,10 +82,10 @@ def copy_checkpoint(source: Path, target: Path) -> None:
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads a checkpoint; only tensors and plain values are accepted, no code is run.
+    """Read a checkpoint; only tensors and plain values are accepted, no code is run.
 
     Args:
-        path: A file, or a directory that many processes wrote together.
+        path: A file, or a directory of a sharded checkpoint.
 
     Raises:
         ArtifactError: No such file, or one that is damaged or not a checkpoint of mulfree.
@@ -123,18 +123,18 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def incomplete(path: Path, reason: Exception) -> ArtifactError:
-    """The error of a checkpoint that lacks something, or has something else in its place."""
+    """Return the error of a checkpoint with a missing or wrong entry."""
     return _broken(path, f"a complete checkpoint ({reason})")
 
 
 def file_of(path: str | os.PathLike[str], name: str) -> Path:
-    """`path`, or what is called `name` in it where it is a run's directory."""
+    """Return `path`, or the file `name` in it if it is a run's directory."""
     file = Path(path)
     return file / name if file.is_dir() and not shards.is_sharded(file) else file
 
 
 def load_model(path: str | os.PathLike[str]) -> nn.Module:
-    """The network of a file that `mulfree train` wrote, on the CPU and in evaluation mode.
+    """Return the network of a file of `mulfree train`, on the CPU and in evaluation mode.
 
     Args:
         path: A checkpoint, weights as safetensors, or a run's directory (its weights).
@@ -172,7 +172,7 @@ def load_compatible(what: str, path: str | os.PathLike[str], model: nn.Module) -
 
 
 def model_of(checkpoint: Checkpoint) -> nn.Module:
-    """The network of a checkpoint, on the CPU and in evaluation mode.
+    """Return the network of a checkpoint, on the CPU and in evaluation mode.
 
     Raises:
         ArtifactError: The checkpoint is not what it claims.
@@ -194,20 +194,20 @@ def companions_of(checkpoint: Checkpoint) -> dict[str, nn.Module]:
 
 
 def check_network(checkpoint: Checkpoint) -> None:
-    """Refuse weights that are not those of the recipe, before memory is given to a network.
+    """Refuse weights that do not fit the model configuration, before allocating a network.
 
     Raises:
-        ArtifactError: They are those of another network.
+        ArtifactError: They belong to another network.
     """
     expected = claimed(_PATH, checkpoint.path, checkpoint.model_config)
     check_tensors(_PATH, checkpoint.path, expected, checkpoint.network)
 
 
 def load_network(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Puts the weights of a checkpoint into a model.
+    """Load the weights of a checkpoint into a model.
 
     Raises:
-        ArtifactError: They are those of another network.
+        ArtifactError: They belong to another network.
     """
     check_tensors(_PATH, checkpoint.path, model.state_dict(), checkpoint.network)
     model.load_state_dict(checkpoint.network)
@@ -217,7 +217,7 @@ def _write(path: Path, content: bytes) -> None:
     if not path.is_dir():
         write_atomically(path, content)
         return
-    # The run went on with another strategy.
+    # The run was resumed with another strategy.
     part = shards.part_of(path)
     write_atomically(part, content)
     shards.put_in_place(part, path)
@@ -232,7 +232,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _read_file(file: Path, path: Path, *, divided: bool = False) -> dict[str, Any]:
-    """The content of a file that is, or is in, the checkpoint `path`."""
+    """Content of a file that is the checkpoint `path`, or part of it."""
     try:
         content = sealed.from_bytes(read_regular(file))
     except FileNotFoundError as error:
@@ -252,10 +252,10 @@ def _read_file(file: Path, path: Path, *, divided: bool = False) -> dict[str, An
 
 
 def _check_plain(content: object, divided: bool) -> None:
-    """Refuse what is nested too deep, stands for many times itself, or is no plain value.
+    """Refuse content that is nested too deep, has too many values, or is not plain.
 
     Raises:
-        ValueError: Says what.
+        ValueError: The content is refused; the message is the reason.
     """
     level, count = [content], 0
     for _ in range(_MAX_DEPTH):
@@ -288,7 +288,7 @@ def _check_plain(content: object, divided: bool) -> None:
 
 def _check_tensor(tensor: Tensor, divided: bool) -> None:
     if divided and type(tensor) is Tensor and tensor.is_meta:
-        # Its elements are in other files.
+        # Its elements are stored in other files.
         return
     if type(tensor) is not Tensor or not is_plain(tensor):
         raise ValueError("a tensor is not plain")
@@ -306,14 +306,14 @@ def _state_dict(state: object) -> dict[str, Tensor]:
 
 
 def _prefix(name: object) -> str:
-    """How the names of the network's weights begin."""
+    """Prefix of the names of the network's weights."""
     if name not in NETWORKS.values():
         raise TypeError(f"`network` is {quoted(name)}")
     return str(name)
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries whose names begin with `prefix`, without it."""
+    """Entries whose names begin with `prefix`, with the prefix removed."""
     names = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
     return {short: state[name] for short, name in names.items()}
 

@@ -38,12 +38,12 @@ _NEGATIVE = re.compile(r"-[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
 
 
 def read_config(words: Sequence[str], base: TrainConfig | None = None) -> TrainConfig:
-    """The configuration given by command line words.
+    """Return the configuration of a command line.
 
     Args:
-        words: Dotted options such as `--optimizer.lr=0.05`, of which the later one wins, and
-            `--config FILE.yaml`, likewise. Options win over files.
-        base: Values of what is not given; the defaults of `TrainConfig` otherwise.
+        words: Dotted options such as `--optimizer.lr=0.05` and `--config FILE.yaml`; the last one
+            wins, and options win over files.
+        base: Values of all other options; by default the defaults of `TrainConfig`.
 
     Raises:
         ConfigError: An option is unknown or abbreviated, or has a bad value, or a file cannot be
@@ -76,7 +76,7 @@ def read_config(words: Sequence[str], base: TrainConfig | None = None) -> TrainC
 
 
 def help_parser(words: Sequence[str]) -> jsonargparse.ArgumentParser:
-    """The parser of all options, those of the method as the words and files choose it.
+    """Return the parser of all options, with the options of the chosen method.
 
     Raises:
         ConfigError: There is no such method, or a file cannot be read.
@@ -94,7 +94,7 @@ def help_parser(words: Sequence[str]) -> jsonargparse.ArgumentParser:
 
 
 def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]]:
-    """The values of an option that stands for a file, and the words without it.
+    """Return the values of an option that names a file, and the words without it.
 
     Raises:
         ConfigError: Nothing follows the option.
@@ -118,7 +118,7 @@ def take_option(words: Sequence[str], option: str) -> tuple[list[str], list[str]
 
 
 def build_parser(method: str) -> jsonargparse.ArgumentParser:
-    """All options of a run with a method, for their help; values never reach this parser.
+    """Return the parser of all options, for their help; values never reach this parser.
 
     Raises:
         BackendUnavailableError: The package that parses options is not installed.
@@ -134,14 +134,14 @@ def build_parser(method: str) -> jsonargparse.ArgumentParser:
         parser.add_class_arguments(kind, name)
     for action in parser._actions:
         if action.dest in sections(method):
-            # A whole section from another file, which is not read.
+            # An option for a whole section from another file; such files are not read.
             action.help = argparse.SUPPRESS
     parser.set_defaults(dict(leaves(defaults(method))))
     return parser
 
 
 def _jsonargparse() -> Any:
-    # Only here, so that a run can be configured in Python and resumed without it.
+    # Imported late, so that runs can be configured in Python and resumed without it.
     try:
         return importlib.import_module("jsonargparse")
     except ImportError as error:
@@ -151,7 +151,7 @@ def _jsonargparse() -> Any:
 
 
 def _worded(name: str, text: str, hint: Any) -> Any:
-    """The value of an option that a word of the command line stands for."""
+    """Value of an option, parsed from a word of the command line."""
     kinds = members(hint)
     choices = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
     # A path or a name may look like a number.
@@ -174,7 +174,7 @@ def _worded(name: str, text: str, hint: Any) -> Any:
 
 
 def _plain_option(name: str, text: str) -> Any:
-    """The value of an option of the network, which may be of any plain type."""
+    """Value of an option of the network, of any plain type."""
     try:
         return typed(parse(text), Option)
     except (TypeError, ValueError) as error:
@@ -185,7 +185,7 @@ def _plain_option(name: str, text: str) -> Any:
 
 
 def _options(words: Sequence[str]) -> list[tuple[str, str | None]]:
-    """The options in the words, and what is given for each; None where nothing is.
+    """Options in the words with their text, or None for an option without a value.
 
     Raises:
         ConfigError: A word belongs to no option.

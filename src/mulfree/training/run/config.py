@@ -1,4 +1,4 @@
-"""The configuration of a run: typed sections, read from YAML files and dotted options."""
+"""Configuration of a run: typed sections."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ _MAX_DEVICES = 2**16
 
 Scalar: TypeAlias = bool | int | float | str | None
 Option: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
-"""Type of an option of a network: data, never a class or anything else that is built."""
+"""Type of an option of a network: plain data, never a class or an object."""
 MAX_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """The network that is trained. Its classes and channels are those of the data.
+    """The network; its classes and channels follow from the data.
 
     Attributes:
         name: A name of `mulfree.models.list_models()`.
-        operator: What stands in the place of the convolutions.
+        operator: Operator that replaces the convolutions.
         options: Further options of `mulfree.models.create_model`.
     """
 
@@ -71,32 +71,31 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerConfig:
-    """How long, where and how exactly a run goes.
+    """Length, devices, precision and files of a run.
 
     Attributes:
         epochs: Passes over the training images.
-        seed: Decides initialisation, order, augmentation and every other chance.
+        seed: Seed of all random numbers: initialisation, order, augmentation.
         output: Directory of the run; by default a new one under runs/.
         accelerator: Kind of device.
         devices: Processes, one device each; `data.batch_size` images are divided among them.
-        strategy: What each of several processes has: a copy of the network and of the optimiser's
-            state (ddp, the default), or a part of them (fsdp), which needs less memory and sends
-            more.
-        sync_batchnorm: Normalise over the images of all processes together, not of each alone.
+        strategy: Replicate network and optimiser state in every process (ddp, the default), or
+            shard them (fsdp), with less memory and more communication.
+        sync_batchnorm: Batch norm over the images of all processes, not of each process.
         threads: CPU threads of a process; by default torch's choice.
         precision: Number format; mixed ones keep weights in float32.
         accumulate_grad_batches: Batches whose gradients are averaged for one step.
         gradient_clip_norm: Upper limit of the norm of all gradients together. The adaptive local
             learning rate is applied later, so adder weights are not affected.
-        ema: Decay of a moving average of the weights, which is then what is tested and saved.
-        compile: How torch.compile treats the training step: not at all (none), fused kernels
-            (default), these in CUDA graphs (reduce-overhead), or moreover the fastest of several
-            for each operator (max-autotune). True means default, and false none. Steps whose norm
-            is annealed are not compiled.
+        ema: Decay of a moving average of the weights; it is then tested and saved.
+        compile: Mode of torch.compile for the training step: not compiled (none), fused kernels
+            (default), fused kernels in CUDA graphs (reduce-overhead), or moreover autotuned
+            (max-autotune). True means default, and false none. Steps with an annealed exponent are
+            not compiled.
         checkpoint_every: Steps between checkpoints within an epoch; none by default. There is
             always one at the end of an epoch.
         log_every: Steps between the points of the TensorBoard log; on an accelerator also between
-            looks at whether loss and gradients are finite, as each look waits for the device.
+            checks that loss and gradients are finite, as each check waits for the device.
         tensorboard: Write a TensorBoard log.
         progress: A bar on a terminal and a line per epoch elsewhere (auto), or nothing (none).
     """
@@ -156,15 +155,15 @@ class TrainerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a run. The defaults train a small adder network on digits.
+    """Configuration of a run. The defaults train a small adder network on digits.
 
     Attributes:
         model: The network.
         data: The images.
         task: The task.
         method: The training method.
-        optimizer: How its parameters are updated.
-        schedule: How the learning rate goes.
+        optimizer: The optimiser.
+        schedule: The learning-rate schedule.
         p_annealing: The exponent of adder layers.
         trainer: Length, devices and files of the run.
     """
@@ -179,18 +178,18 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as nested dicts of plain values."""
+        """Return the configuration as nested dicts of plain values."""
         return asdict(self)
 
     def to_yaml(self) -> str:
-        """The configuration as a file that `read_config` takes."""
+        """Return the configuration as text of a file for `read_config`."""
         return write(self.to_dict())
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """The configuration that `to_dict` gave; sections and options left out get defaults.
+        """Return the configuration of a result of `to_dict`; missing options get defaults.
 
-        Values have the types of the options already: nothing is parsed.
+        Values need the types of the options: nothing is parsed.
 
         Raises:
             ConfigError: An option is unknown or has a bad value.
@@ -238,7 +237,7 @@ def checked(name: str, value: object, hint: Any) -> Any:
 
 
 def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Options by their dotted names; `model.options` is one option."""
+    """Yield options by their dotted names; `model.options` is one option."""
     for key, value in values.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping) and name != "model.options":
@@ -264,7 +263,7 @@ def method_of(
 
 
 def merged(values: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with what `other` has in its place, section by section."""
+    """Return `values` overridden by `other`, section by section."""
     result = dict(values)
     for key, value in other.items():
         old = result.get(key)
@@ -307,7 +306,7 @@ def check_known(name: str, method: str, source: str) -> None:
         raise ConfigError(f"train: unknown option {quoted(name)} in {source}{hint}")
     near = difflib.get_close_matches(name[:MAX_NAME], known, n=1)
     if not near:
-        # A right name in no section or in the wrong one.
+        # A known name without its section or in another one.
         last = str(name).rpartition(".")[2]
         near = [full for full in known if full.rpartition(".")[2] == last][:1]
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -16,7 +16,7 @@ _PROCESSES = re.compile(r"[0-9]{1,9}")
 
 
 def is_main_process() -> bool:
-    """Whether this process writes the files and the output of the run: the one of rank 0."""
+    """Return whether this process, of rank 0, writes the files and the output of the run."""
     return rank() == 0
 
 

@@ -18,7 +18,7 @@ CONFIG = "config.yaml"
 
 RUNS = "runs"
 
-# Options that do not decide the result of a run and may differ when it is resumed.
+# Options that do not affect the result of a run and may differ when it is resumed.
 _FREE_ON_RESUME = frozenset(
     {
         "data.cache",
@@ -39,7 +39,7 @@ _FREE_ON_RESUME = frozenset(
 
 
 def resumed_directory(config: TrainConfig, resume: Checkpoint, kept: contextlib.ExitStack) -> Path:
-    """The directory of the run of a checkpoint, if `config` is the one of that run."""
+    """Return the directory of the run of a checkpoint, locked, if `config` is its configuration."""
     directory = resume.path.parent
     old, new = dict(leaves(resume.config.to_dict())), dict(leaves(config.to_dict()))
     for name in sorted(old.keys() | new.keys()):
@@ -62,7 +62,7 @@ def resumed_directory(config: TrainConfig, resume: Checkpoint, kept: contextlib.
 
 
 def _keep(directory: Path, kept: contextlib.ExitStack) -> None:
-    """Keeps a directory for this run alone.
+    """Lock a directory for this run.
 
     Raises:
         ConfigError: Another run uses it.
@@ -77,7 +77,7 @@ def _keep(directory: Path, kept: contextlib.ExitStack) -> None:
 
 
 def new_directory(config: TrainConfig, kept: contextlib.ExitStack) -> Path:
-    """An empty directory for a new run, with its configuration in it."""
+    """Create the directory of a new run, locked, with its configuration in it."""
     output = config.trainer.output
     parts = (config.data.name, config.model.name, config.model.operator)
     directory = Path(RUNS, "_".join(parts)) if output is None else Path(output)
@@ -105,7 +105,7 @@ def new_directory(config: TrainConfig, kept: contextlib.ExitStack) -> Path:
 
 
 def _numbered(directory: Path) -> Path:
-    """A new directory: `directory`, or with the first number for which there is none yet."""
+    """Create `directory`, or the first numbered one that does not exist."""
     candidate, number = directory, 2
     while True:
         try:

@@ -244,7 +244,7 @@ class RunModule(LightningModule):
     # --- checkpoints --------------------------------------------------------------------------
 
     def on_save_checkpoint(self, content: dict[str, Any]) -> None:
-        """Add the state of the run, and what is read back without the loop."""
+        """Add the state of the run, and the entries that are read without the loop."""
         content[checkpoint.KEY] = {
             "format": checkpoint.FORMAT,
             "config": self.config.to_dict(),

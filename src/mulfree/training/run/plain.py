@@ -1,8 +1,7 @@
-"""Plain values written as YAML: numbers, words, lists and tables, and nothing that is more.
+"""Plain values as YAML: numbers, words, lists and tables.
 
-Whole YAML can name Python types, and a few of its lines can stand for any number of values. Here
-a text is read event by event: tags, anchors and aliases are refused, and so is what is nested too
-deep or has too many values.
+Full YAML can name Python types, and a few lines can stand for any number of values. Here a text is
+read event by event: tags, anchors, aliases, deep nesting and too many values are refused.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from mulfree.files import read_regular
 from mulfree.training.run.typed import HALVES
 
 Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
-"""Value that a text stands for."""
+"""Value of a text."""
 
 _MAX_BYTES = 2**18
 _MAX_VALUES = 10_000
@@ -47,10 +46,10 @@ _WORDS: dict[str, bool | float | None] = {
 
 
 def parse(text: str) -> Plain:
-    """The value that a text in YAML stands for; keys of tables are always text.
+    """Parse a text in YAML; keys of tables are always text.
 
     Raises:
-        ValueError: It is not YAML, or more than plain values; says why in one line.
+        ValueError: It is not YAML, or more than plain values; the message is one line.
     """
     try:
         return _Reader(yaml.parse(text, Loader=yaml.SafeLoader)).document()
@@ -59,7 +58,7 @@ def parse(text: str) -> Plain:
 
 
 def read(path: Path) -> Plain:
-    """The value in a file.
+    """Read the value in a file.
 
     Raises:
         OSError: It cannot be read, is too large, or is something else than a file.
@@ -69,12 +68,12 @@ def read(path: Path) -> Plain:
 
 
 def write(value: Plain) -> str:
-    """The text of a value, which `parse` gives back."""
+    """Return the text of a value, the inverse of `parse`."""
     return yaml.dump(value, Dumper=_Writer, sort_keys=False)
 
 
 class _Writer(yaml.SafeDumper):
-    """Quotes what `parse` would take for a number, and writes what is there twice twice."""
+    """Dumper that quotes text which `parse` would read as a number, and uses no aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -86,7 +85,7 @@ _Writer.add_implicit_resolver(
 
 
 class _Reader:
-    """Values made of the events of a parser."""
+    """Values from the events of a parser."""
 
     def __init__(self, events: Iterator[yaml.Event]) -> None:
         self._events = events
@@ -142,7 +141,7 @@ class _Reader:
 
     def _text(self, event: yaml.ScalarEvent) -> str:
         text: str = event.value
-        # An escape in quotes can name half of a character, which no file can be called.
+        # An escape in quotes can be half of a character, which no file name can hold.
         self._check(not HALVES.search(text), "not text", event)
         return text
 

@@ -1,4 +1,4 @@
-"""What a run shows while it goes: a bar on a terminal, a line per epoch elsewhere."""
+"""Progress of a run: a bar on a terminal, a line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-# Often enough to look alive, seldom enough to cost nothing next to a step of a millisecond.
+# Often enough to look alive, rare enough to be cheap next to a step of a millisecond.
 _SECONDS = 0.1
 
 
 class Display(Protocol):
-    """Where a run reports to."""
+    """Progress display."""
 
     def start(self, steps: int, done: int) -> None:
-        """The run has `steps` steps, of which `done` lie behind."""
+        """Start at step `done` of `steps`."""
 
     def step(self, step: int, epoch: int, loss: float) -> None:
-        """A step was taken."""
+        """Show a step."""
 
     def epoch(self, text: str) -> None:
-        """An epoch has ended with the results in `text`."""
+        """Show the results of an epoch."""
 
     def stop(self) -> None:
-        """The run is over; called once, also when it failed."""
+        """Stop; called once, also after a failure."""
 
 
 class Silent:
-    """Shows nothing."""
+    """Display that shows nothing."""
 
     def start(self, steps: int, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def step(self, step: int, epoch: int, loss: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def epoch(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def stop(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Lines(Silent):
     """A line per epoch."""
 
     def epoch(self, text: str) -> None:
-        """Prints the line."""
+        """Print the line."""
         print(text, flush=True)
 
 
@@ -70,12 +70,12 @@ class Bar:
         self._shown = 0.0
 
     def start(self, steps: int, done: int) -> None:
-        """Shows the bar."""
+        """Show the bar."""
         self._progress.update(self._task, total=steps, completed=done)
         self._progress.start()
 
     def step(self, step: int, epoch: int, loss: float) -> None:
-        """Moves the bar, unless it was just moved."""
+        """Move the bar, unless it has just moved."""
         now = time.monotonic()
         if now - self._shown >= _SECONDS:
             self._shown = now
@@ -83,19 +83,19 @@ class Bar:
             self._progress.update(self._task, completed=step, description=text)
 
     def epoch(self, text: str) -> None:
-        """Prints the line above the bar."""
+        """Print the line above the bar."""
         self._progress.console.print(text, markup=False, highlight=False)
 
     def stop(self) -> None:
-        """Removes the bar."""
+        """Remove the bar."""
         self._progress.stop()
 
 
 @contextlib.contextmanager
 def decoding(show: bool) -> Iterator[Callable[[float], None]]:
-    """Where `mulfree.data.load` reports to: a bar on standard error, if that is a terminal.
+    """Progress callback of `mulfree.data.load`: a bar on standard error, if that is a terminal.
 
-    It appears with the first report, as images that are decoded already take no time.
+    It appears with the first report, as cached images take no time.
     """
     console = Console(stderr=True)
     columns = (TextColumn("decoding images"), BarColumn(), TimeRemainingColumn())
@@ -106,7 +106,7 @@ def decoding(show: bool) -> Iterator[Callable[[float], None]]:
 
 
 def display(mode: str) -> Display:
-    """The display for `trainer.progress` on this standard output."""
+    """Return the display for `trainer.progress` on this standard output."""
     if mode == "none":
         return Silent()
     console = Console()

@@ -37,7 +37,7 @@ from mulfree.training.run.results import final_metrics, write_results
 if TYPE_CHECKING:
     pass
 
-# Images up to this size are kept on the accelerator.
+# Larger sets of images are not kept on the accelerator.
 _RESIDENT_BYTES = 2**31
 
 
@@ -85,7 +85,7 @@ def train(config: TrainConfig, resume: Checkpoint | None = None) -> Result:
 
 
 def _train(config: TrainConfig, resume: Checkpoint | None, kept: contextlib.ExitStack) -> Result:
-    """`train`; the directory is kept for this run as long as `kept` is open."""
+    """Train; the directory is locked as long as `kept` is open."""
     directory = None if resume is None else resumed_directory(config, resume, kept)
     place = place_run(config)
     if config.trainer.threads is not None:
@@ -97,7 +97,7 @@ def _train(config: TrainConfig, resume: Checkpoint | None, kept: contextlib.Exit
     torch.manual_seed(config.trainer.seed)
     method = build_method(config, splits)
     if config.trainer.precision == "64-true":
-        # Now, as weights that are loaded into float32 would be rounded.
+        # Before loading: weights loaded into float32 would be rounded.
         method.double()
     if resume is not None:
         load_network(method.model, resume)
@@ -113,7 +113,7 @@ def _fit(
     resume: Checkpoint | None,
     kept: contextlib.ExitStack,
 ) -> Result:
-    # Seconds to import, and not needed by who only wants an optimiser or a schedule.
+    # Imported late: Lightning takes seconds.
     from lightning.pytorch import Trainer
 
     from mulfree.training.distributed.strategy import build_strategy
@@ -183,8 +183,7 @@ def _fit(
             raise TrainingError(f"{error}{hint}") from error
         message = _out_of_memory(config, module.training, place.device) + hint
         if not is_main_process():
-            # The others may have memory enough, and wait for this process until it says that it
-            # has failed.
+            # The other ranks may have enough memory, and wait until this process has failed.
             raise SystemExit(message) from error
         raise TrainingError(message) from error
     except (MulfreeError, OSError):
@@ -194,7 +193,7 @@ def _fit(
             raise
         raise incomplete(resume.path, error) from error
     except SystemExit:
-        # What the loop makes of an interrupt.
+        # The loop turns an interrupt into this exception.
         raise KeyboardInterrupt from None
     finally:
         files.close()
@@ -241,7 +240,7 @@ def _loader(
 
 
 def _out_of_memory(config: TrainConfig, training: bool, device: torch.device) -> str:
-    """What to do about memory that was too small in training or else in validation."""
+    """Message for an accelerator that ran out of memory in training or else in validation."""
     if not training:
         return (
             f"train: `data.eval_batch_size` must be lower for the memory of {device}, "
@@ -266,7 +265,7 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "`isinstance.treespec, LeafSpec", FutureWarning)
             # A network of the method that is not trained.
             warnings.filterwarnings("ignore", "Found .* in eval mode at the start", UserWarning)
-            # It warns of changing logits in place, which no method does.
+            # About changing logits in place, which no method does.
             warnings.filterwarnings(
                 "ignore", "FSDP2-wrapped module .* returned a view", UserWarning
             )

@@ -1,7 +1,7 @@
-"""Files of `torch.save` that carry a digest of themselves, and are checked before they are read.
+"""Files of `torch.save` with a digest that is checked before they are read.
 
 A flipped bit in a tensor gives another valid tensor, and torch compares no checksums. The SHA-256
-stands in the comment at the end of the archive, where torch and other readers pass over it.
+is stored in the comment at the end of the archive, which torch and other readers skip.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mulfree.models.pickles import load
 
 _PREFIX = b"mulfree sha256:"
 _COMMENT = len(_PREFIX) + 2 * hashlib.sha256().digest_size
-# The end of an archive without a comment, whose length would stand at its end.
+# End record of an archive without a comment; its last field is the length of the comment.
 _END, _END_SIZE = b"PK\x05\x06", 22
 _LENGTH = struct.Struct("<H")
 
 
 def to_bytes(content: Any) -> bytes:
-    """Bytes that `torch.save` writes for `content`, with their digest."""
+    """Return the bytes that `torch.save` writes for `content`, with their digest."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     plain = buffer.tell() - _LENGTH.size
@@ -36,19 +36,19 @@ def to_bytes(content: Any) -> bytes:
 
 
 def from_bytes(file: bytes) -> Any:
-    """The content of a file of `to_bytes`, or of one of `torch.save` without a digest.
+    """Return the content of a file of `to_bytes`, or of `torch.save` without a digest.
 
     Only tensors, on the CPU, and plain values are accepted, and no code is run.
 
     Raises:
-        ValueError: It is damaged, or something else.
+        ValueError: It is damaged, or another kind of file.
     """
     _check_digest(file)
     return load(io.BytesIO(file))
 
 
 def _check_digest(file: bytes) -> None:
-    """Refuse a file that is not as it was written, as far as it has a digest."""
+    """Refuse a file whose digest does not match; a file without one passes."""
     comment = len(file) - _COMMENT
     if file[comment:].startswith(_PREFIX) and comment > 0:
         with memoryview(file) as view:

@@ -1,14 +1,13 @@
-"""Checkpoints that many processes write together: a directory with a part of each of them.
+"""Sharded checkpoints: a directory with a part of every rank.
 
 The directory holds
 
-- `content.ckpt`: what `torch.save` makes of the checkpoint, with a tensor without memory (on the
-  meta device) in the place of each one that is divided among the processes, and the SHA-256 of
-  every part;
-- `shard-0.safetensors`, `shard-1.safetensors`, ...: the rows of these tensors that a process has,
-  under their path in the content. One after the other they are the whole tensor.
+- `content.ckpt`: the checkpoint by `torch.save`, with a meta tensor for each sharded tensor, and
+  the SHA-256 of every part;
+- `shard-0.safetensors`, `shard-1.safetensors`, ...: the rows of these tensors on each rank, by
+  their path in the content. Concatenated they are the whole tensor.
 
-So the content can be read without processes, on any number of them, and no code is run from it.
+So it can be read by any number of processes, and no code is run from it.
 """
 
 from __future__ import annotations
@@ -31,29 +30,29 @@ from mulfree.files import read_regular
 from mulfree.training.run import sealed
 
 CONTENT = "content.ckpt"
-# Where the content keeps the digests of the parts.
+# Key of the digests of the parts.
 _DIGESTS = "shards"
 T = TypeVar("T")
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether `path` is a directory of `save_sharded`."""
+    """Return whether `path` is a directory of `save_sharded`."""
     return (path / CONTENT).is_file()
 
 
 def save_sharded(content: Mapping[str, Any], path: Path) -> None:
-    """Writes a checkpoint together with all other processes, each of which has to call it.
+    """Write a checkpoint; all ranks call it together.
 
-    What was at `path` before stays there, or if the processes are killed at the worst moment at
+    The previous checkpoint stays at `path`, or if the processes are killed at the worst moment at
     `standing(path)`, until the new checkpoint is complete.
 
     Args:
-        content: Nested dictionaries and lists. Of a DTensor every process writes its rows;
-            everything else is taken from the first process.
+        content: Nested dictionaries and lists. Every rank writes its rows of a DTensor; everything
+            else is taken from rank 0.
         path: The directory, on a file system that all processes share.
 
     Raises:
-        OSError: A process cannot write its part; it is raised in all of them.
+        OSError: A rank cannot write its part; it is raised on all of them.
     """
     rank = distributed.get_rank()
     part = part_of(path)
@@ -84,11 +83,11 @@ def save_sharded(content: Mapping[str, Any], path: Path) -> None:
 
 
 def join(content: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """The content of the checkpoint in `directory`, with whole tensors.
+    """Return the content of the checkpoint in `directory`, with whole tensors.
 
     Args:
-        content: What its `content.ckpt` holds.
-        directory: The directory; what it holds is not trusted.
+        content: Content of its `content.ckpt`.
+        directory: The directory; its files are not trusted.
 
     Raises:
         ArtifactError: A part is missing, damaged or of another checkpoint.
@@ -118,21 +117,21 @@ def join(content: Mapping[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def standing(path: Path) -> Path:
-    """Where the checkpoint called `path` is: there, or where a save that was killed put it."""
+    """Return the place of the checkpoint `path`; a killed save may have moved it aside."""
     old = _beside(path, "old")
     return old if old.exists() and not path.exists() else path
 
 
 def part_of(path: Path) -> Path:
-    """Where the checkpoint called `path` is written before it is complete."""
+    """Return the place where the checkpoint `path` is written before it is complete."""
     return _beside(path, "part")
 
 
 def put_in_place(new: Path, path: Path) -> None:
-    """Gives the complete file or directory `new` the name `path`, in place of what has it.
+    """Replace `path` by the complete file or directory `new`.
 
-    Unlike a file, a directory cannot be replaced in one step: for a moment what was at `path` is
-    found by `standing(path)` only.
+    Unlike a file, a directory cannot be replaced atomically: for a moment only `standing(path)`
+    finds the previous one.
     """
     old = _beside(path, "old")
     if path.exists():
@@ -143,7 +142,7 @@ def put_in_place(new: Path, path: Path) -> None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copies a directory of `save_sharded`; it appears whole."""
+    """Copy a directory of `save_sharded`; the copy appears complete."""
     part = part_of(target)
     remove(part)
     shutil.copytree(source, part)
@@ -151,7 +150,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a directory, if there is one."""
+    """Remove a file or a directory, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -159,7 +158,7 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what a save of the checkpoint `path` left that was killed."""
+    """Remove the leftovers of a killed save of the checkpoint `path`."""
     remove(part_of(path))
     if path.exists():
         remove(_beside(path, "old"))
@@ -174,7 +173,7 @@ def _shard(rank: int) -> str:
 
 
 def _divided(value: Any, name: str, pieces: dict[str, Tensor]) -> Any:
-    """`value` without the memory of its DTensors, whose local rows are put into `pieces`."""
+    """`value` with meta tensors for its DTensors, whose local rows are put into `pieces`."""
     if isinstance(value, DTensor):
         assert value.placements == (Shard(0),)
         pieces[name] = value.to_local().detach().cpu().contiguous()
@@ -192,7 +191,7 @@ def _mapped(value: Any, name: str, function: Callable[[Any, str], Any]) -> Any:
 
 
 def _write(path: Path, content: bytes) -> str:
-    """Writes a file, waits until it is on the disk, and returns its digest."""
+    """Write a file, flush it to the disk, and return its digest."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -201,7 +200,7 @@ def _write(path: Path, content: bytes) -> str:
 
 
 def _together(action: Callable[[], T], path: Path) -> list[T]:
-    """What `action` gives in each process; where it fails in one of them, it fails in all."""
+    """Results of `action` on all ranks; a failure on one is raised on all."""
     mine: tuple[T | None, tuple[int | None, str | None] | None]
     try:
         mine = action(), None

@@ -1,8 +1,8 @@
-"""The state of a training loop in a checkpoint, compared with the loop that is to go on from it.
+"""Check of the loop state in a checkpoint against the loop that resumes from it.
 
-A checkpoint is not trusted, and the loop takes what it finds in one without a look. So all of it
-has to be what the run itself would have saved at that step: the same names, types and shapes.
-What the configuration decides, such as momentum, is taken from there and not from the checkpoint.
+A checkpoint is not trusted, and the loop loads it unchecked. So its names, types and shapes must
+equal those that the run itself would save at that step. Values that the configuration determines,
+such as momentum, are taken from there and not from the checkpoint.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mulfree.training.run.checkpoint import KEY, NETWORKS, Checkpoint, incomplet
 from mulfree.training.run.module import RunModule
 
 _VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+[a-z0-9.+]*")
-# Where the loop keeps the position in the training images.
+# Key of the position in the training images.
 _POSITION = "combined_loader"
-# Batches of held-out data, which are counted as well, are fewer.
+# Upper bound of the counted batches of held-out data.
 _MAX_TESTED = 2**40
 _STEPS = (
     "epoch_loop.automatic_optimization.optim_progress",
@@ -35,7 +35,7 @@ _STEPS = (
 def resumable(
     checkpoint: Checkpoint, module: RunModule, trainer: Trainer, batches: int
 ) -> dict[str, Any]:
-    """The content of a checkpoint for a loop that goes on from it.
+    """Return the content of a checkpoint for a loop that resumes from it.
 
     Args:
         checkpoint: Any checkpoint.
@@ -120,7 +120,7 @@ def _check_loops(
     _same_structure("state_dict", positions, {_POSITION: [{"epoch": 0, "batch": 0}]})
     (position,) = positions[_POSITION]
     _require(position["batch"] <= batches, "batch", position)
-    # Neither the loop nor the run goes on for longer than it has batches.
+    # No counter exceeds the number of batches.
     for value in (*_integers(loops), position["epoch"]):
         _require(0 <= value <= max(all_batches, _MAX_TESTED), "loops", value)
     steps: Any = fit
@@ -151,7 +151,7 @@ def _check_own(own: Mapping[str, Any], module: RunModule, step: int) -> None:
 
 
 def _optimizer_states(states: Any, module: RunModule) -> list[dict[str, Any]]:
-    """Optimiser state, in the parameter groups that the configuration makes."""
+    """Optimiser state, with the parameter groups of the configuration."""
     _require(isinstance(states, list) and len(states) == 1, "optimizer_states", states)
     (found,) = states
     optimizer = module.configure_optimizers()
@@ -165,7 +165,7 @@ def _optimizer_states(states: Any, module: RunModule) -> list[dict[str, Any]]:
     parameters = [param for group in optimizer.param_groups for param in group["params"]]
     entries = found["state"]
     _require(isinstance(entries, dict), "state", entries)
-    like = _remembered(module)
+    like = _state_of_one(module)
     for index, entry in entries.items():
         known = type(index) is int and 0 <= index < len(parameters)
         _require(known, "state", index)
@@ -178,15 +178,15 @@ def _optimizer_states(states: Any, module: RunModule) -> list[dict[str, Any]]:
     return [{**expected, "state": entries}]
 
 
-def _remembered(module: RunModule) -> dict[str, Tensor]:
-    """Optimiser state of one parameter of the run, here of one with one element."""
+def _state_of_one(module: RunModule) -> dict[str, Tensor]:
+    """Optimiser state of a parameter with one element."""
     with torch.random.fork_rng(devices=()):
         probe = nn.Linear(1, 1, bias=False)
     optimizer = build_optimizer(probe, module.config.optimizer)
     probe.weight.grad = torch.ones_like(probe.weight)
     optimizer.step()
-    remembered: dict[str, Tensor] = optimizer.state_dict()["state"].get(0, {})
-    return {key: value for key, value in remembered.items() if value is not None}
+    state: dict[str, Tensor] = optimizer.state_dict()["state"].get(0, {})
+    return {key: value for key, value in state.items() if value is not None}
 
 
 def _same_keys(what: str, found: Any, expected: Iterable[str]) -> None:

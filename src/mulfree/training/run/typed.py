@@ -1,4 +1,4 @@
-"""Plain values checked against type hints, so that files need no parser that builds objects."""
+"""Plain values checked against type hints, without a parser that builds objects."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 HALVES = re.compile("[\ud800-\udfff]")
-"""Halves of characters, as of bytes that are no UTF-8; no file can hold them."""
+"""Halves of characters, as from bytes that are not UTF-8; no file can hold them."""
 _SCALARS = (bool, int, float, str, NoneType)
 
 
 def typed(value: object, hint: Any) -> Any:
-    """`value` where it is of the type of a hint; an integer is also a float, a list a tuple.
+    """Return `value` if it has the type of a hint; an integer is also a float, a list a tuple.
 
     Args:
         value: Anything.
         hint: bool, int, float, str, None, a `Literal` of words, `list[...]`, `tuple[..., ...]`,
-            `dict[str, ...]`, or a union of these. Which of several words it is, is for the owner
-            of the option to check.
+            `dict[str, ...]`, or a union of these. The words of a `Literal` are not compared: the
+            owner of the option does so.
 
     Returns:
         Plain values that share no list or table with `value`.
 
     Raises:
-        TypeError: It is of another type, or holds halves of characters; its text is what is
-            required.
+        TypeError: It has another type, or holds halves of characters; the message is the
+            requirement.
     """
     kinds = members(hint)
     for kind in kinds:
@@ -42,20 +42,20 @@ def typed(value: object, hint: Any) -> Any:
 
 
 def members(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, also of unions in it; a hint that is none is its only member."""
+    """Return the members of a union, flattened; any other hint is its only member."""
     if get_origin(hint) not in (Union, UnionType):
         return (hint,)
     return tuple(kind for part in get_args(hint) for kind in members(part))
 
 
 def names(kinds: Sequence[Any]) -> list[str]:
-    """The types of hints for an error message."""
+    """Return the names of types for an error message."""
     found = ("null" if kind is NoneType else _kind(kind).__name__ for kind in kinds)
     return list(dict.fromkeys(found))
 
 
 def is_plain(hint: Any) -> bool:
-    """Whether only plain values are of a hint: no `Any`, no class and nothing to call."""
+    """Return whether a hint admits plain values only: no `Any`, no class, no callable."""
     arguments = get_args(hint)
     match get_origin(hint):
         case None:
