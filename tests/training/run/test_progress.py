@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mulfree.training.run.progress import Bar, Lines, Silent, decoding, display
+from mulfree.training.run.progress import Bar, Display, Lines, decoding, display
 
 
 def test_a_bar_shows_steps_and_prints_epochs_above() -> None:
@@ -39,7 +39,7 @@ def test_elsewhere_a_line_per_epoch(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     silent = display("none")
-    assert type(silent) is Silent
+    assert type(silent) is Display
     silent.start(4, 0)
     silent.step(1, 1, 0.5)
     silent.epoch("epoch 1/1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 _SECONDS = 0.1
 
 
-class Display(Protocol):
-    """Progress display."""
+class Display:
+    """Progress display; this one shows nothing."""
 
     def start(self, steps: int, done: int) -> None:
         """Start at step `done` of `steps`."""
@@ -30,23 +29,7 @@ class Display(Protocol):
         """Stop; called once, also after a failure."""
 
 
-class Silent:
-    """Display that shows nothing."""
-
-    def start(self, steps: int, done: int) -> None:
-        """Do nothing."""
-
-    def step(self, step: int, epoch: int, loss: float) -> None:
-        """Do nothing."""
-
-    def epoch(self, text: str) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
-
-
-class Lines(Silent):
+class Lines(Display):
     """A line per epoch."""
 
     def epoch(self, text: str) -> None:
@@ -54,7 +37,7 @@ class Lines(Silent):
         print(text, flush=True)
 
 
-class Bar:
+class Bar(Display):
     """A bar over all steps, and a line per epoch above it."""
 
     def __init__(self, console: Console) -> None:
@@ -108,6 +91,6 @@ def decoding(show: bool) -> Iterator[Callable[[float], None]]:
 def display(mode: str) -> Display:
     """Return the display for `trainer.progress` on this standard output."""
     if mode == "none":
-        return Silent()
+        return Display()
     console = Console()
     return Bar(console) if console.is_terminal else Lines()

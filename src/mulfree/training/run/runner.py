@@ -28,7 +28,7 @@ from mulfree.training.run.config import TrainConfig
 from mulfree.training.run.devices import Place, is_main_process, place_run, rank
 from mulfree.training.run.directory import new_directory, resumed_directory
 from mulfree.training.run.network import build_method, check_model
-from mulfree.training.run.progress import Silent, decoding, display
+from mulfree.training.run.progress import Display, decoding, display
 from mulfree.training.run.report import (
     Row,
 )
@@ -135,7 +135,7 @@ def _fit(
     )
     if directory is None:
         directory = new_directory(config, kept)
-    shown = display(settings.progress) if is_main_process() else Silent()
+    shown = display(settings.progress) if is_main_process() else Display()
     signals = StopOnSignal(module.guard.request_stop)
     checkpoints = CheckpointIO()
     files = RunFiles(directory, shown, signals, checkpoints)
