@@ -180,10 +180,10 @@ def in_memory(images: int) -> tuple[ImageSet, Transform]:
 
 def in_file(folder: Path, images: int) -> tuple[ImageSet, Transform]:
     """Made-up images of the shape of ImageNet's cache, in a file, and its augmentation."""
-    chance = np.random.default_rng(0)
+    draws = np.random.default_rng(0)
     with ArrayWriter(folder / "images.npy", (3, 256, 256)) as writer:
         for _ in range(images):
-            writer.append(chance.integers(0, 256, (1, 3, 256, 256), dtype=np.uint8))
+            writer.append(draws.integers(0, 256, (1, 3, 256, 256), dtype=np.uint8))
     transform = Transform(mean=MEAN, std=STD, augmentation=ResizedCrop(size=224))
     labels = torch.arange(images) % 1000
     return ImageSet(map_array(folder / "images.npy"), labels, mapped=True), transform
