@@ -1,9 +1,8 @@
-"""What teachers do for an adder network, over seeds: `python benchmarks/accuracy.py RECIPE`.
+"""Effect of teachers on an adder network, over seeds: `python benchmarks/accuracy.py RECIPE`.
 
 The recipe is one of pkkd. From it come the network with convolutions, the adder network alone, kd
-and the grid of arXiv 2009.13044: {none, 1x1, kernel, both} for what layers say, with a teacher that
-is trained already (the network with convolutions of the same seed) or learns beside it
-(progressive).
+and the grid of arXiv 2009.13044: {none, 1x1, kernel, both} for feature matching, with a teacher
+that is trained already (the network with convolutions of the same seed) or jointly (progressive).
 Everything else is equal. A run that is there is not run again, and one that was stopped goes on, so
 the same command finishes what was begun; other processes may take other seeds in the same folder.
 """
@@ -30,7 +29,7 @@ from mulfree.training.run.report import METRICS_CSV, METRICS_JSON
 
 CONVOLUTION, ADDER, KD, PKKD = "convolution", "adder", "kd", "pkkd"
 TRAINED, LEARNING = "trained", "progressive"
-# What is done to the responses of layers before they are compared.
+# Transforms of the outputs of layers before they are compared.
 TRANSFORMS: dict[str, dict[str, Any]] = {
     "none": {"use_kernel": False, "projection": "none"},
     "1x1": {"use_kernel": False},
@@ -39,7 +38,7 @@ TRANSFORMS: dict[str, dict[str, Any]] = {
 }
 GRID = [f"{PKKD}-{name}-{teacher}" for teacher in (TRAINED, LEARNING) for name in TRANSFORMS]
 NETWORKS = [CONVOLUTION, ADDER, KD, *GRID]
-# What the table tells of a run, and how it is written.
+# Columns of the table, with their formats.
 COLUMNS = {
     "validation_accuracy": ".2f",
     "test_accuracy": ".2f",
@@ -49,7 +48,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Trains what is missing, and prints a table of all that is there."""
+    """Train missing networks, and print a table of all finished ones."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -150,7 +149,7 @@ def _table(output: Path) -> Iterator[str]:
 
 
 def _runs(output: Path, network: str) -> dict[str, dict[str, Any]]:
-    """Results of what is finished, by seed."""
+    """Results of finished runs, by seed."""
     files = output.glob(f"{network}-seed*/{METRICS_JSON}")
     return {file.parent.name.rpartition("-seed")[2]: _results(file.parent) for file in files}
 

@@ -1,4 +1,4 @@
-"""What a strategy is made of; `test_distributed` runs them."""
+"""Parts of the strategies; `test_distributed` runs them."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def parameter(mesh: DeviceMesh, placements: list[Placement]) -> nn.Parameter:
 
 
 def placements(rank: int, mesh: DeviceMesh) -> None:
-    """The norm is that of the whole gradient, however it is divided, also in different ways."""
+    """The norm is taken over the whole gradient, for any way of sharding."""
     grid = init_device_mesh("cpu", (1, WORLD))
     # Replicated over one dimension and sharded over the other is hybrid sharding.
     params = [
@@ -139,7 +139,7 @@ def placements(rank: int, mesh: DeviceMesh) -> None:
 
 
 def not_finite(rank: int, mesh: DeviceMesh) -> None:
-    """What is not finite in one process is an error in all, before a parameter has changed."""
+    """A gradient that is not finite on one rank is an error on all, before a parameter changes."""
     p = parameter(mesh, [Shard(0)])
     assert isinstance(p.grad, DTensor)
     if rank == 1:

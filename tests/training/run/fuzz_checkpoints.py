@@ -5,8 +5,8 @@ A few hundred mutations are part of the tests; more, from the root, with
     python -m tests.training.run.fuzz_checkpoints --mutations 20000
 
 Half of the mutations are of bytes, half of the structure, which is then written anew with the right
-digest. What passes every check is resumed. No process is started, and no file appears but those of
-a run in its directory.
+digest. A checkpoint that passes every check is resumed. No process is started, and no file appears
+outside the directory of the run.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Base:
 
 
 def make_bases(folder: Path) -> list[Base]:
-    """Small checkpoints within an epoch and behind the last one, of two methods."""
+    """Small checkpoints within an epoch and after the last one, of two methods."""
     variants: list[dict[str, Any]] = [
         {"trainer": {"epochs": 2, "checkpoint_every": 1, "ema": 0.9}},
         {
@@ -191,7 +191,7 @@ def make_bases(folder: Path) -> list[Base]:
 
 
 def _bases(config: TrainConfig) -> Iterator[Base]:
-    """Those of one run, which is stopped twice."""
+    """Checkpoints of one run that is stopped twice."""
     saved: list[bytes] = []
 
     def keep(content: Any, path: Any) -> None:
@@ -209,7 +209,7 @@ def _bases(config: TrainConfig) -> Iterator[Base]:
 
 
 def fuzz(mutations: int, seed: int, folder: Path, resumed: float = 0.1) -> Counter[str]:
-    """How many mutations were refused where; anything else than a refusal is an exception.
+    """Count the mutations by where they are refused; any other outcome is an exception.
 
     Args:
         mutations: How many.
@@ -245,7 +245,7 @@ def fuzz(mutations: int, seed: int, folder: Path, resumed: float = 0.1) -> Count
 
 
 def _outcome(path: Path, base: Base) -> str:
-    """Where a checkpoint is refused, or that it is taken."""
+    """Place where a checkpoint is refused, or "taken"."""
     where = "not read"
     try:
         checkpoint = load_checkpoint(path)
@@ -265,7 +265,7 @@ def _outcome(path: Path, base: Base) -> str:
 
 
 def _resumed(path: Path) -> str:
-    """Whether a run goes on from a checkpoint to its end."""
+    """Resume a run from a checkpoint to its end, if it is not refused."""
     try:
         checkpoint = load_checkpoint(path)
         settings = replace(checkpoint.config.trainer, tensorboard=False, progress="none")

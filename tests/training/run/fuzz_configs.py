@@ -115,7 +115,7 @@ def words_of(rng: Random, values: dict[str, Any]) -> list[str]:
 
 
 def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
-    """How many mutations were refused and taken; anything else is an exception."""
+    """Count the mutations that are refused and taken; any other outcome is an exception."""
     rng = np.random.default_rng(seed)
     kinds = [get_method(name).config_class for name in METHODS]
     bases = [TrainConfig(method=kind()).to_dict() for kind in kinds]  # type: ignore[call-arg]
@@ -155,7 +155,7 @@ def _part(rng: Random, base: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_plain(config: TrainConfig, path: Path) -> None:
-    """Whether a configuration is read back as it is from its own file and its own table."""
+    """Assert that a configuration is read back from its own file and its own table."""
     path.write_text(config.to_yaml(), encoding="utf-8")
     # Only by their text are numbers equal that are none.
     for again in (read_config(["--config", str(path)]), TrainConfig.from_dict(config.to_dict())):

@@ -1,4 +1,4 @@
-"""What `test_distributed` runs in several processes: `mulfree train`, once per argument.
+"""Script of `test_distributed` in several processes: `mulfree train`, once per argument.
 
 Each argument is a JSON list of words. Run by `-m tests.training.run.many_processes`, alone or under
 torchrun.

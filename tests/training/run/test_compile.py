@@ -1,4 +1,4 @@
-"""What `trainer.compile` promises: one graph, the same numbers, few compilations."""
+"""Option `trainer.compile`: one graph, the same numbers, few compilations."""
 
 from __future__ import annotations
 

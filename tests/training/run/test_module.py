@@ -1,4 +1,4 @@
-"""What a step asks of the device: on an accelerator nothing has to be waited for."""
+"""Synchronisation of a step with the device: on an accelerator it waits for nothing."""
 
 from __future__ import annotations
 
@@ -265,7 +265,7 @@ def test_the_moving_average_is_that_of_torch(
 
 
 def test_processes_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What another process has met decides, even where nothing has happened here."""
+    """A failure or a stop on another rank counts, even if nothing has happened here."""
     settings = make_config()
     network = models.create_model("lenet5_bn", operator="adder2d", width=0.25)
     task = supervised.Method(network, supervised.Config())

@@ -21,7 +21,7 @@ U = 2.0**-8
 
 
 class Rounded(torch.autograd.Function):
-    """A tensor rounded to bfloat16, and so its gradient: what a cast there and back does."""
+    """A tensor rounded to bfloat16, and so its gradient: as by a cast there and back."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def step(network: Network, *, mixed: bool) -> dict[str, Tensor]:
-    """What one step adds to each entry of the state."""
+    """Change of each entry of the state by one step."""
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     optimizer = build_optimizer(network, OptimizerConfig())
     images, labels = batch()

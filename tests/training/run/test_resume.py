@@ -50,7 +50,7 @@ def without_output(config: TrainConfig) -> TrainConfig:
 
 
 def final_state(directory: Path) -> dict[str, Any]:
-    """What a finished run leaves, but for the counters that only the loop itself looks at."""
+    """State of a finished run, without the counters that only the loop reads."""
     content = load_checkpoint(directory / "last.ckpt").content
     return {key: value for key, value in content.items() if key != "loops"}
 

@@ -44,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def content(file: Path, mesh: DeviceMesh) -> dict[str, Any]:
-    """What a run has in its memory when it saves that checkpoint with divided weights."""
+    """State in memory of a run that saves that checkpoint with sharded weights."""
     content = read(file)
     state = content["state_dict"]
     for name, tensor in state.items():

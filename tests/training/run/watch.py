@@ -1,4 +1,4 @@
-"""Parts of the fuzzers: choices by chance, trees of values, and a look at what a process does."""
+"""Parts of the fuzzers: random choices, trees of values, and a watch on side effects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def copied(tree: Any) -> Any:
 
 
 def check_line(error: MulfreeError) -> None:
-    """Whether the message of an error is one line that a terminal shows."""
+    """Assert that the message of an error is one printable line."""
     text = str(error)
     if not text.isprintable() or len(text) > MAX_MESSAGE:
         raise AssertionError(f"no line: {text!r}") from error
