@@ -13,17 +13,26 @@ from torch.utils import _device
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# The processes of pytest-xdist share the cores.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
 # torch remembers its constructors when a device context is first used: that has to be before one
 # of them is replaced below, or the replaced one would be forgotten for the rest of the process.
 _device._device_constructors()
 
 
+# Markers of tests that are expensive; all others are marked `fast`, and `pytest` runs those alone.
+LANES = ("interpreter", "compile", "processes", "sanitizers", "cross", "fuzz", "slow")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a GPU are left out where there is none."""
-    if torch.cuda.is_available():
-        return
+    """Mark the fast tests; skip the tests for a GPU if there is none."""
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if not any(item.get_closest_marker(lane) for lane in LANES):
+            item.add_marker("fast")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.compile
+
 pytest.importorskip("triton")
 
 # In a process of its own: here Triton's functions may be those of its interpreter, which nothing

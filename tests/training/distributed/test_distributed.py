@@ -58,7 +58,10 @@ NETWORKS = {
     ],
 }
 RESUMED = ("adder", "qat")
-pytestmark = pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two processors"),
+]
 
 
 def words(network: str, directory: Path, *more: str) -> list[str]:
@@ -138,20 +141,17 @@ def two(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_two_processes_equal_one(one: Path, two: Path, network: str, way: str) -> None:
     assert_close(one / network, two / f"{network}-{way}")
 
 
-@pytest.mark.slow
 def test_processes_that_lightning_starts(one: Path, tmp_path: Path) -> None:
     launch(("-m", MODULE), [words("conv", tmp_path / "run", "--trainer.devices=2")])
     assert_close(one / "conv", tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_what_was_divided_is_written_in_parts_and_read_like_a_file(two: Path) -> None:
     run = two / "adder-fsdp"
     parts = ["content.ckpt", "shard-0.safetensors", "shard-1.safetensors"]
@@ -168,7 +168,6 @@ def test_what_was_divided_is_written_in_parts_and_read_like_a_file(two: Path) ->
         assert torch.equal(from_parts.state_dict()[name], tensor), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["evaluate", "profile"])
 def test_verbs_take_a_divided_checkpoint(
     two: Path, verb: str, capsys: pytest.CaptureFixture[str]
@@ -177,7 +176,6 @@ def test_verbs_take_a_divided_checkpoint(
     assert capsys.readouterr().out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("network", RESUMED)
 def test_a_run_goes_on_with_more_processes_and_another_strategy(
     one: Path, two: Path, network: str
@@ -187,7 +185,6 @@ def test_a_run_goes_on_with_more_processes_and_another_strategy(
     assert_close(one / network, resumed)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["ddp", "fsdp"])
 @pytest.mark.parametrize("network", RESUMED)
 def test_a_run_goes_on_with_fewer_processes(
@@ -205,7 +202,6 @@ def test_a_run_goes_on_with_fewer_processes(
     assert_close(one / network, tmp_path / "run")
 
 
-@pytest.mark.slow
 def test_a_divided_checkpoint_holds_the_ranges_of_its_training(two: Path) -> None:
     checkpoint = load_checkpoint(two / "qat-fsdp" / "last.ckpt")
     ranges = qat.trained_ranges(checkpoint, model_of(checkpoint), (3, 8, 8))

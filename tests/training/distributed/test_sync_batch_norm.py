@@ -58,6 +58,7 @@ def test_accelerators_have_torch_s_own() -> None:
 
 @pytest.mark.usefixtures("mesh")
 # torch 2.13 makes one while it compiles.
+@pytest.mark.compile
 @pytest.mark.filterwarnings("ignore:.*Function'> should not be instantiated:DeprecationWarning")
 def test_it_is_compiled_as_one_graph() -> None:
     network = SyncBatchNorms(plain=True).apply(nn.Sequential(nn.BatchNorm2d(2)))

@@ -170,6 +170,7 @@ def process(rank: int, store: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.processes
 def test_two_processes_take_the_step_of_one(tmp_path: Path) -> None:
     # One start of two processes for all checks, because it takes seconds; the message names the
     # check that failed.

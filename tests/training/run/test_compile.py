@@ -18,6 +18,8 @@ from mulfree.training.method import compile_method
 from mulfree.training.methods import supervised
 from mulfree.training.optim.build import OptimizerConfig
 
+pytestmark = pytest.mark.compile
+
 
 @pytest.fixture(autouse=True)
 def _nothingcompile_task() -> Iterator[None]:
@@ -100,7 +102,6 @@ def test_gradients_of_the_traced_backward(monkeypatch: pytest.MonkeyPatch) -> No
             torch.testing.assert_close(p.grad, q.grad, msg=name)
 
 
-@pytest.mark.slow
 def test_fused_kernels_take_the_same_step() -> None:
     # Float64, so that an activation next to a threshold is on the same side of it.
     task, expected = (make_task("lenet5_bn", "adder2d").double() for _ in range(2))

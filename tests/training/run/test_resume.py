@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.training.runs import assert_same, make_config, start
 
+from mulfree.cli.main import main
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.training import TrainConfig, load_checkpoint, train
 from mulfree.training.run import callbacks
@@ -112,7 +113,10 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_killed_within_an_epoch_and_resumed(tmp_path: Path, whole_run: Path) -> None:
+@pytest.mark.processes
+def test_killed_within_an_epoch_and_resumed(
+    tmp_path: Path, whole_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     directory = tmp_path / "run"
     process = start(["train", *WORDS, f"--trainer.output={directory}"])
     wait_for(directory / "last.ckpt", process)
@@ -121,14 +125,15 @@ def test_killed_within_an_epoch_and_resumed(tmp_path: Path, whole_run: Path) -> 
     assert process.returncode == -signal.SIGKILL
     checkpoint = load_checkpoint(directory / "last.ckpt")
     assert checkpoint.step < 96
-    again = start(["train", "--resume", str(directory)])
-    out, err = again.communicate(timeout=120)
-    assert (again.returncode, err) == (0, "")
+    assert main(["train", "--resume", str(directory)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     assert "of the test images are right" in out
     assert_same(final_state(directory), final_state(whole_run))
     assert not list(directory.glob(".*"))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_resume(
     number: signal.Signals, tmp_path: Path, whole_run: Path
