@@ -9,39 +9,41 @@ hundred mutations are part of the tests; more, from the root, with
 
 from __future__ import annotations
 
-import argparse
 import bz2
 import contextlib
-import faulthandler
 import gzip
 import io
 import lzma
 import os
 import shutil
 import struct
-import sys
 import tarfile
-import tempfile
-import time
 import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from tests.data.files import cifar10, cifar100, fashion_mnist, idx, labelled
-from tests.runtime.fuzz import Random, chosen, extended, flipped, overwritten, truncated
+from tests.fuzzing import (
+    Random,
+    Watch,
+    check_line,
+    chosen,
+    extended,
+    flipped,
+    main,
+    overwritten,
+    rounds,
+    truncated,
+)
 
 from mulfree import data
 from mulfree.data import DataConfig
 from mulfree.errors import MulfreeError
-
-_HANG_SECONDS = 60
-_MAX_LINE = 400
 
 Files = dict[str, bytes]
 
@@ -304,72 +306,24 @@ _FASHION = (fashion_mnist(), fashion_mnist(ending=".gz"))
 _KINDS = (_image_set, _image_set, _image_set, _image_set, _cifar, _idx)
 
 
-class Watch:
-    """Records what is written outside a folder, and processes that are started."""
-
-    _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.posix_spawn", "pty.spawn")
-    _WRITES = (
-        "os.mkdir",
-        "os.remove",
-        "os.rename",
-        "os.rmdir",
-        "os.symlink",
-        "os.link",
-        "os.chmod",
-    )
-
-    def __init__(self) -> None:
-        self._folder: str | None = None
-        self.found: list[str] = []
-        sys.addaudithook(self._hook)
-
-    @contextlib.contextmanager
-    def on(self, folder: Path) -> Iterator[None]:
-        self._folder = str(folder)
-        try:
-            yield
-        finally:
-            self._folder = None
-
-    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._folder is None:
-            return
-        if event in self._STARTS or event.startswith("socket.connect"):
-            self.found.append(f"{event} {arguments}")
-        writes = event in self._WRITES or (
-            event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        )
-        if writes and isinstance(arguments[0], str | bytes):
-            path = os.path.abspath(os.fsdecode(arguments[0]))
-            # Files below an open folder, as shutil.rmtree removes them, have names without one.
-            inside = path.startswith(self._folder) or not os.path.isabs(arguments[0])
-            if not inside:
-                self.found.append(f"{event} {arguments}")
-
-
-WATCH = Watch()
-
-
 def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
     """How many data sets were refused and loaded; anything else is an exception."""
     rng = np.random.default_rng(seed)
     outcomes: Counter[str] = Counter()
     os.environ["MULFREE_CACHE"] = str(folder / "cache")
-    for number in range(mutations):
-        if number % 20 == 0:
-            faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True)
+    watch = Watch(folder)
+    for number in rounds(mutations, every=20):
         make: Callable[[Random, Path], DataConfig] = chosen(rng, _KINDS)
         source = folder / "source"
         source.mkdir()
         config = make(rng, source)
         name = config.name.rstrip("0")
         try:
-            with WATCH.on(folder):
+            with watch:
                 splits = data.load(config)
         except MulfreeError as error:
             outcomes[f"{name} refused"] += 1
-            if "\n" in str(error) or not 20 < len(str(error)) <= _MAX_LINE:
-                raise AssertionError(f"no single line: {error}") from error
+            check_line(error)
         except Exception as error:
             error.add_note(f"mutation {number} of seed {seed}: {config}")
             raise
@@ -377,24 +331,11 @@ def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
             outcomes[f"{name} loaded"] += 1
             assert len(splits.train) == len(splits.train.images) > 0
             assert all(name.isprintable() and 1 <= len(name) <= 200 for name in splits.classes)
-        assert not WATCH.found, f"mutation {number} of seed {seed}: {WATCH.found}"
         assert {path.name for path in folder.iterdir()} <= {"source", "cache"}
         for path in folder.iterdir():
             shutil.rmtree(path)
-    faulthandler.cancel_dump_traceback_later()
     return outcomes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Damage data sets at random.")
-    parser.add_argument("--mutations", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes = fuzz(options.mutations, options.seed, Path(folder))
-    print(dict(sorted(outcomes.items())), f"{time.perf_counter() - begin:.0f} s")
-
-
 if __name__ == "__main__":
-    main()
+    main(fuzz, "data sets")

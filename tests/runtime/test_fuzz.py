@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from tests.runtime.fuzz import BASES, fuzz
 
 from mulfree.nodes import NODES
 from mulfree.runtime import artifact
+
+pytestmark = pytest.mark.fuzz
 
 
 def test_damaged_artifacts_are_refused_or_run(tmp_path: Path) -> None:

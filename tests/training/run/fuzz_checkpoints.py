@@ -11,14 +11,10 @@ outside the directory of the run.
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
 import io
 import math
 import shutil
 import struct
-import tempfile
-import time
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
@@ -30,7 +26,7 @@ from unittest import mock
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from tests.training.run.watch import Watch, check_line, chosen, containers, copied
+from tests.fuzzing import Random, Watch, check_line, chosen, containers, copied, main, rounds
 from tests.training.runs import make_config
 from torch import Tensor
 
@@ -41,10 +37,8 @@ from mulfree.training.run.checkpoint import companions_of, save_checkpoint
 from mulfree.training.run.module import RunModule
 from mulfree.training.run.sealed import to_bytes
 
-_HANG_SECONDS = 60
 # More come of tensors that stand for many times one element.
 _MAX_ELEMENTS = 2**20
-Random = np.random.Generator
 
 
 def hostile(rng: Random) -> Any:
@@ -224,8 +218,7 @@ def fuzz(mutations: int, seed: int, folder: Path, resumed: float = 0.1) -> Count
     path = folder / "run" / "last.ckpt"
     path.parent.mkdir()
     watch = Watch(folder)
-    for number in range(mutations):
-        faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True)
+    for number in rounds(mutations):
         index = int(rng.integers(len(bases)))
         if rng.integers(2):
             file = damaged(rng, bases[index].content)
@@ -240,7 +233,6 @@ def fuzz(mutations: int, seed: int, folder: Path, resumed: float = 0.1) -> Count
             shutil.rmtree(path.parent)
             path.parent.mkdir()
         assert sorted(found.name for found in folder.iterdir()) == ["bases", "run"], number
-    faulthandler.cancel_dump_traceback_later()
     return outcomes
 
 
@@ -278,18 +270,6 @@ def _resumed(path: Path) -> str:
     return "resumed"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Damage checkpoints at random.")
-    parser.add_argument("--mutations", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resumed", type=float, default=0.1, help="share of the rest")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes = fuzz(options.mutations, options.seed, Path(folder), options.resumed)
-    print(dict(outcomes), f"{time.perf_counter() - begin:.0f} s")
-
-
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    main(fuzz, "checkpoints", resumed=0.1)

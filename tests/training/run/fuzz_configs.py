@@ -10,25 +10,18 @@ table in a checkpoint. No process is started, and no file is opened but the conf
 
 from __future__ import annotations
 
-import argparse
-import faulthandler
-import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from tests.training.run.watch import Watch, check_line, chosen, containers, copied
+from tests.fuzzing import Random, Watch, check_line, chosen, containers, copied, main, rounds
 
 from mulfree.errors import MulfreeError
 from mulfree.training import TrainConfig, read_config
 from mulfree.training.methods import METHODS, get_method
 
-Random = np.random.Generator
-
-_HANG_SECONDS = 60
 # Share of what is taken whose own file is read.
 _READ_BACK = 0.2
 _CODE = {"class_path": "subprocess.Popen", "init_args": {"args": "touch OWNED", "shell": True}}
@@ -122,8 +115,7 @@ def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
     path = folder / "config.yaml"
     outcomes: Counter[str] = Counter()
     watch = Watch(folder)
-    for _ in range(mutations):
-        faulthandler.dump_traceback_later(_HANG_SECONDS, exit=True)
+    for _ in rounds(mutations):
         base = _part(rng, chosen(rng, bases))
         kind = chosen(rng, ["text", "values", "words", "table"])
         words, values = [], disturbed(rng, base)
@@ -145,7 +137,6 @@ def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
         outcomes[f"{kind} taken"] += 1
         if rng.random() < _READ_BACK:
             _check_plain(config, path)
-    faulthandler.cancel_dump_traceback_later()
     return outcomes
 
 
@@ -162,16 +153,5 @@ def _check_plain(config: TrainConfig, path: Path) -> None:
         assert repr(again) == repr(config)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Damage configurations at random.")
-    parser.add_argument("--mutations", type=int, default=20_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        outcomes = fuzz(options.mutations, options.seed, Path(folder))
-    print(dict(outcomes), f"{time.perf_counter() - begin:.0f} s")
-
-
 if __name__ == "__main__":
-    main()
+    main(fuzz, "configurations")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from tests.training.run import fuzz_checkpoints, fuzz_configs
-from tests.training.run.watch import Watch
+
+pytestmark = pytest.mark.fuzz
 
 
 def test_damaged_configurations_are_refused_or_plain_data(tmp_path: Path) -> None:
@@ -21,13 +22,3 @@ def test_damaged_checkpoints_are_refused_or_gone_on_from(tmp_path: Path) -> None
     assert outcomes["of another run"] > 10
     assert outcomes["taken"] > 5
     assert outcomes["resumed"] + outcomes["refused by the run"] > 0
-
-
-def test_a_file_elsewhere_is_noticed(tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    watch = Watch(tmp_path / "in")
-    with watch:
-        (tmp_path / "in" / "file").touch()
-        (tmp_path / "in" / "file").read_text()
-    with pytest.raises(AssertionError, match="outside"), watch:
-        (tmp_path / "outside").touch()
