@@ -1,7 +1,8 @@
 // Runs the integer kernels over random geometries in heap blocks of exactly the size of each
 // tensor, and programs of random calls, sensible or not, on every instruction set, which must
 // agree. Built with AddressSanitizer and UBSan: a read or write outside a tensor, or an undefined
-// operation, ends the program. Prints how many values were computed and how many calls refused.
+// operation, ends the program. Prints the numbers of values computed and calls refused, a digest of
+// the values of one instruction set, and the instruction sets.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -22,6 +23,7 @@ using mulfree::runtime::Pair;
 using mulfree::runtime::Program;
 using mulfree::runtime::u8;
 
+// At most one draw in the arguments of a call: their order of evaluation depends on the compiler.
 struct Random {
   std::uint64_t state;
 
@@ -138,7 +140,8 @@ class RandomProgram {
   i64 value(const Shape& shape) {
     attempt([&] {
       // A program refuses a wild shape; the sensible one that replaces it is always accepted.
-      program_.value(random_.wild(shape.c), random_.wild(shape.h), random_.wild(-1), 0);
+      const Shape wild = {random_.wild(shape.c), random_.wild(shape.h), random_.wild(-1)};
+      program_.value(wild.c, wild.h, wild.w, 0);
     });
     shapes_.push_back(shape);
     return program_.value(shape.c, shape.h, shape.w, zero_);
@@ -179,17 +182,18 @@ class RandomProgram {
         std::vector<i64> offset(multiplier.size());
         for (i32& m : multiplier) m = static_cast<i32>(random_.wild(random_.in(-4000, 4000)));
         for (i64& b : offset) b = random_.wild(random_.in(-1000000, 1000000));
+        const Op op = random_.chance(50) ? Op::adder : Op::conv;
+        const i64 residual = random_.chance(50) ? any() : -1;
         attempt([&] {
-          program_.window(random_.chance(50) ? Op::adder : Op::conv,
-                          {x,
-                           random_.wild(y),
-                           weight.data(),
-                           {o, kernel.first, kernel.second, s.c / g},
-                           stride,
-                           padding,
-                           random_.wild(g),
-                           {multiplier, offset, shift, low, high, static_cast<i32>(factor)},
-                           random_.chance(50) ? any() : -1});
+          program_.window(op, {x,
+                               random_.wild(y),
+                               weight.data(),
+                               {o, kernel.first, kernel.second, s.c / g},
+                               stride,
+                               padding,
+                               random_.wild(g),
+                               {multiplier, offset, shift, low, high, static_cast<i32>(factor)},
+                               residual});
         });
         return;
       }
@@ -213,8 +217,8 @@ class RandomProgram {
       }
       case 3: {
         const i64 y = value(s);
-        attempt(
-            [&] { program_.add(x, any(), y, factor, factor, random_.wild(9), shift, low, high); });
+        const i64 other = any(), offset = random_.wild(9);
+        attempt([&] { program_.add(x, other, y, factor, factor, offset, shift, low, high); });
         return;
       }
       case 4: {
@@ -226,7 +230,8 @@ class RandomProgram {
       case 5: {
         const i64 l = random_.in(0, 2), r = random_.in(0, 2), t = random_.in(0, 2);
         const i64 y = value({s.c, s.h + t, s.w + l + r});
-        attempt([&] { program_.pad(x, y, random_.wild(l), r, random_.wild(t), random_.wild(0)); });
+        const Pair corner = {random_.wild(l), random_.wild(t)};
+        attempt([&] { program_.pad(x, y, corner.first, r, corner.second, random_.wild(0)); });
         return;
       }
       case 6: {
@@ -235,9 +240,8 @@ class RandomProgram {
         std::reverse(order.begin(), order.end());
         order[0] = static_cast<i32>(random_.wild(order[0]));
         const i64 y = value({2 * s.c, s.h, s.w});
-        attempt([&] {
-          program_.concat({random_.wild(x), x}, y, order.data(), random_.chance(90) ? 2 * s.c : 0);
-        });
+        const i64 size = random_.chance(90) ? 2 * s.c : 0;
+        attempt([&] { program_.concat({random_.wild(x), x}, y, order.data(), size); });
         return;
       }
       default: {
@@ -293,6 +297,14 @@ int main(int count, char** arguments) {
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 150;
   std::size_t values = 0;
   int refused = 0;
+  std::uint64_t digest = 14695981039346656037u;
+  // FNV-1a.
+  const auto update = [&](const auto& numbers) {
+    const auto* bytes = reinterpret_cast<const u8*>(numbers.data());
+    for (std::size_t k = 0; k < numbers.size() * sizeof numbers[0]; ++k) {
+      digest = (digest ^ bytes[k]) * 1099511628211u;
+    }
+  };
   for (int i = 0; i < rounds; ++i) {
     std::vector<i32> sums;
     std::vector<float> outputs;
@@ -303,7 +315,11 @@ int main(int count, char** arguments) {
       const std::vector<i32> own_sums = run_window(random, isa);
       RandomProgram program(random, isa);
       const std::vector<float> own_outputs = program.run();
-      if (first) sums = own_sums, outputs = own_outputs;
+      if (first) {
+        sums = own_sums, outputs = own_outputs;
+        update(sums);
+        update(outputs);
+      }
       first = false;
       if (own_sums != sums || own_outputs != outputs) {
         std::fprintf(stderr, "%s differs in round %d\n", isa.c_str(), i);
@@ -313,6 +329,8 @@ int main(int count, char** arguments) {
       refused += program.refused();
     }
   }
-  std::printf("%zu %d\n", values, refused);
+  std::printf("%zu %d %016llx", values, refused, static_cast<unsigned long long>(digest));
+  for (const std::string& isa : mulfree::nodes::supported_isas()) std::printf(" %s", isa.c_str());
+  std::printf("\n");
   return 0;
 }
