@@ -33,9 +33,11 @@ def _step(network: Any, x: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("backend", [None, "reference"])
-@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
-@pytest.mark.parametrize("window", SAMPLES[:6], ids=str)
+@pytest.mark.parametrize(
+    ("window", "last", "backend"),
+    list(zip(SAMPLES, (False, True) * 3, (None, None, "reference") * 2, strict=False)),
+    ids=str,
+)
 def test_opcheck(window: ConvProblem, last: bool, backend: str | None) -> None:
     layout = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(window.input_shape, dtype=torch.float64).contiguous(memory_format=layout)
@@ -63,6 +65,7 @@ def test_sign_rule_is_the_derivative(backend: str | None) -> None:
     )
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compiles_in_one_graph(dynamic: bool) -> None:
     torch._dynamo.reset()
@@ -134,6 +137,7 @@ def test_autocast_is_as_for_a_convolution() -> None:
     assert torch.equal(y, expected)
 
 
+@pytest.mark.compile
 def test_autocast_compiles_in_one_graph() -> None:
     torch._dynamo.reset()
     network, x = _network(), torch.randn(2, 3, 8, 8)
