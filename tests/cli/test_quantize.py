@@ -70,7 +70,7 @@ def test_the_file_is_that_of_the_first_number_of_bits(
     graph = runtime.load(file)
     assert graph.name == "lenet5_bn adder2d"
     (first,) = (node for node in graph.nodes if isinstance(node, Conv2d))
-    assert first.high == 15
+    assert first.clamp_max == 15
     splits = data.load(make_config().data)
     assert graph.classes == splits.classes
     assert (graph.input.mean, graph.input.std) == (splits.mean, splits.std)

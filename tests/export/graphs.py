@@ -39,9 +39,11 @@ class Builder:
 
     def value(self, shape: Shape, zero: int | None = None, like: Value | None = None) -> str:
         if zero is None:
-            zero = int(self.rng.integers(256)) if like is None else like.zero
+            zero = int(self.rng.integers(256)) if like is None else like.zero_point
         scale = 0.02 if like is None else like.scale
-        self.values.append(Value(name=f"v{len(self.values)}", shape=shape, scale=scale, zero=zero))
+        self.values.append(
+            Value(name=f"v{len(self.values)}", shape=shape, scale=scale, zero_point=zero)
+        )
         return self.last.name
 
     def add_node(
@@ -66,8 +68,8 @@ class Builder:
             "multiplier": int(factor) if filters is None else factor.astype(np.int32),
             "offset": int(offset) if filters is None else offset,
             "shift": shift,
-            "low": low,
-            "high": 255 - high,
+            "clamp_min": low,
+            "clamp_max": 255 - high,
         }
 
     def layer(

@@ -132,7 +132,13 @@ def test_the_longest_sums_of_extreme_numbers(
 )
 def test_halves_are_rounded_up(offset: int, quantised: int, tmp_path: Path) -> None:
     build = Builder((1, 1, 1), np.random.default_rng(0))
-    factors: dict[str, Any] = {"multiplier": 0, "offset": offset, "shift": 1, "low": 0, "high": 255}
+    factors: dict[str, Any] = {
+        "multiplier": 0,
+        "offset": offset,
+        "shift": 1,
+        "clamp_min": 0,
+        "clamp_max": 255,
+    }
     build.add_node(Mean, (1, 1, 1), kernel=(1, 1), stride=(1, 1), **factors)
     graph = build.graph()
     pixels = pixels_of(graph, 1, build.rng)

@@ -149,7 +149,7 @@ def test_a_layer_with_groups_a_border_and_a_pool() -> None:
     (layer,), (pool,) = nodes_of(graph, Conv2d), nodes_of(graph, MaxPool)
     assert (layer.groups, layer.padding, layer.weight.shape) == (2, (2, 1), (6, 3, 2, 1))
     assert pool.minimum.tolist() == [0, 1, 1, 0, 0, 0]
-    assert layer.low == graph.by_name[layer.output].zero
+    assert layer.clamp_min == graph.by_name[layer.output].zero_point
 
 
 def check_kernels(graph: runtime.Graph, images: Tensor) -> None:
@@ -314,9 +314,9 @@ def test_sums_of_values_and_copies_of_fewer_bits() -> None:
     assert ops == ["conv2d", "lut", "adder2d", "add", "add", "lut", "adder2d", "mean", "linear"]
     signed, positive = nodes_of(graph, Lut)
     # The first value is signed and its copy has 4 bits around a zero of its own.
-    assert 0 < graph.by_name[signed.input].zero < 255
-    assert 0 < graph.by_name[signed.output].zero < 15
-    assert graph.by_name[positive.input].zero == 0
+    assert 0 < graph.by_name[signed.input].zero_point < 255
+    assert 0 < graph.by_name[signed.output].zero_point < 15
+    assert graph.by_name[positive.input].zero_point == 0
     assert signed.table.max() == positive.table.max() == 15
 
 
@@ -394,7 +394,7 @@ def test_ceilings() -> None:
     graph = lowered(net, warm(net, (2, 8, 8)))
     layers = nodes_of(graph, Adder2dNode)
     assert graph.by_name[layers[0].output].scale == pytest.approx(0.5 / 255)
-    assert [(node.low, node.high) for node in layers] == [(0, 255), (0, 255)]
+    assert [(node.clamp_min, node.clamp_max) for node in layers] == [(0, 255), (0, 255)]
 
 
 def test_a_ceiling_within_the_range() -> None:
@@ -405,7 +405,7 @@ def test_a_ceiling_within_the_range() -> None:
     graph = lower("test", layout, net, qparams, PICTURES)
     (layer,) = nodes_of(graph, Conv2d)
     # Steps of a tenth from the zero 10 on.
-    assert (layer.low, layer.high) == (10, 70)
+    assert (layer.clamp_min, layer.clamp_max) == (10, 70)
 
 
 def test_sums_of_multiples() -> None:
@@ -489,7 +489,7 @@ def test_logits_of_an_adder_layer_leave_as_they_are(keep: list[str]) -> None:
     images = torch.randn(2, 2, 16, 16).numpy()
     q = reference.trace(graph, images)[last.input].reshape(2, -1)
     np.testing.assert_allclose(
-        reference.run(graph, images), value.scale * (q.astype(float) - value.zero), rtol=1e-5
+        reference.run(graph, images), value.scale * (q.astype(float) - value.zero_point), rtol=1e-5
     )
 
 
@@ -503,5 +503,5 @@ def test_pixels_are_normalised_by_a_table() -> None:
     pixels = np.arange(256)
     for channel, row in enumerate(graph.input.table):
         real = (pixels / 255 - mean[channel]) / std[channel]
-        ops = real / graph.input_value.scale + graph.input_value.zero
-        assert np.abs(row - ops.clip(0, 255)).max() <= 0.5 * (1 + 1e-9)
+        steps = real / graph.input_value.scale + graph.input_value.zero_point
+        assert np.abs(row - steps.clip(0, 255)).max() <= 0.5 * (1 + 1e-9)

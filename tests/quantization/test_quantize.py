@@ -82,8 +82,8 @@ def test_a_layer_by_hand() -> None:
     assert isinstance(node, AdderNode)
     # Steps of 4 / 15 from the zero 4 on; -2 becomes -16 / 15, and 14 / 15 is left of it.
     assert node.weight.tolist() == [[[[0, 3]]], [[[6, 10]]]]
-    # What is made has ops of 4 / 255 and the zero 64.
-    assert (node.shift, node.low, node.high) == (26, 64, 255)
+    # The output has the scale 4 / 255 and the zero point 64.
+    assert (node.shift, node.clamp_min, node.clamp_max) == (26, 64, 255)
     assert node.multiplier.tolist() == [17 << 26] * 2
     assert node.offset.tolist() == [round((64 - 14 / 15 * 255 / 4) * 2**26), 64 << 26]
 
@@ -124,7 +124,7 @@ def test_trained_ranges_are_used_as_they_are(trained: tuple[nn.Module, list[Tens
     graph = quantize(net, images[:1], 8, ranges=ranges)
     # Nothing was learned from the images.
     other = quantize(net, [torch.randn(1, 1, 8, 8)], 8, ranges=ranges)
-    assert {(value.scale, value.zero) for value in graph.values} == {(4.0 / 255, 64)}
+    assert {(value.scale, value.zero_point) for value in graph.values} == {(4.0 / 255, 64)}
     x = images[1].numpy()
     np.testing.assert_array_equal(reference.run(graph, x), reference.run(other, x))
 

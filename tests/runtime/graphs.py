@@ -41,9 +41,9 @@ def tiny_parts() -> dict[str, Any]:
             resize=3,
         ),
         "values": (
-            Value(name="x", shape=(1, 3, 3), scale=0.5, zero=2),
-            Value(name="y", shape=(2, 2, 2), scale=0.25, zero=0),
-            Value(name="z", shape=(2, 1, 1), scale=0.25, zero=0),
+            Value(name="x", shape=(1, 3, 3), scale=0.5, zero_point=2),
+            Value(name="y", shape=(2, 2, 2), scale=0.25, zero_point=0),
+            Value(name="z", shape=(2, 1, 1), scale=0.25, zero_point=0),
         ),
         "nodes": (
             Adder2d(
@@ -54,8 +54,8 @@ def tiny_parts() -> dict[str, Any]:
                 multiplier=array([1, -3], "int32"),
                 offset=array([100, 0], "int64"),
                 shift=1,
-                low=0,
-                high=255,
+                clamp_min=0,
+                clamp_max=255,
             ),
             Mean(
                 name="mean",
@@ -66,8 +66,8 @@ def tiny_parts() -> dict[str, Any]:
                 multiplier=1,
                 offset=0,
                 shift=2,
-                low=0,
-                high=255,
+                clamp_min=0,
+                clamp_max=255,
             ),
             Linear(
                 name="fc",
@@ -115,7 +115,7 @@ def heavy(side: int, channels: int) -> Graph:
     """An adder layer of `9 * side**2 * channels**2` taps and the mean of what it makes."""
     rng = np.random.default_rng(side)
     shape = (channels, side, side)
-    x = Value(name="x", shape=shape, scale=0.5, zero=7)
+    x = Value(name="x", shape=shape, scale=0.5, zero_point=7)
     y = replace(x, name="y")
     z = replace(x, name="z", shape=(channels, 1, 1))
     taps = 9 * channels
@@ -127,8 +127,8 @@ def heavy(side: int, channels: int) -> Graph:
         multiplier=array([2**16 // taps] * channels, "int32"),
         offset=array([130 * 2**16] * channels, "int64"),
         shift=16,
-        low=0,
-        high=255,
+        clamp_min=0,
+        clamp_max=255,
         padding=(1, 1),
     )
     mean = Mean(
@@ -140,8 +140,8 @@ def heavy(side: int, channels: int) -> Graph:
         multiplier=2**20 // side**2,
         offset=0,
         shift=20,
-        low=0,
-        high=255,
+        clamp_min=0,
+        clamp_max=255,
     )
     return lined_up(x, adder, mean, values=(y, z))
 
@@ -175,7 +175,7 @@ class _Growing:
             name=f"v{len(self.values)}",
             shape=shape,
             scale=like.scale if like else float(self.rng.uniform(1e-3, 2)),
-            zero=like.zero if like else self.number(0, 255) * self.number(0, 1),
+            zero_point=like.zero_point if like else self.number(0, 255) * self.number(0, 1),
         )
         self.values.append(made)
         return made
@@ -218,8 +218,8 @@ class _Growing:
             "multiplier": multiplier.astype("int32") if count else int(multiplier),
             "offset": offset.astype("int64") if count else int(offset),
             "shift": shift,
-            "low": low if self.number(0, 3) == 0 else 0,
-            "high": high if self.number(0, 3) == 0 else 255,
+            "clamp_min": low if self.number(0, 3) == 0 else 0,
+            "clamp_max": high if self.number(0, 3) == 0 else 255,
         }
 
     def names(self, kind: str) -> dict[str, Any]:
@@ -341,8 +341,8 @@ class _Growing:
         fitting = [
             value
             for value in self.values
-            if (value.shape[1:], value.scale, value.zero)
-            == (source.shape[1:], source.scale, source.zero)
+            if (value.shape[1:], value.scale, value.zero_point)
+            == (source.shape[1:], source.scale, source.zero_point)
         ]
         others = [fitting[self.number(0, len(fitting) - 1)] for _ in range(self.number(0, 3))]
         channels = source.shape[0] + sum(other.shape[0] for other in others)

@@ -54,8 +54,8 @@ def one_node(shape: tuple[int, int, int], made: tuple[int, int, int], **fields: 
             resize=max(shape[1:]),
         ),
         values=(
-            Value(name="x", shape=shape, scale=0.5, zero=7),
-            Value(name="y", shape=made, scale=0.5, zero=7),
+            Value(name="x", shape=shape, scale=0.5, zero_point=7),
+            Value(name="y", shape=made, scale=0.5, zero_point=7),
         ),
         nodes=(node, classifier(int(np.prod(made)))),
     )
@@ -92,8 +92,8 @@ NUMBERS = {
     "multiplier": array([1, 1], "int32"),
     "offset": array([0, 0], "int64"),
     "shift": 1,
-    "low": 0,
-    "high": 255,
+    "clamp_min": 0,
+    "clamp_max": 255,
 }
 
 
@@ -109,9 +109,9 @@ NUMBERS = {
         ({"x": {"shape": (1, 3, 2**14), "scale": 1}}, r"`values\[0\].scale` must be a float in"),
         ({"x": {"scale": 0.0}}, r"must be a float in 1e-30..1e30, got 0.0"),
         ({"x": {"scale": float("nan")}}, r"must be a float in 1e-30..1e30, got nan"),
-        ({"x": {"zero": 256}}, r"`values\[0\].zero` must be an int in 0..255, got 256"),
-        ({"x": {"zero": True}}, r"must be an int in 0..255, got True"),
-        ({"x": {"zero": np.int64(3)}}, r"must be an int in 0..255, got np.int64\(3\)"),
+        ({"x": {"zero_point": 256}}, r"`values\[0\].zero_point` must be an int in 0..255, got 256"),
+        ({"x": {"zero_point": True}}, r"must be an int in 0..255, got True"),
+        ({"x": {"zero_point": np.int64(3)}}, r"must be an int in 0..255, got np.int64\(3\)"),
         ({"y": {"name": "x"}}, r"`values` must have names of their own, got 'x'"),
         ({"y": {"name": "w"}}, r"`values` must be made by a node, got 'w'"),
         ({"y": {"shape": (2, 2, 1)}}, r"`y.shape` must be \(2, 2, 2\) as adder makes"),
@@ -132,7 +132,10 @@ NUMBERS = {
         ({"mean": {"input": "x"}}, r"`values` must be read by a node, got 'y'"),
         ({"adder": {"shift": 0}}, r"`nodes\[0\].shift` must be an int in 1..62, got 0"),
         ({"adder": {"shift": 63}}, r"`nodes\[0\].shift` must be an int in 1..62, got 63"),
-        ({"adder": {"low": 9, "high": 8}}, r"`adder.high` must be at least low \(9\), got 8"),
+        (
+            {"adder": {"clamp_min": 9, "clamp_max": 8}},
+            r"`adder.clamp_max` must be at least clamp_min \(9\), got 8",
+        ),
         ({"adder": {"stride": (0, 1)}}, r"stride` must be a tuple of 2 ints in 1..32768"),
         ({"adder": {"padding": (0, 2)}}, r"`adder.padding` must be below the kernel's \[2, 2\]"),
         ({"adder": {"groups": 2}}, r"`adder.groups` must divide the 1 channels and 2 filters"),
@@ -177,7 +180,10 @@ NUMBERS = {
             {"mean": {"kernel": (3, 2)}},
             r"`mean.input` must be as large as the window \[3, 2\], got",
         ),
-        ({"mean": {"low": 9, "high": 8}}, r"`mean.high` must be at least low"),
+        (
+            {"mean": {"clamp_min": 9, "clamp_max": 8}},
+            r"`mean.clamp_max` must be at least clamp_min",
+        ),
         ({"mean": {"multiplier": 2**31}}, r"`nodes\[1\].multiplier` must be an int in -2147483648"),
         ({"mean": {"offset": 2**62}}, r"`mean.multiplier` must keep the sum below 2\*\*62, got"),
         ({"mean": {"offset": 2**63}}, r"`nodes\[1\].offset` must be an int in -92"),
@@ -223,7 +229,7 @@ def test_a_graph_that_does_not_hold_together(parts: Any, message: str) -> None:
 
 
 POOL = {"op": "max_pool", "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
-ADD = {"op": "add", "multiplier": 1, "other_multiplier": 1, "offset": 0, "shift": 1, "low": 0}
+ADD = {"op": "add", "multiplier": 1, "other_multiplier": 1, "offset": 0, "shift": 1, "clamp_min": 0}
 NO_BORDER = {"left": 0, "right": 0, "top": 0, "bottom": 0}
 
 
@@ -251,19 +257,19 @@ NO_BORDER = {"left": 0, "right": 0, "top": 0, "bottom": 0}
         (
             (1, 4, 4),
             (1, 4, 4),
-            {**ADD, "other": "x", "high": -1},
-            r"`nodes\[0\].high` must be an in",
+            {**ADD, "other": "x", "clamp_max": -1},
+            r"`nodes\[0\].clamp_max` must be an in",
         ),
         (
             (1, 4, 4),
             (1, 4, 4),
-            {**ADD, "other": "x", "low": 9, "high": 8},
-            r"`node.high` must be at",
+            {**ADD, "other": "x", "clamp_min": 9, "clamp_max": 8},
+            r"`node.clamp_max` must be at",
         ),
         (
             (1, 4, 4),
             (1, 4, 4),
-            {**ADD, "other": "x", "high": 8, "offset": 2**62},
+            {**ADD, "other": "x", "clamp_max": 8, "offset": 2**62},
             r"`node.multiplier` must keep the sum below 2\*\*62",
         ),
         (
@@ -299,8 +305,8 @@ NO_BORDER = {"left": 0, "right": 0, "top": 0, "bottom": 0}
                 "multiplier": NUMBERS["multiplier"],
                 "offset": NUMBERS["offset"],
                 "shift": 1,
-                "low": 0,
-                "high": 255,
+                "clamp_min": 0,
+                "clamp_max": 255,
             },
             r"`node.weight` must have so few taps that 32640 times their number is below 2\*\*31",
         ),
@@ -329,8 +335,8 @@ def test_the_operands_of_a_sum_have_one_shape() -> None:
         other_multiplier=1,
         offset=0,
         shift=1,
-        low=0,
-        high=255,
+        clamp_min=0,
+        clamp_max=255,
     )
     parts["values"] += (replace(parts["values"][2], name="w"),)
     parts["nodes"] = (adder, mean, total, replace(fc, input="w"))
@@ -376,7 +382,7 @@ def test_channels_that_do_not_fit(made: Any, node: Any, message: str) -> None:
 
 
 def test_stacked_values_are_alike() -> None:
-    """In rows, columns, scale and zero, of all of them."""
+    """In rows, columns, scale and zero point of all of them."""
 
     def stacked(**changes: Any) -> Graph:
         parts = tiny_parts()
@@ -398,18 +404,18 @@ def test_stacked_values_are_alike() -> None:
         ArtifactError, match=r"`all.others` must have rows and columns \[1, 1\], go"
     ):
         stacked(shape=(2, 2, 1))
-    for other in ({"scale": 0.5}, {"zero": 8}):
+    for other in ({"scale": 0.5}, {"zero_point": 8}):
         with pytest.raises(
-            ArtifactError, match=r"`w` must have scale and zero of u, got \(0.25, 0"
+            ArtifactError, match=r"`w` must have scale and zero point of u, got \(0.25, 0"
         ):
             stacked(**other)
 
 
-@pytest.mark.parametrize("other", [{"scale": 0.25}, {"zero": 8}])
+@pytest.mark.parametrize("other", [{"scale": 0.25}, {"zero_point": 8}])
 def test_copied_integers_keep_their_meaning(other: Any) -> None:
     graph = one_node((1, 4, 4), (1, 8, 8), op="repeat", factor=2)
     x, y = graph.values
-    with pytest.raises(ArtifactError, match=r"`y` must have scale and zero of x, got \("):
+    with pytest.raises(ArtifactError, match=r"`y` must have scale and zero point of x, got \("):
         Graph(name="one", input=graph.input, values=(x, replace(y, **other)), nodes=graph.nodes)
 
 
@@ -453,7 +459,7 @@ def test_counts_of_the_other_nodes() -> None:
     taps = 2 * 16 * 9
     assert conv.counts()[0] == OpCounts(mul=taps + 2 * 16, add=taps + 2 * 2 * 16)
     assert conv.nodes[0].operations(conv.by_name)["int8"] == OpCounts(mul=taps)
-    add = one_node((1, 4, 4), (1, 4, 4), **ADD | {"other_multiplier": 6}, other="x", high=255)
+    add = one_node((1, 4, 4), (1, 4, 4), **ADD | {"other_multiplier": 6}, other="x", clamp_max=255)
     assert add.counts()[0] == OpCounts(mul=16, add=32)
     for fields_ in (
         {"op": "lut", "table": np.zeros((1, 256), np.uint8)},
@@ -485,18 +491,24 @@ def test_borders_of_all_readers_count_together() -> None:
         "multiplier": array([1], "int32"),
         "offset": array([0], "int64"),
         "shift": 1,
-        "low": 0,
-        "high": 255,
+        "clamp_min": 0,
+        "clamp_max": 255,
     }
     total: dict[str, Any] = {"multiplier": 1, "other_multiplier": 1, "offset": 0, "shift": 1}
-    shapes = {"x": (1, 1, 1), "a": (1, 2, 1), "b": (1, 1, 2), "wide": (1, 2, 2), "high": (1, 2, 2)}
+    shapes = {
+        "x": (1, 1, 1),
+        "a": (1, 2, 1),
+        "b": (1, 1, 2),
+        "wide": (1, 2, 2),
+        "high": (1, 2, 2),
+    }
     tall = np.zeros((1, 2 * side, 1, 1), np.uint8)
     with pytest.raises(ArtifactError, match=rf"`x.shape` must have at most {MAX_ELEMENTS} elemen"):
         Graph(
             name="cross",
             input=tiny_parts()["input"],
             values=tuple(
-                Value(name=name, shape=shape, scale=1.0, zero=0)
+                Value(name=name, shape=shape, scale=1.0, zero_point=0)
                 for name, shape in (shapes | {"y": (1, 2, 2)}).items()
             ),
             nodes=(
@@ -510,7 +522,15 @@ def test_borders_of_all_readers_count_together() -> None:
                 ),
                 Pad(name="3", input="a", output="wide", **NO_BORDER | {"right": 1}),
                 Pad(name="4", input="b", output="high", **NO_BORDER | {"bottom": 1}),
-                Add(name="5", input="wide", other="high", output="y", low=0, high=255, **total),
+                Add(
+                    name="5",
+                    input="wide",
+                    other="high",
+                    output="y",
+                    clamp_min=0,
+                    clamp_max=255,
+                    **total,
+                ),
                 classifier(4),
             ),
         )
@@ -554,8 +574,8 @@ def test_comparisons_count_by_the_size_of_the_map() -> None:
         "minimum": np.zeros(3, np.uint8),
     }
     values = {
-        "x": Value(name="x", shape=(3, 64, 64), scale=1.0, zero=0),
-        "y": Value(name="y", shape=(3, 65, 65), scale=1.0, zero=0),
+        "x": Value(name="x", shape=(3, 64, 64), scale=1.0, zero_point=0),
+        "y": Value(name="y", shape=(3, 65, 65), scale=1.0, zero_point=0),
     }
     small = MaxPool(**pool, kernel=(2, 2), stride=(1, 1), padding=(1, 1))
     large = MaxPool(**pool, kernel=(64, 64), stride=(1, 1), padding=(32, 32))
@@ -565,8 +585,8 @@ def test_comparisons_count_by_the_size_of_the_map() -> None:
 
 
 def test_means_of_large_overlapping_windows_are_too_much_work() -> None:
-    x = Value(name="x", shape=(1, 4096, 4096), scale=1.0, zero=0)
-    y = Value(name="y", shape=(1, 2049, 2049), scale=1.0, zero=0)
+    x = Value(name="x", shape=(1, 4096, 4096), scale=1.0, zero_point=0)
+    y = Value(name="y", shape=(1, 2049, 2049), scale=1.0, zero_point=0)
     mean = tiny().nodes[1]
     assert isinstance(mean, Mean)
     assert replace(mean, input="x", kernel=(2048, 2048)).work({"x": x, "z": y}) > MAX_WORK

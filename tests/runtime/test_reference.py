@@ -23,7 +23,7 @@ from mulfree.nodes.pad import Pad
 from mulfree.nodes.repeat import Repeat
 from mulfree.runtime import reference
 
-SOURCE = Value(name="x", shape=(1, 1, 1), scale=1.0, zero=7)
+SOURCE = Value(name="x", shape=(1, 1, 1), scale=1.0, zero_point=7)
 
 
 def pixels(*shape: int) -> NDArray[np.uint8]:
@@ -181,13 +181,13 @@ def test_epilogue_with_residual() -> None:
         multiplier=array([2, -2], "int32"),
         offset=array([1000, -7], "int64"),
         shift=3,
-        low=1,
-        high=200,
+        clamp_min=1,
+        clamp_max=200,
         residual="y",
         residual_multiplier=-5,
     )
     x = array([[[[10, 20], [30, 40]]]], "uint8")
-    source = Value(name="y", shape=(2, 1, 2), scale=1.0, zero=0)
+    source = Value(name="y", shape=(2, 1, 2), scale=1.0, zero_point=0)
     got = reference.evaluate(second, source, {"y": x})
     # acc = -30 and -70; (-60 + 1000 - 50 + 4) >> 3, (60 - 7 - 100 + 4) >> 3 < 1;
     # (-140 + 1000 - 150 + 4) >> 3, (140 - 7 - 200 + 4) >> 3 < 1.
@@ -225,8 +225,8 @@ NAMES: dict[str, Any] = {"name": "n", "input": "x", "output": "y"}
                 multiplier=3,
                 offset=1,
                 shift=2,
-                low=0,
-                high=29,
+                clamp_min=0,
+                clamp_max=29,
             ),
             [[(21 * 3 + 1 + 2) >> 2], [29]],
         ),
@@ -238,8 +238,8 @@ NAMES: dict[str, Any] = {"name": "n", "input": "x", "output": "y"}
                 other_multiplier=-1,
                 offset=4,
                 shift=1,
-                low=0,
-                high=255,
+                clamp_min=0,
+                clamp_max=255,
             ),
             [[3, 4, 5], [6, 7, 8], [9, 10, 11]],
         ),
@@ -293,7 +293,7 @@ def test_an_unknown_node_has_no_arithmetic() -> None:
 
 
 def test_floats_round_half_to_even() -> None:
-    value = Value(name="x", shape=(1, 1, 1), scale=0.5, zero=2)
+    value = Value(name="x", shape=(1, 1, 1), scale=0.5, zero_point=2)
     given = np.array(
         [-9, -1, -0.75, -0.25, 0, 0.25, 0.75, 1, 126.25, 1e38, np.inf, -np.inf, np.nan]
     )
@@ -302,7 +302,7 @@ def test_floats_round_half_to_even() -> None:
 
 
 def test_floats_are_divided_in_float32() -> None:
-    value = Value(name="x", shape=(1, 1, 1), scale=0.1, zero=0)
+    value = Value(name="x", shape=(1, 1, 1), scale=0.1, zero_point=0)
     given = np.arange(0, 25, 1e-3).astype(np.float32)
     expected = np.rint(given / np.float32(0.1))
     np.testing.assert_array_equal(reference.quantise(given, value), expected)

@@ -19,9 +19,9 @@ Made = Mapping[str, U8]
 """The values made so far, `u8[N, H, W, C]` by name."""
 
 
-def requantise(v: NDArray[np.int64], shift: int, low: int, high: int) -> U8:
-    """Return `clamp((v + (1 << (shift - 1))) >> shift, low, high)`; the shift rounds down."""
-    made: U8 = np.clip((v + (1 << (shift - 1))) >> shift, low, high).astype(np.uint8)
+def requantise(v: NDArray[np.int64], shift: int, clamp_min: int, clamp_max: int) -> U8:
+    """Return `clamp((v + (1 << (shift - 1))) >> shift, ...)`; the shift rounds down."""
+    made: U8 = np.clip((v + (1 << (shift - 1))) >> shift, clamp_min, clamp_max).astype(np.uint8)
     return made
 
 
@@ -30,7 +30,7 @@ def normalised(node: SlidingLayer, accumulator: NDArray[np.int32], made: Made) -
     v = accumulator.astype(np.int64) * node.multiplier + node.offset
     if node.residual is not None:
         v += node.residual_multiplier * made[node.residual].astype(np.int64)
-    return requantise(v, node.shift, node.low, node.high)
+    return requantise(v, node.shift, node.clamp_min, node.clamp_max)
 
 
 def per_filter(

@@ -34,17 +34,22 @@ def scaled(add: GraphBuilder, x: str, factor: int | NDArray[np.int64]) -> str:
 
 
 def requantised(
-    add: GraphBuilder, v: str, offset: int | NDArray[np.int64], shift: int, low: int, high: int
+    add: GraphBuilder,
+    v: str,
+    offset: int | NDArray[np.int64],
+    shift: int,
+    clamp_min: int,
+    clamp_max: int,
 ) -> str:
-    """Add `clamp((v + offset + 2**(shift - 1)) >> shift, low, high)`.
+    """Add `clamp((v + offset + 2**(shift - 1)) >> shift, clamp_min, clamp_max)`.
 
     The standard has no shift of signed integers. Its division rounds towards zero and not down:
-    the results differ below zero alone, where both are clamped to `low`.
+    the results differ below zero alone, where both are clamped to `clamp_min`.
     """
     rounding = np.asarray(offset, np.int64) + (1 << (shift - 1))
     rounded = add("Add", v, add.constant(np.asarray(rounding, np.int64)))
     shifted = add("Div", rounded, add.constant(np.array(1 << shift, np.int64)))
-    bounds = (add.constant(np.array(bound, np.int64)) for bound in (low, high))
+    bounds = (add.constant(np.array(bound, np.int64)) for bound in (clamp_min, clamp_max))
     return add("Cast", add("Clip", shifted, *bounds), to=TensorProto.UINT8)
 
 
@@ -56,7 +61,7 @@ def normalised(add: GraphBuilder, node: SlidingLayer, sums: str, made: Made) -> 
     v = scaled(add, sums, factors)
     if node.residual is not None:
         v = add("Add", v, scaled(add, made[node.residual], node.residual_multiplier))
-    return requantised(add, v, offsets, node.shift, node.low, node.high)
+    return requantised(add, v, offsets, node.shift, node.clamp_min, node.clamp_max)
 
 
 def looked_up(add: GraphBuilder, x: str, table: NDArray[np.uint8]) -> str:

@@ -34,6 +34,13 @@ class FieldCheck:
         raise NotImplementedError
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Name of a field in files, where it differs from the name in Python."""
+
+    name: str
+
+
 class Text(FieldCheck):
     """A name; None as well if `optional`."""
 
@@ -162,6 +169,17 @@ def _field_checks(kind: Any) -> Mapping[str, FieldCheck]:
         for check in get_args(hints[item.name])[1:]
         if isinstance(check, FieldCheck)
     }
+
+
+def stored_fields(kind: type) -> Mapping[str, str]:
+    """Return the names in files of all checked fields but tensors, by their names in Python."""
+    hints = get_type_hints(kind, include_extras=True)
+    stored = {
+        name: next((item.name for item in get_args(hint) if isinstance(item, Stored)), name)
+        for name, hint in hints.items()
+    }
+    checks = field_checks(kind).items()
+    return {name: stored[name] for name, check in checks if not isinstance(check, Tensor)}
 
 
 def tensors(thing: object) -> dict[str, NDArray[Any]]:

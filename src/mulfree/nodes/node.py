@@ -1,7 +1,7 @@
 """Bases of the vocabulary: a value, a node, and the checks that several kinds share.
 
 Legend: C channels, H W rows and columns, O outputs (filters), Kh Kw window, g groups. A value holds
-one `u8[H, W, C]` per image, an integer q that stands for the real number `scale * (q - zero)`.
+one `u8[H, W, C]` per image; an integer q stands for the real number `scale * (q - zero_point)`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from mulfree.nodes.fields import Integer, Integers, Scale, Text, Texts, artifact_error
+from mulfree.nodes.fields import Integer, Integers, Scale, Stored, Text, Texts, artifact_error
 from mulfree.opcounts import OpCounts
 
 MAX_SIDE = 2**15
@@ -24,7 +24,9 @@ _SUM_LIMIT = 2**62
 Shape = tuple[int, int, int]
 Name = Annotated[str, Text()]
 Names = Annotated[tuple[str, ...], Texts()]
-Byte = Annotated[int, Integer(0, 255)]
+ZeroPoint = Annotated[int, Integer(0, 255), Stored("zero")]
+ClampMin = Annotated[int, Integer(0, 255), Stored("low")]
+ClampMax = Annotated[int, Integer(0, 255), Stored("high")]
 Int32 = Annotated[int, Integer(-(2**31), 2**31 - 1)]
 Int64 = Annotated[int, Integer(-(2**63), 2**63 - 1)]
 Shift = Annotated[int, Integer(1, 62)]
@@ -46,13 +48,13 @@ class Value:
         name: Unique among the values.
         shape: C, H, W. In memory the channels come last.
         scale: Real size of one step; no part of the arithmetic except for the input.
-        zero: The integer that stands for 0; padding is filled with it.
+        zero_point: The integer that stands for 0; padding is filled with it.
     """
 
     name: Name
     shape: Annotated[Shape, Integers(3, 1, MAX_SIDE)]
     scale: Annotated[float, Scale()]
-    zero: Byte
+    zero_point: ZeroPoint
 
     @property
     def elements(self) -> int:
@@ -74,7 +76,7 @@ class Node:
     """
 
     op: ClassVar[str]
-    # The output has the scale and zero of all inputs.
+    # The output has the scale and zero point of all inputs.
     keeps_grid: ClassVar[bool] = False
     # The output is an output of the network in float32, not a value.
     ends: ClassVar[bool] = False
@@ -125,10 +127,11 @@ def multiplies(*factors: int) -> int:
     return sum(factor & (factor - 1) != 0 for factor in map(abs, factors))
 
 
-def check_clamp(node: Node, low: int, high: int) -> None:
+def check_clamp(node: Node, clamp_min: int, clamp_max: int) -> None:
     """Raise an ArtifactError unless the interval has an element."""
-    if low > high:
-        raise artifact_error(f"{node.name}.high", f"be at least low ({low})", high)
+    if clamp_min > clamp_max:
+        requirement = f"be at least clamp_min ({clamp_min})"
+        raise artifact_error(f"{node.name}.clamp_max", requirement, clamp_max)
 
 
 def check_sum(node: Node, bound: int) -> None:

@@ -15,7 +15,8 @@ from mulfree.nodes.node import (
     ACCUMULATOR_LIMIT,
     MAX_SIDE,
     Borders,
-    Byte,
+    ClampMax,
+    ClampMin,
     Int32,
     Node,
     Shape,
@@ -37,15 +38,15 @@ class SlidingLayer(Node):
     """Filters over windows, then normalisation, residual and requantisation in one epilogue.
 
     The accumulator `acc` sums over the `K = Kh * Kw * C / g` taps of a filter; padding reads as the
-    zero of the input. In 64 bits, `v = acc * multiplier[o] + offset[o] + residual_multiplier *
-    q_residual` and `q_out = clamp((v + (1 << (shift - 1))) >> shift, low, high)`, where the shift
-    rounds down. All constants are part of `offset`, also `zero_out << shift` and
-    `-residual_multiplier * zero_residual`.
+    zero point of the input. In 64 bits, `v = acc * multiplier[o] + offset[o] +
+    residual_multiplier * q_residual`, `q_out = clamp((v + (1 << (shift - 1))) >> shift, clamp_min,
+    clamp_max)`; the shift rounds down. All constants are part of `offset`, also
+    `zero_point_out << shift` and `-residual_multiplier * zero_point_residual`.
 
     Attributes:
         weight: `[O, Kh, Kw, C / g]`.
-        low: Least output, 0..255; after a ReLU it is the zero of the output.
-        high: Greatest output, `low`..255; `2**b - 1` for b bits.
+        clamp_min: Least output, 0..255; after a ReLU it is the zero point of the output.
+        clamp_max: Greatest output, `clamp_min`..255; `2**b - 1` for b bits.
         stride: Rows, columns.
         padding: Rows above and below, columns left and right, each below the kernel's.
         groups: Parts of the channels and filters; filter o reads the channels of part
@@ -58,8 +59,8 @@ class SlidingLayer(Node):
     """
 
     weight: NDArray[Any]
-    low: Byte
-    high: Byte
+    clamp_min: ClampMin
+    clamp_max: ClampMax
     stride: Sizes = (1, 1)
     padding: Borders = (0, 0)
     groups: Size = 1
@@ -134,7 +135,7 @@ class SlidingLayer(Node):
         )
         for name in ("multiplier", "offset"):
             self.require(getattr(self, name).shape == (filters,), name, f"have {filters} elements")
-        check_clamp(self, self.low, self.high)
+        check_clamp(self, self.clamp_min, self.clamp_max)
         return filters, *positions(self, values, kernel, self.stride, self.padding)
 
     def epilogue(self, values: Values) -> OpCounts:

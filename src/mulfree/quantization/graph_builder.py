@@ -44,7 +44,7 @@ class GraphBuilder:
     def declare(self, name: str, shape: Shape, qparams: QuantParams) -> str:
         """Add a value; return its name."""
         self.values[name] = Value(
-            name=name, shape=shape, scale=qparams.scale, zero=qparams.zero_point
+            name=name, shape=shape, scale=qparams.scale, zero_point=qparams.zero_point
         )
         return name
 
@@ -58,7 +58,7 @@ class GraphBuilder:
         """Copy of a value with other quantisation parameters, made once."""
         if name not in self.values:
             value = self.values[source]
-            reals = value.scale * (np.arange(256.0) - value.zero)
+            reals = value.scale * (np.arange(256.0) - value.zero_point)
             row = np.floor(reals / target.scale + target.zero_point + 0.5).clip(0, target.qmax)
             table = np.tile(row.astype(np.uint8), (value.shape[0], 1))
             self.declare(name, value.shape, target)

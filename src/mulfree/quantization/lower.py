@@ -116,8 +116,8 @@ def _lower_other(builder: GraphBuilder, op: FusedOp, power_of_two_scales: bool) 
                     multiplier=int(fixed.factors[0]),
                     offset=int(fixed.offset),
                     shift=fixed.shift,
-                    low=0,
-                    high=target.qmax,
+                    clamp_min=0,
+                    clamp_max=target.qmax,
                 )
             )
         case Add():
@@ -138,8 +138,8 @@ def _lower_other(builder: GraphBuilder, op: FusedOp, power_of_two_scales: bool) 
                     other_multiplier=int(fixed.factors[1]),
                     offset=int(fixed.offset),
                     shift=fixed.shift,
-                    low=target.zero_point if op.relu else 0,
-                    high=clamp_max(op, target),
+                    clamp_min=target.zero_point if op.relu else 0,
+                    clamp_max=clamp_max(op, target),
                 )
             )
         case Concat():
@@ -157,7 +157,7 @@ def _lower_other(builder: GraphBuilder, op: FusedOp, power_of_two_scales: bool) 
 def _input(value: Value, preprocessing: Preprocessing) -> Input:
     pixels = np.arange(256) / 255
     mean, std = (np.array(row)[:, None] for row in (preprocessing.mean, preprocessing.std))
-    table = np.rint((pixels - mean) / std / value.scale) + value.zero
+    table = np.rint((pixels - mean) / std / value.scale) + value.zero_point
     return Input(
         value=value.name,
         table=np.ascontiguousarray(table.clip(0, 255).astype(np.uint8)),

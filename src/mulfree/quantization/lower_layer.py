@@ -98,8 +98,8 @@ class LayerLowering:
                 multiplier=fixed.factors[0],
                 offset=fixed.offset,
                 shift=fixed.shift,
-                low=target.zero_point if op.relu else 0,
-                high=clamp_max(op, target),
+                clamp_min=target.zero_point if op.relu else 0,
+                clamp_max=clamp_max(op, target),
                 residual=op.residual,
                 residual_multiplier=int(fixed.factors[1]) if op.residual else 0,
             )

@@ -19,11 +19,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from mulfree import nodes
 from mulfree.digest import DIGEST, Entry, digest_of
 from mulfree.errors import ArtifactError, choices_message, quoted
 from mulfree.files import open_regular, write_atomically
-from mulfree.nodes import NODES, Node, Value, get_node
-from mulfree.nodes.fields import Tensor, field_checks, tensors
+from mulfree.nodes import Node, Value
+from mulfree.nodes.fields import Tensor, field_checks, stored_fields, tensors
 from mulfree.runtime.graph import Graph, Input
 
 VERSION = 1
@@ -124,11 +125,7 @@ def _description(graph: Graph) -> dict[str, Any]:
 
 
 def _plain_fields(thing: object) -> dict[str, Any]:
-    return {name: getattr(thing, name) for name in _plain_names(type(thing))}
-
-
-def _plain_names(kind: type) -> list[str]:
-    return [name for name, rule in field_checks(kind).items() if not isinstance(rule, Tensor)]
+    return {stored: getattr(thing, name) for name, stored in stored_fields(type(thing)).items()}
 
 
 def load(path: str | os.PathLike[str]) -> Graph:
@@ -316,13 +313,13 @@ def _built(description: object, tensors: dict[str, NDArray[Any]]) -> Graph:
     for name in ("values", "nodes"):
         if not isinstance(graph[name], tuple):
             raise _InvalidError(f"have a list of {name}")
-    given = _fields(graph["input"], "input", _plain_names(Input))
+    given = _arguments(graph["input"], "input", Input)
     table = _taken(tensors, _INPUT_TABLE)
     made = Graph(
         name=graph["name"],
         input=Input(**given, table=table),
         values=tuple(
-            Value(**_fields(value, f"values[{index}]", _plain_names(Value)))
+            Value(**_arguments(value, f"values[{index}]", Value))
             for index, value in enumerate(graph["values"])
         ),
         nodes=tuple(
@@ -335,6 +332,13 @@ def _built(description: object, tensors: dict[str, NDArray[Any]]) -> Graph:
     return made
 
 
+def _arguments(description: object, what: str, kind: type, *others: str) -> dict[str, Any]:
+    """Return the arguments of a dataclass but its tensors; `others` are further keys."""
+    names = stored_fields(kind)
+    given = _fields(description, what, (*others, *names.values()))
+    return {name: given[stored] for name, stored in names.items()}
+
+
 def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> Node:
     op = _object(description, what).get("op")
     if isinstance(op, str) and op in _REMOVED:
@@ -342,13 +346,12 @@ def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> N
             f"Graph: `{what}.op` must be a node of this version, got {op!r}, which earlier "
             f"versions wrote for {_REMOVED[op]}: quantise the network again"
         )
-    if not isinstance(op, str) or op not in NODES:
-        raise ArtifactError(choices_message("Graph", f"{what}.op", reprlib.repr(op), NODES))
-    kind = get_node(op)
-    given = _fields(description, what, ("op", *_plain_names(kind)))
-    del given["op"]
-    for name, rule in field_checks(kind).items():
-        if isinstance(rule, Tensor):
+    if not isinstance(op, str) or op not in nodes.NODES:
+        raise ArtifactError(choices_message("Graph", f"{what}.op", reprlib.repr(op), nodes.NODES))
+    kind = nodes.get_node(op)
+    given = _arguments(description, what, kind, "op")
+    for name, check in field_checks(kind).items():
+        if isinstance(check, Tensor):
             given[name] = _taken(tensors, f"{given['name']}.{name}")
     return kind(**given)
 

@@ -16,7 +16,8 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.nodes import NODES, Node, Value, get_node
+from mulfree import nodes
+from mulfree.nodes import Node, Value
 from mulfree.nodes.fields import Floats, Labels, Tensor, artifact_error, check_fields
 from mulfree.nodes.node import Name, Size
 from mulfree.opcounts import OpCounts
@@ -171,11 +172,11 @@ class Graph:
                 raise artifact_error(
                     f"{made.name}.shape", f"be {shape} as {node.name} makes", made.shape
                 )
-            meaning = (made.scale, made.zero)
+            meaning = (made.scale, made.zero_point)
             for source in (self.by_name[name] for name in node.inputs):
-                if node.keeps_grid and meaning != (source.scale, source.zero):
+                if node.keeps_grid and meaning != (source.scale, source.zero_point):
                     raise artifact_error(
-                        made.name, f"have scale and zero of {source.name}", meaning
+                        made.name, f"have scale and zero point of {source.name}", meaning
                     )
 
     def _check_sizes(self) -> None:
@@ -212,7 +213,7 @@ def _is_value(item: object) -> bool:
 
 def _is_node(item: object) -> bool:
     op = getattr(item, "op", None)
-    return op in NODES and isinstance(item, get_node(op))
+    return op in nodes.NODES and isinstance(item, nodes.get_node(op))
 
 
 def _check_unique(what: str, names: Iterator[str]) -> None:

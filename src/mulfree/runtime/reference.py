@@ -117,14 +117,14 @@ def quantise(
 
     Args:
         array: Real numbers.
-        value: Description of the result: scale and zero.
+        value: Description of the result: scale and zero point.
         steps: Scratch memory of the array's shape; new by default.
         out: Memory for the result, likewise.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.divide(array, np.float32(value.scale), out=steps)
         np.rint(steps, out=steps)
-        steps += np.float32(value.zero)
+        steps += np.float32(value.zero_point)
     # fmax, unlike maximum, ignores NaN.
     np.fmax(steps, np.float32(0), out=steps)
     np.fmin(steps, np.float32(255), out=steps)

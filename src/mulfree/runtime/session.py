@@ -353,7 +353,7 @@ def _compiled(graph: Graph) -> Program:
     except ValueError as error:
         # A MULFREE_ISA that is not here.
         raise BackendUnavailableError(str(error)) from error
-    ids = {value.name: program.value(*value.shape, value.zero) for value in graph.values}
+    ids = {value.name: program.value(*value.shape, value.zero_point) for value in graph.values}
     program.input_pixels(ids[graph.input.value], graph.input.table)
     program.input_quantised(ids[graph.input.value])
     for node in graph.nodes:
@@ -365,7 +365,7 @@ def _compiled(graph: Graph) -> Program:
 def _append(program: Program, node: Any, ids: Mapping[str, int]) -> None:
     x, y = ids[node.input], ids.get(node.output, -1)
     window = ("kernel", "stride")
-    epilogue = ("multiplier", "offset", "shift", "low", "high")
+    epilogue = ("multiplier", "offset", "shift", "clamp_min", "clamp_max")
 
     def fields(*names: str) -> list[Any]:
         return [getattr(node, name) for name in names]

@@ -70,7 +70,7 @@ def _quantised(add: GraphBuilder, graph: Graph) -> str:
     """Add `clamp(round(x / scale) + zero, 0, 255)`, half to even; NaN gives 0."""
     value = graph.input_value
     steps = add("Div", IMAGES, add.constant(np.array(value.scale, np.float32)))
-    shifted = add("Add", add("Round", steps), add.constant(np.array(value.zero, np.float32)))
+    shifted = add("Add", add("Round", steps), add.constant(np.array(value.zero_point, np.float32)))
     nothing, full = (add.constant(np.array(bound, np.float32)) for bound in (0, 255))
     clipped = add("Clip", add("Where", add("IsNaN", shifted), nothing, shifted), nothing, full)
     return add("Cast", clipped, to=TensorProto.UINT8)

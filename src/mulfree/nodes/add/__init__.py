@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from mulfree.nodes.fields import artifact_error
 from mulfree.nodes.node import (
-    Byte,
+    ClampMax,
+    ClampMin,
     Int32,
     Int64,
     Name,
@@ -34,8 +35,8 @@ class Add(Node):
         other_multiplier: Factor of `other`, 32 bits.
         offset: 64 bits.
         shift: 1..62.
-        low: Least output.
-        high: Greatest output.
+        clamp_min: Least output.
+        clamp_max: Greatest output.
     """
 
     op = "add"
@@ -45,8 +46,8 @@ class Add(Node):
     other_multiplier: Int32
     offset: Int64
     shift: Shift
-    low: Byte
-    high: Byte
+    clamp_min: ClampMin
+    clamp_max: ClampMax
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -58,7 +59,7 @@ class Add(Node):
         shape, other = values[self.input].shape, values[self.other].shape
         if other != shape:
             raise artifact_error(f"{self.name}.other", f"have the shape {list(shape)}", other)
-        check_clamp(self, self.low, self.high)
+        check_clamp(self, self.clamp_min, self.clamp_max)
         factors = abs(self.multiplier) + abs(self.other_multiplier)
         check_sum(self, 255 * factors + abs(self.offset) + (1 << (self.shift - 1)))
         return shape

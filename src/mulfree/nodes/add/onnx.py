@@ -16,4 +16,4 @@ def emit(add: GraphBuilder, node: Add, source: Value, made: Made) -> str:
     """Add the nodes; return the name of the output."""
     first = scaled(add, made[node.input], node.multiplier)
     v = add("Add", first, scaled(add, made[node.other], node.other_multiplier))
-    return requantised(add, v, node.offset, node.shift, node.low, node.high)
+    return requantised(add, v, node.offset, node.shift, node.clamp_min, node.clamp_max)

@@ -13,4 +13,4 @@ def evaluate(node: Add, source: Value, made: Made) -> U8:
     """Return the output, `[N, H, W, C]`."""
     v = made[node.input].astype(np.int64) * node.multiplier + node.offset
     v += made[node.other].astype(np.int64) * node.other_multiplier
-    return requantise(v, node.shift, node.low, node.high)
+    return requantise(v, node.shift, node.clamp_min, node.clamp_max)

@@ -16,7 +16,7 @@ from mulfree.opcounts import OpCounts
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adder2d(SlidingLayer):
-    """Adder layer: `acc = -sum |q_x - q_w|`. Input and weight share scale and zero.
+    """Adder layer: `acc = -sum |q_x - q_w|`. Input and weight share scale and zero point.
 
     Attributes:
         weight: `u8[O, Kh, Kw, C / g]`.

@@ -33,7 +33,7 @@ def emit(add: GraphBuilder, node: Adder2d, source: Value, made: Made) -> str:
         padding=node.padding,
         groups=node.groups,
     )
-    windows = add.columns(made[node.input], geometry, np.uint8(source.zero))
+    windows = add.columns(made[node.input], geometry, np.uint8(source.zero_point))
     weight = node.weight.reshape(node.groups, filters // node.groups, node.taps, 1)
     taps_first = add.constant(weight.transpose(2, 0, 1, 3).astype(np.int32))
     types = {"read": TensorProto.UINT8, "computed": TensorProto.INT32}

@@ -17,7 +17,7 @@ class Concat(Node):
     """Values side by side: their channels stacked in the order of `inputs`, then permuted.
 
     Attributes:
-        others: Names of the values after `input`, with its rows, columns, scale and zero.
+        others: Names of the values after `input`, with its rows, columns, scale and zero point.
         order: `i32[C]`, a permutation: channel c of the output is stacked channel `order[c]`.
     """
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def emit(add: GraphBuilder, node: Conv2d, source: Value, made: Made) -> str:
     """Add the nodes; return the name of the output."""
     rows, columns = node.padding
-    x = add.padded(made[node.input], (rows, columns, rows, columns), np.uint8(source.zero))
+    x = add.padded(made[node.input], (rows, columns, rows, columns), np.uint8(source.zero_point))
     sums = add(
         "ConvInteger",
         x,

@@ -14,7 +14,7 @@ from mulfree.nodes.sliding import Pair
 def evaluate(node: Conv2d, source: Value, made: Made) -> U8:
     """Return the output, `[N, h, w, O]`."""
     geometry = node.stride, node.padding, node.groups
-    sums = accumulator(made[node.input], node.weight, *geometry, zero=source.zero)
+    sums = accumulator(made[node.input], node.weight, *geometry, zero=source.zero_point)
     return normalised(node, sums, made)
 
 

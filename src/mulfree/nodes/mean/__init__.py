@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from mulfree.nodes.node import (
     ACCUMULATOR_LIMIT,
-    Byte,
+    ClampMax,
+    ClampMin,
     Int32,
     Int64,
     Node,
@@ -28,8 +29,8 @@ from mulfree.opcounts import OpCounts
 class Mean(Node):
     """Sum of each window, without padding, then the epilogue with scalars.
 
-    `q_out = clamp((acc * multiplier + offset + (1 << (shift - 1))) >> shift, low, high)`; the
-    multiplier includes the divisor.
+    `v = acc * multiplier + offset`, `q_out = clamp((v + (1 << (shift - 1))) >> shift, clamp_min,
+    clamp_max)`; the multiplier includes the divisor.
 
     Attributes:
         kernel: Kh, Kw; H, W for the mean of the whole map.
@@ -37,8 +38,8 @@ class Mean(Node):
         multiplier: 32 bits.
         offset: 64 bits.
         shift: 1..62.
-        low: Least output.
-        high: Greatest output.
+        clamp_min: Least output.
+        clamp_max: Greatest output.
     """
 
     op = "mean"
@@ -48,12 +49,12 @@ class Mean(Node):
     multiplier: Int32
     offset: Int64
     shift: Shift
-    low: Byte
-    high: Byte
+    clamp_min: ClampMin
+    clamp_max: ClampMax
 
     def output_shape(self, values: Values) -> Shape:
         """Return `[C, (H - Kh) / stride + 1, ...]`."""
-        check_clamp(self, self.low, self.high)
+        check_clamp(self, self.clamp_min, self.clamp_max)
         largest = math.prod(self.kernel) * 255
         self.require(largest < ACCUMULATOR_LIMIT, "kernel", "have fewer than 2**31 / 255 taps")
         magnitudes = largest * abs(self.multiplier) + abs(self.offset)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def emit(add: GraphBuilder, node: Mean, source: Value, made: Made) -> str:
     """Add the nodes; return the name of the output."""
     v = scaled(add, _sums(add, made[node.input], source, node), node.multiplier)
-    return requantised(add, v, node.offset, node.shift, node.low, node.high)
+    return requantised(add, v, node.offset, node.shift, node.clamp_min, node.clamp_max)
 
 
 def _sums(add: GraphBuilder, x: str, source: Value, node: Mean) -> str:

@@ -14,7 +14,7 @@ from mulfree.nodes.sliding import Pair
 def evaluate(node: Mean, source: Value, made: Made) -> U8:
     """Return the output, `[N, h, w, C]`."""
     v = _sums(made[node.input], node.kernel, node.stride) * node.multiplier + node.offset
-    return requantise(v, node.shift, node.low, node.high)
+    return requantise(v, node.shift, node.clamp_min, node.clamp_max)
 
 
 def _sums(x: U8, kernel: Pair, stride: Pair) -> NDArray[np.int64]:

@@ -17,4 +17,4 @@ if TYPE_CHECKING:
 def emit(add: GraphBuilder, node: Pad, source: Value, made: Made) -> str:
     """Add the nodes; return the name of the output."""
     border = (node.top, node.left, node.bottom, node.right)
-    return add.padded(made[node.input], border, np.uint8(source.zero))
+    return add.padded(made[node.input], border, np.uint8(source.zero_point))

@@ -12,4 +12,4 @@ from mulfree.nodes.pad import Pad
 def evaluate(node: Pad, source: Value, made: Made) -> U8:
     """Return the output, `[N, h, w, C]`."""
     border = ((0, 0), (node.top, node.bottom), (node.left, node.right), (0, 0))
-    return np.pad(made[node.input], border, constant_values=source.zero)
+    return np.pad(made[node.input], border, constant_values=source.zero_point)
