@@ -1,0 +1,14 @@
+"""Random convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mulfree.nodes.conv2d import Conv2d
+from mulfree.nodes.node import Node, Value
+from mulfree.nodes.sampling import Draws, sliding_layer
+
+
+def sample(draws: Draws, values: Sequence[Value]) -> tuple[Node, Value]:
+    """Return a node and its output; the moments are of x * w of uniform bytes."""
+    return sliding_layer(draws, values, Conv2d, (-128, 127), (0, 10_000))
