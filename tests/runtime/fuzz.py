@@ -40,9 +40,11 @@ from tests.fuzzing import (
     truncated,
 )
 from tests.runtime.files import resealed
-from tests.runtime.graphs import pictures, random_graph, tiny
+from tests.runtime.graphs import around, pictures, random_graph, tiny
 
 from mulfree.errors import ArtifactError
+from mulfree.nodes import NODES
+from mulfree.nodes.sampling import samples
 from mulfree.runtime import Graph, Session, artifact, load
 
 # A graph that would take longer than this is checked but not run.
@@ -176,9 +178,10 @@ def mutated(rng: Random) -> bytes:
 
 
 def _bases() -> list[bytes]:
-    """Small files that have every kind of node between them."""
-    rng = np.random.default_rng(33)
-    graphs = [tiny(), *(random_graph(rng, nodes) for nodes in (2, 3, 4, 5, 6, 8))]
+    """Small files: one of each kind of node, and some of several."""
+    rng = np.random.default_rng(32)
+    single = (around(next(samples(op, rng)), rng) for op in NODES)
+    graphs = [tiny(), *single, *(random_graph(rng, nodes) for nodes in (3, 4, 5, 6))]
     return [artifact.to_bytes(graph) for graph in graphs]
 
 
