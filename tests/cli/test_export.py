@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.export.graphs import network
+from tests.runtime.graphs import network
 from tests.training.runs import make_config
 
 from mulfree import data, models, runtime
@@ -116,7 +116,7 @@ def test_a_run_whose_data_is_gone(
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Path:
-    runtime.save(network(np.random.default_rng(0)), tmp_path / "network.artifact")
+    runtime.save(network(), tmp_path / "network.artifact")
     return tmp_path / "network.artifact"
 
 

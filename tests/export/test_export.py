@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from tests.export.graphs import network
+from tests.runtime.graphs import network
 
 from mulfree import export, models, runtime
 from mulfree.errors import BackendUnavailableError
@@ -27,7 +26,7 @@ def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_artifact(tmp_path: Path) -> None:
-    graph = network(np.random.default_rng(0))
+    graph = network()
     export.save(graph, tmp_path / "model.artifact")
     assert runtime.load(tmp_path / "model.artifact").nodes[1].name == graph.nodes[1].name
 
@@ -44,7 +43,7 @@ def test_onnx_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     without("onnx", monkeypatch)
     line = r"to_onnx: ONNX files need onnx: pip install mulfree\[onnx\]"
     with pytest.raises(BackendUnavailableError, match=line):
-        export.to_onnx(network(np.random.default_rng(0)), tmp_path / "model.onnx")
+        export.to_onnx(network(), tmp_path / "model.onnx")
 
 
 def test_onnxscript_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

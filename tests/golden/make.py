@@ -17,7 +17,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from tests.export.graphs import network, of_operation
+from tests.export.graphs import network, of_operation  # type: ignore[import-not-found]
 
 from mulfree import export, models, quantization, runtime, training
 from mulfree.nodes import NODES

@@ -1,26 +1,16 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
-from tests.runtime.graphs import array, random_graph, tiny, tiny_parts
+from tests.runtime.graphs import array, random_graph, tiny
 
 from mulfree.errors import DTypeError, ShapeError
-from mulfree.nodes import Node, Value
-from mulfree.nodes.add import Add
+from mulfree.nodes import Value
 from mulfree.nodes.adder2d import reference as adder2d
 from mulfree.nodes.arithmetic import requantise
-from mulfree.nodes.concat import Concat
 from mulfree.nodes.conv2d import reference as conv2d
 from mulfree.nodes.linear import Linear
-from mulfree.nodes.lut import Lut
-from mulfree.nodes.max_pool import MaxPool
-from mulfree.nodes.mean import Mean
-from mulfree.nodes.pad import Pad
-from mulfree.nodes.repeat import Repeat
 from mulfree.runtime import reference
 
 SOURCE = Value(name="x", shape=(1, 1, 1), scale=1.0, zero_point=7)
@@ -66,66 +56,6 @@ def test_adder_by_hand() -> None:
     assert padded[0, :, 0, 0].tolist() == [-9 - 9 - 1, -9 - 1 - 9, -1 - 9 - 9]
 
 
-def window_sums(
-    x: NDArray[Any], weight: NDArray[Any], stride: Any, padding: Any, groups: int, zero: int
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The two accumulators by plain loops over every index."""
-    images, height, width, _ = x.shape
-    filters, rows, columns, depth = weight.shape
-    out_rows = (height + 2 * padding[0] - rows) // stride[0] + 1
-    out_columns = (width + 2 * padding[1] - columns) // stride[1] + 1
-    adder = np.zeros((images, out_rows, out_columns, filters), np.int64)
-    conv = np.zeros_like(adder)
-    for n, i, j, o in np.ndindex(adder.shape):
-        for a, b, c in np.ndindex(rows, columns, depth):
-            row, column = i * stride[0] + a - padding[0], j * stride[1] + b - padding[1]
-            channel = o // (filters // groups) * depth + c
-            inside = 0 <= row < height and 0 <= column < width
-            q = int(x[n, row, column, channel]) if inside else zero
-            adder[n, i, j, o] -= abs(q - int(weight[o, a, b, c]))
-            conv[n, i, j, o] += q * int(weight[o, a, b, c])
-    return adder, conv
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "kernel", "stride", "padding", "groups"),
-    [
-        (4, 5, (3, 3), (1, 1), (1, 1), 1),
-        (5, 4, (3, 2), (2, 1), (2, 0), 2),
-        (1, 7, (1, 5), (1, 3), (0, 4), 4),
-        (3, 3, (1, 1), (2, 2), (0, 0), 1),
-    ],
-)
-def test_windows_against_loops(
-    height: int, width: int, kernel: Any, stride: Any, padding: Any, groups: int
-) -> None:
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (2, height, width, 4), dtype=np.uint8)
-    shape = (8, *kernel, 4 // groups)
-    weight = rng.integers(0, 256, shape, dtype=np.uint8)
-    signed = rng.integers(-128, 128, shape, dtype=np.int8)
-    got = adder2d.accumulator(x, weight, stride, padding, groups, zero=31)
-    np.testing.assert_array_equal(got, window_sums(x, weight, stride, padding, groups, 31)[0])
-    got = conv2d.accumulator(x, signed, stride, padding, groups, zero=31)
-    np.testing.assert_array_equal(got, window_sums(x, signed, stride, padding, groups, 31)[1])
-    assert got.dtype == np.int32
-
-
-def test_convolution_is_torchs() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 256, (2, 9, 8, 6), dtype=np.uint8)
-    weight = rng.integers(-128, 128, (4, 3, 5, 3), dtype=np.int8)
-    got = conv2d.accumulator(x, weight, (2, 1), (1, 2), 2, zero=0)
-    expected = torch.nn.functional.conv2d(
-        torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.int32)),
-        torch.from_numpy(weight.transpose(0, 3, 1, 2).astype(np.int32)),
-        stride=(2, 1),
-        padding=(1, 2),
-        groups=2,
-    )
-    np.testing.assert_array_equal(got.transpose(0, 3, 1, 2), expected.numpy())
-
-
 def test_logits_may_be_infinite() -> None:
     weight, largest = array([[127], [-128]], "int8"), array([3e38, 3e38], "float32")
     node = Linear(name="fc", input="x", weight=weight, scale=largest, bias=largest)
@@ -168,128 +98,6 @@ def test_negative_numbers_round_down_before_the_clamp() -> None:
     got = requantise(np.array([-5 + 6, -6 + 6, 100]), 1, 0, 40)
     assert got.tolist() == [1, 0, 40]
     assert requantise(np.array([-99, 4, 99]), 1, 3, 9).tolist() == [3, 3, 9]
-
-
-def test_epilogue_with_residual() -> None:
-    parts = tiny_parts()
-    adder = parts["nodes"][0]
-    second = type(adder)(
-        name="second",
-        input="y",
-        output="w",
-        weight=np.zeros((2, 1, 1, 2), np.uint8),
-        multiplier=array([2, -2], "int32"),
-        offset=array([1000, -7], "int64"),
-        shift=3,
-        clamp_min=1,
-        clamp_max=200,
-        residual="y",
-        residual_multiplier=-5,
-    )
-    x = array([[[[10, 20], [30, 40]]]], "uint8")
-    source = Value(name="y", shape=(2, 1, 2), scale=1.0, zero_point=0)
-    got = reference.evaluate(second, source, {"y": x})
-    # acc = -30 and -70; (-60 + 1000 - 50 + 4) >> 3, (60 - 7 - 100 + 4) >> 3 < 1;
-    # (-140 + 1000 - 150 + 4) >> 3, (140 - 7 - 200 + 4) >> 3 < 1.
-    assert got.tolist() == [[[[111, 1], [89, 1]]]]
-
-
-BOARD = array([[[[1], [2], [3]], [[4], [5], [6]], [[7], [8], [9]]]], "uint8")
-NAMES: dict[str, Any] = {"name": "n", "input": "x", "output": "y"}
-
-
-@pytest.mark.parametrize(
-    ("node", "expected"),
-    [
-        (
-            MaxPool(
-                **NAMES,
-                kernel=(2, 2),
-                stride=(1, 2),
-                padding=(0, 1),
-                minimum=np.zeros(1, np.uint8),
-            ),
-            [[4, 6], [7, 9]],
-        ),
-        (
-            MaxPool(
-                **NAMES, kernel=(2, 2), stride=(2, 2), padding=(1, 1), minimum=np.ones(1, np.uint8)
-            ),
-            [[1, 2], [4, 5]],
-        ),
-        (
-            Mean(
-                **NAMES,
-                kernel=(2, 3),
-                stride=(1, 1),
-                multiplier=3,
-                offset=1,
-                shift=2,
-                clamp_min=0,
-                clamp_max=29,
-            ),
-            [[(21 * 3 + 1 + 2) >> 2], [29]],
-        ),
-        (
-            Add(
-                **NAMES,
-                other="x",
-                multiplier=3,
-                other_multiplier=-1,
-                offset=4,
-                shift=1,
-                clamp_min=0,
-                clamp_max=255,
-            ),
-            [[3, 4, 5], [6, 7, 8], [9, 10, 11]],
-        ),
-        (
-            Lut(**NAMES, table=np.arange(255, -1, -1, dtype=np.uint8)[None]),
-            [[254, 253, 252], [251, 250, 249], [248, 247, 246]],
-        ),
-        (
-            Pad(**NAMES, left=1, right=0, top=0, bottom=2),
-            [[7, 1, 2, 3], [7, 4, 5, 6], [7, 7, 8, 9], [7, 7, 7, 7], [7, 7, 7, 7]],
-        ),
-        (
-            Repeat(**NAMES, factor=2),
-            np.kron(BOARD[0, :, :, 0], np.ones((2, 2), np.uint8)).tolist(),
-        ),
-    ],
-    ids=lambda value: value.op if isinstance(value, Node) else "",
-)
-def test_other_nodes_by_hand(node: Node, expected: list[list[int]]) -> None:
-    got = reference.evaluate(node, SOURCE, {"x": BOARD})
-    assert got.dtype == np.uint8
-    assert got[0, :, :, 0].tolist() == expected
-
-
-def test_pooling_chooses_by_channel() -> None:
-    x = array([[[[1, 1], [9, 9]]]], "uint8")
-    node = MaxPool(
-        **NAMES, kernel=(1, 2), stride=(1, 1), padding=(0, 0), minimum=array([0, 1], "uint8")
-    )
-    assert reference.evaluate(node, SOURCE, {"x": x}).tolist() == [[[[9, 1]]]]
-
-
-def test_tables_are_per_channel() -> None:
-    x = array([[[[3, 3]]]], "uint8")
-    table = np.stack([np.arange(256), np.arange(256) // 2]).astype(np.uint8)
-    got = reference.evaluate(Lut(**NAMES, table=table), SOURCE, {"x": x})
-    assert got.tolist() == [[[[3, 1]]]]
-
-
-def test_channels_are_stacked_and_put_in_order() -> None:
-    made = {"x": array([[[[1, 2]]]], "uint8"), "z": array([[[[3]]]], "uint8")}
-    order = array([2, 0, 4, 1, 3], "int32")
-    node = Concat(**NAMES, others=("z", "x"), order=order)
-    # Stacked 1 2 3 1 2.
-    assert reference.evaluate(node, SOURCE, made).tolist() == [[[[3, 1, 2, 2, 1]]]]
-
-
-def test_an_unknown_node_has_no_arithmetic() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'op'"):
-        reference.evaluate(Node(name="n", input="x", output="y"), SOURCE, {"x": BOARD})
 
 
 def test_floats_round_half_to_even() -> None:

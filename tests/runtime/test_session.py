@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from tests.runtime.graphs import array, heavy, lined_up, pictures, random_graph, tiny, tiny_parts
 
-from mulfree._native import core
 from mulfree.errors import (
     ArtifactError,
     BackendUnavailableError,
@@ -27,7 +26,6 @@ from mulfree.errors import (
 )
 from mulfree.nodes import Node, Value
 from mulfree.nodes.concat import Concat
-from mulfree.nodes.linear import Linear
 from mulfree.nodes.max_pool import MaxPool
 from mulfree.nodes.mean import Mean
 from mulfree.nodes.repeat import Repeat
@@ -62,44 +60,6 @@ def test_native_equals_the_reference(seed: int) -> None:
         for _ in range(2):
             given = pictures(rng, graph, 1 + number % 3)
             np.testing.assert_array_equal(session.run(given), reference.run(graph, given))
-
-
-def shown(graph: Graph, index: int) -> Graph:
-    """The graph up to the node numbered `index`, with logits that are the integers it makes."""
-    nodes = graph.nodes[: index + 1]
-    name = nodes[-1].output
-    assert name is not None
-    taps = graph.by_name[name].elements
-    read = {graph.input.value, *(node.output for node in nodes)}
-    last = Linear(
-        name="shown",
-        input=name,
-        weight=np.eye(taps, dtype=np.int8),
-        scale=np.ones(taps, np.float32),
-        bias=np.zeros(taps, np.float32),
-    )
-    values = tuple(value for value in graph.values if value.name in read)
-    return Graph(name="shown", input=graph.input, values=values, nodes=(*nodes, last))
-
-
-@pytest.mark.parametrize("isa", ["scalar", "avx2", "avx512", ""])
-def test_every_integer_of_every_node(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Logits mix many integers: here each is seen by itself, on every instruction set."""
-    if isa and isa not in core().supported_isas():
-        pytest.skip(f"this processor has no {isa}")
-    monkeypatch.setenv("MULFREE_ISA", isa)
-    rng = np.random.default_rng(100)
-    nodes = 0
-    while nodes < 150:
-        graph = random_graph(rng)
-        given = pictures(rng, graph, 2)
-        made = reference.trace(graph, given)
-        for index, node in enumerate(graph.nodes[:-1]):
-            assert node.output is not None
-            if made[node.output][0].size <= 500:
-                got = Session(shown(graph, index), threads=1).run(given)
-                np.testing.assert_array_equal(got, made[node.output].reshape(2, -1))
-                nodes += 1
 
 
 def test_threads_do_not_change_the_result() -> None:
