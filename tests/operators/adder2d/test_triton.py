@@ -203,8 +203,8 @@ def test_a_large_batch_is_taken_in_parts(
     monkeypatch.setattr(triton, "_MAX_INDEX", 50)
     monkeypatch.setattr(triton, "_SHARE", 16)
     for which, tensors in (("forward", (x, w)), ("weight_grad", (g, x, w))):
-        plan = triton.launches(which, tensors, window.sliding, GradientRule(name="sign"))
-        assert len(plan) == 3
+        made = triton.launches(which, tensors, window.sliding, GradientRule(name="sign"))
+        assert len(made) == 3
     parts = run(x, w, g, window, gradient="sign", backend="triton")
     assert torch.equal(whole[0], parts[0])
     assert torch.equal(whole[1], parts[1])
@@ -323,7 +323,7 @@ def test_no_more_memory_than_the_output() -> None:
     assert added <= y.nbytes + 2 * w.nbytes + 2**20
 
 
-def test_a_plan_needs_no_device() -> None:
+def test_launches_need_no_device() -> None:
     window = ConvProblem(in_channels=16, out_channels=32, stride=(2, 2))
     x, w, g = (
         torch.empty(shape, device="meta")

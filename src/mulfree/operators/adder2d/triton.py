@@ -1,8 +1,8 @@
 """The adder operator on GPUs: list of kernel launches for a problem.
 
 Operands are brought into the one layout the kernels read, channels next to each other; for images
-and weights in torch's channels_last format that costs nothing. Nothing is unfolded. A plan needs
-shapes only, so kernels can be planned for meta tensors and compiled where there is no GPU.
+and weights in torch's channels_last format that costs nothing. Nothing is unfolded. Launches
+need shapes only, so they can be made for meta tensors and compiled where there is no GPU.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ class _LaunchList:
 
 def forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) -> Tensor:
     """`-sum |x - w|^norm`, in the dtype and memory format of `input`."""
-    return _plan_forward(input, weight, sliding, norm).run()
+    return _forward_launches(input, weight, sliding, norm).run()
 
 
 def input_grad(
     grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
     """GradientRule of the input by `rule`, in the dtype and memory format of `input`."""
-    return _plan_input_grad(grad, input, weight, sliding, rule).run()
+    return _input_grad_launches(grad, input, weight, sliding, rule).run()
 
 
 def weight_grad(
@@ -114,7 +114,7 @@ def weight_grad(
     `torch.backends.cudnn.allow_tf32`.
     """
     if rule.name != "adder":
-        shares = _plan_weight_grad(grad, input, weight, sliding, rule).run()
+        shares = _weight_grad_launches(grad, input, weight, sliding, rule).run()
         return shares.sum(0).permute(0, 3, 1, 2).to(weight.dtype)
     stride, padding, dilation, groups = sliding
     convolved = torch.ops.aten.convolution_backward(
@@ -144,20 +144,20 @@ def launches(
     """
     if which == "forward":
         input, weight = tensors
-        return _plan_forward(input, weight, sliding, norm).launches
+        return _forward_launches(input, weight, sliding, norm).launches
     grad, input, weight = tensors
     if which == "input_grad":
-        return _plan_input_grad(grad, input, weight, sliding, rule).launches
+        return _input_grad_launches(grad, input, weight, sliding, rule).launches
     if rule.name == "adder":
         return []
-    return _plan_weight_grad(grad, input, weight, sliding, rule).launches
+    return _weight_grad_launches(grad, input, weight, sliding, rule).launches
 
 
-def _plan_forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) -> _LaunchList:
+def _forward_launches(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) -> _LaunchList:
     output_hw = sliding.output_hw(input.shape[2:], weight.shape[2:])
     result = _empty((len(input), len(weight), *output_hw), input)
     if _is_depthwise(weight, sliding):
-        return _plan_depthwise_forward(input, weight, sliding, norm, result)
+        return _depthwise_forward_launches(input, weight, sliding, norm, result)
     x, w = _channels_last(input), _filters_first(weight)
     channels, filters = weight.shape[1], len(weight) // sliding.groups
     packed = input.element_size() == 2 and channels % 2 == 0 and norm == 1.0
@@ -165,11 +165,11 @@ def _plan_forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) 
         x = _pairs(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         w, channels = _pairs(w), channels // 2
     terms = _PACKED_TERMS if packed and channels % _PACKED_TERMS == 0 else _TERMS
-    plan = _LaunchList(result, [])
+    made = _LaunchList(result, [])
     for x_part, y in _parts(result.shape[2] * result.shape[3], x, result):
         positions = len(y) * y.shape[2] * y.shape[3]
         tile = _choose(positions, filters, sliding.groups, input.device)
-        plan.launches.append(
+        made.launches.append(
             Launch(
                 kernel=kernels.forward_kernel,
                 grid=_grid(tile, positions, filters, sliding.groups),
@@ -199,28 +199,28 @@ def _plan_forward(input: Tensor, weight: Tensor, sliding: Sliding, norm: float) 
                 stages=_STAGES,
             )
         )
-    return plan
+    return made
 
 
-def _plan_input_grad(
+def _input_grad_launches(
     grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> _LaunchList:
     result = _empty(input.shape, input)
     if _is_depthwise(weight, sliding):
-        return _plan_depthwise_input_grad(grad, input, weight, sliding, rule, result)
+        return _depthwise_input_grad_launches(grad, input, weight, sliding, rule, result)
     g, x = _channels_last(grad), _channels_last(input)
     # `[K_h, K_w, C, C_out]`: the terms of a sum are the filters.
     w = weight.permute(2, 3, 1, 0).contiguous()
     channels, filters = weight.shape[1], len(weight) // sliding.groups
     phases = math.prod(sliding.stride)
-    plan = _LaunchList(result, [])
+    made = _LaunchList(result, [])
     for g_part, x_part, out in _parts(x.shape[2] * x.shape[3], g, x, result):
         height, width = (
             -(-size // stride) for size, stride in zip(x.shape[2:], sliding.stride, strict=True)
         )
         positions = len(x_part) * height * width
         tile = _choose(positions, channels, sliding.groups * phases, input.device)
-        plan.launches.append(
+        made.launches.append(
             Launch(
                 kernel=kernels.input_grad_kernel,
                 grid=_grid(tile, positions, channels, sliding.groups * phases),
@@ -253,10 +253,10 @@ def _plan_input_grad(
                 stages=_STAGES,
             )
         )
-    return plan
+    return made
 
 
-def _plan_weight_grad(
+def _weight_grad_launches(
     grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> _LaunchList:
     """Its result is `[shares, C_out, K_h, K_w, C]`, in float32."""
@@ -267,12 +267,12 @@ def _plan_weight_grad(
     positions = [len(g_part) * g.shape[2] * g.shape[3] for g_part, _ in parts]
     shares = [-(-count // _SHARE) for count in positions]
     shape = (sum(shares), len(weight), *weight.shape[2:], channels)
-    plan = _LaunchList(torch.empty(shape, dtype=torch.float32, device=weight.device), [])
+    made = _LaunchList(torch.empty(shape, dtype=torch.float32, device=weight.device), [])
     first = 0
     for (g_part, x_part), count, share in zip(parts, positions, shares, strict=True):
         tile = _choose(filters, channels, sliding.groups * taps * share, input.device)
         blocks = -(-channels // tile.columns)
-        plan.launches.append(
+        made.launches.append(
             Launch(
                 kernel=kernels.weight_grad_kernel,
                 grid=(sliding.groups * taps * share, -(-filters // tile.rows) * blocks, 1),
@@ -280,7 +280,7 @@ def _plan_weight_grad(
                     "g": g_part,
                     "x": x_part,
                     "w": w,
-                    "out": plan.result[first : first + share],
+                    "out": made.result[first : first + share],
                     "positions": count,
                     "share": min(_SHARE, -(-count // _TERMS) * _TERMS),
                     "channels": channels,
@@ -303,19 +303,19 @@ def _plan_weight_grad(
             )
         )
         first += share
-    return plan
+    return made
 
 
-def _plan_depthwise_forward(
+def _depthwise_forward_launches(
     input: Tensor, weight: Tensor, sliding: Sliding, norm: float, result: Tensor
 ) -> _LaunchList:
     x, w = _like(input, result), _taps_first(weight)
     last = not _is_channels_last(result)
-    plan = _LaunchList(result, [])
+    made = _LaunchList(result, [])
     for x_part, y in _parts(result.shape[2] * result.shape[3], x, result):
         positions = len(y) * y.shape[2] * y.shape[3]
         tile = _depthwise_tile(len(weight), last=last)
-        plan.launches.append(
+        made.launches.append(
             Launch(
                 kernel=kernels.depthwise_forward_kernel,
                 grid=(-(-positions // tile["ROWS"]), -(-len(weight) // tile["COLUMNS"]), 1),
@@ -338,10 +338,10 @@ def _plan_depthwise_forward(
                 },
             )
         )
-    return plan
+    return made
 
 
-def _plan_depthwise_input_grad(
+def _depthwise_input_grad_launches(
     grad: Tensor,
     input: Tensor,
     weight: Tensor,
@@ -352,11 +352,11 @@ def _plan_depthwise_input_grad(
     g, x, w = _like(grad, result), _like(input, result), _taps_first(weight)
     last = not _is_channels_last(result)
     channels = input.shape[1]
-    plan = _LaunchList(result, [])
+    made = _LaunchList(result, [])
     for g_part, x_part, out in _parts(x.shape[2] * x.shape[3], g, x, result):
         pixels = len(x_part) * x.shape[2] * x.shape[3]
         tile = _depthwise_tile(channels, last=last)
-        plan.launches.append(
+        made.launches.append(
             Launch(
                 kernel=kernels.depthwise_input_grad_kernel,
                 grid=(-(-pixels // tile["ROWS"]), -(-channels // tile["COLUMNS"]), 1),
@@ -381,7 +381,7 @@ def _plan_depthwise_input_grad(
                 },
             )
         )
-    return plan
+    return made
 
 
 # --- operands ---------------------------------------------------------------------------------
