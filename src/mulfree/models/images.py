@@ -10,7 +10,7 @@ from typing import Any
 
 from mulfree.errors import ConfigError, quoted
 
-# Above any use; a hostile file cannot ask for an image of gigabytes.
+# Above any use; a hostile file cannot request an image of gigabytes.
 _MAX_SIDE = 65_536
 _MAX_VALUES = 2**26
 

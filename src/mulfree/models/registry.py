@@ -18,7 +18,7 @@ from mulfree.models.images import ImageSpec
 from mulfree.models.placement import Placement, placed
 from mulfree.models.wrappers import unwrapped
 
-# Far above any use, low enough that a hostile file cannot ask for a network of petabytes.
+# Far above any use, low enough that a hostile file cannot request a network of petabytes.
 _MAX_COUNT = 1_000_000
 _MAX_WIDTH = 64.0
 
