@@ -37,7 +37,7 @@ def load(config: DataConfig, options: Config, progress: Progress | None) -> Data
     Raises:
         DataError: There is no such folder or archive.
         ArtifactError: An image or the archive is damaged, hostile, or a split is missing.
-        ConfigError: A validation split is asked for beside the one on disk.
+        ConfigError: A validation split is requested beside the one on disk.
     """
     path = locate(
         config.name,
