@@ -132,7 +132,7 @@ def test_ranges_are_those_of_all_processes(
 
 
 def test_a_part_of_the_numbers_is_seen_from_all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qat, "_SEEN", 96)
+    monkeypatch.setattr(qat, "_MAX_SAMPLED", 96)
     made = task(observer="minmax")
     images = torch.zeros(1, 3, 32, 32)
     images[..., 7] = 9.0

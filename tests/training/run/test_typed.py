@@ -17,9 +17,9 @@ def test_every_option_of_every_configuration_is_plain_data() -> None:
     kinds = {*sections, *(get_method(name).config_class for name in METHODS)}
     assert len(kinds) == 7 + len(METHODS)
     options = {
-        f"{kind.__module__}.{name}": hint
+        f"{kind.__module__}.{option.name}": get_type_hints(kind)[option.name]
         for kind in kinds
-        for name, hint in get_type_hints(kind).items()
+        for option in fields(kind)
     }
     assert len(options) > 60
     assert {name: hint for name, hint in options.items() if not is_plain(hint)} == {}
