@@ -46,7 +46,7 @@ def test_a_run_with_a_teacher_tells_of_it(
     taught, agreed = metrics["test_teacher_accuracy"], metrics["test_agreement"]
     assert f"teacher {taught:.2%} agreement {agreed:.2%}" in lines[1]
     assert lines[4] == (
-        f"its teacher: {taught:.2%}, and both name the same class of {agreed:.2%} of them"
+        f"its teacher: {taught:.2%}, and both predict the same class for {agreed:.2%} of them"
     )
     assert lines[5] == f"  {directory / 'teacher.safetensors'}  the teacher"
 
@@ -65,7 +65,7 @@ def test_help_shows_the_options_of_the_method_and_names_the_others(
         shown = " ".join(capsys.readouterr().out.split())
         for option in ("teacher", "temperature", "beta", "sigma"):
             assert f"--method.{option}" in shown
-        assert "Weight of what layers say" in shown
+        assert "Weight of the feature-distillation loss" in shown
         assert "label_smoothing" not in shown
 
 
@@ -73,7 +73,7 @@ def test_help_lists_the_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
     for text in (
-        "--optimizer.local_lr_eta ETA",
+        "--optimizer.local_lr_eta LOCAL_LR_ETA",
         "--trainer.epochs EPOCHS",
         "--resume RUN",
         "--config FILE",
