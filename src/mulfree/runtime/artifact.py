@@ -7,12 +7,8 @@ is run from a file, and no package but numpy is needed to read one.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import reprlib
-import struct
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,42 +16,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mulfree import nodes
-from mulfree.digest import DIGEST, Entry, digest_of
 from mulfree.errors import ArtifactError, choices_message, quoted
 from mulfree.files import open_regular, write_atomically
 from mulfree.nodes import Node, Value
 from mulfree.nodes.fields import Tensor, field_checks, stored_fields, tensors
+from mulfree.runtime.container import InvalidFileError, fields, mapping, pack, unpack
 from mulfree.runtime.graph import Graph, Input
 
 VERSION = 1
-MAX_HEADER_BYTES = 8 * 2**20
-"""More than the largest graph needs; bounds what reading the JSON takes."""
 MAX_STREAM_BYTES = 2**30
 """Most that is read of a file object, which may have no end."""
 
-_LENGTH = struct.Struct("<Q")
-_ALIGNMENT = 8
-_METADATA = "__metadata__"
-_KEY = "mulfree"
 _INPUT_TABLE = "input_table"
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "I64": np.dtype("<i8"),
-    "I32": np.dtype("<i4"),
-    "F32": np.dtype("<f4"),
-    "I8": np.dtype("i1"),
-    "U8": np.dtype("u1"),
-}
-_CODES = {dtype: code for code, dtype in _DTYPES.items()}
 # Nodes that were removed, with the option of `quantize` that they were written for.
 _REMOVED = {
     "select": "filter groups (`groups`)",
     "conv2d_float": "floating-point ends (`edges`)",
     "linear_float": "floating-point ends (`edges`)",
 }
-
-
-class _InvalidError(Exception):
-    """A requirement that a file does not meet; `load` adds which file it is."""
 
 
 def save(graph: Graph, path: str | os.PathLike[str]) -> None:
@@ -81,35 +59,7 @@ def to_bytes(graph: Graph) -> bytes:
     named = {_INPUT_TABLE: graph.input.table}
     for node in graph.nodes:
         named |= {f"{node.name}.{name}": tensor for name, tensor in tensors(node).items()}
-    # Wide elements first: every tensor then begins at a multiple of its element's size.
-    ordered = sorted(named.items(), key=lambda item: (-item[1].itemsize, item[0]))
-    metadata = {_KEY: _compact(_description(graph))}
-    metadata[DIGEST] = digest_of(metadata, (_entry(*item) for item in ordered))
-    header: dict[str, Any] = {_METADATA: metadata}
-    end = 0
-    for name, tensor in ordered:
-        begin, end = end, end + tensor.nbytes
-        header[name] = {
-            "dtype": _CODES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [begin, end],
-        }
-    text = _compact(header).encode()
-    text += b" " * (-len(text) % _ALIGNMENT)
-    if len(text) > MAX_HEADER_BYTES:
-        raise ArtifactError(
-            f"runtime.save: `graph` must have a header of at most {MAX_HEADER_BYTES} bytes, "
-            f"got {len(text)}"
-        )
-    return b"".join([_LENGTH.pack(len(text)), text, *(tensor.tobytes() for _, tensor in ordered)])
-
-
-def _entry(name: str, tensor: NDArray[Any]) -> Entry:
-    return Entry(name, _CODES[tensor.dtype], tensor.shape, tensor.data)
-
-
-def _compact(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return pack(_description(graph), named)
 
 
 def _description(graph: Graph) -> dict[str, Any]:
@@ -136,7 +86,7 @@ def load(path: str | os.PathLike[str]) -> Graph:
     """
     try:
         return _graph(_mapped(Path(path)))
-    except _InvalidError as error:
+    except InvalidFileError as error:
         raise ArtifactError(f"runtime.load: `path` must {error}, got {os.fspath(path)}") from error
     except ArtifactError as error:
         raise ArtifactError(
@@ -154,7 +104,7 @@ def from_bytes(content: bytes | bytearray | memoryview) -> Graph:
     fixed = content if isinstance(content, bytes) else bytes(content)
     try:
         return _graph(np.frombuffer(fixed, np.uint8))
-    except _InvalidError as error:
+    except InvalidFileError as error:
         raise ArtifactError(
             f"runtime.from_bytes: `content` must {error}, got {len(fixed)} bytes"
         ) from error
@@ -194,125 +144,27 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
     try:
         # Not a pipe or a device, which would block; an empty file cannot be mapped.
         if not path.is_file() or path.stat().st_size == 0:
-            raise _InvalidError("be a file with content")
+            raise InvalidFileError("be a file with content")
         with open_regular(path) as file:
             return np.memmap(file, np.uint8, mode="r").view(np.ndarray)
     except (OSError, ValueError) as error:
-        raise _InvalidError(f"be a readable file ({error})") from error
+        raise InvalidFileError(f"be a readable file ({error})") from error
 
 
 def _graph(content: NDArray[np.uint8]) -> Graph:
-    if content.size < _LENGTH.size:
-        raise _InvalidError(f"have more than the {_LENGTH.size} bytes of a length")
-    (length,) = _LENGTH.unpack(content[: _LENGTH.size].tobytes())
-    start = _LENGTH.size + length
-    if length > MAX_HEADER_BYTES or start > content.size:
-        raise _InvalidError(
-            f"have a header of at most {MAX_HEADER_BYTES} bytes within its {content.size}, "
-            f"not of {length}; artifacts are written by `mulfree quantize`"
-        )
-    if start % _ALIGNMENT:
-        raise _InvalidError(f"have a header that ends at a multiple of {_ALIGNMENT} bytes")
-    header = _object(_json(content[_LENGTH.size : start].tobytes()), "header")
-    metadata = _object(header.pop(_METADATA, None), _METADATA)
-    description = metadata.get(_KEY)
-    if not isinstance(description, str):
-        raise _InvalidError(
-            f"be an artifact of mulfree, as `mulfree quantize` writes (with a text {_KEY!r} in "
-            f"{_METADATA})"
-        )
-    for name in sorted(set(metadata) - {_KEY, DIGEST}):
-        raise _InvalidError(f"not have {reprlib.repr(name)} in {_METADATA}")
-    tensors = _tensors(header, content[start:])
-    # Files of older versions have none.
-    if DIGEST in metadata:
-        found = digest_of({_KEY: description}, (_entry(*item) for item in tensors.items()))
-        if metadata[DIGEST] != found:
-            raise _InvalidError(f"have the {DIGEST} that its header names: the file is damaged")
-    graph = _object(_json(description.encode(errors="replace")), _KEY)
-    version = graph.pop("version", None)
+    description, tensors = unpack(content)
+    version = description.pop("version", None)
     if type(version) is not int or version != VERSION:
-        raise _InvalidError(f"have version {VERSION}, not {reprlib.repr(version)}")
-    return _built(graph, tensors)
-
-
-def _json(text: bytes) -> object:
-    try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        reason = reprlib.repr(str(error))
-        raise _InvalidError(f"have valid JSON in its header ({reason})") from error
-
-
-def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return values
-
-
-def _no_constant(name: str) -> object:
-    raise ValueError(f"{name} is no number")
-
-
-def _object(value: object, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _InvalidError(f"have an object as {what}")
-    return value
-
-
-def _fields(value: object, what: str, names: Sequence[str]) -> dict[str, Any]:
-    """A JSON object with exactly the keys `names`, its lists as tuples."""
-    given = _object(value, what)
-    for name in sorted(set(given) ^ set(names)):
-        verb = "have" if name in names else "not have"
-        raise _InvalidError(f"{verb} {reprlib.repr(name)} in {what}")
-    return {name: tuple(item) if isinstance(item, list) else item for name, item in given.items()}
-
-
-def _tensors(header: Mapping[str, object], data: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-    """Views of all tensors; together they are the data, without gap or overlap."""
-    tensors: dict[str, NDArray[Any]] = {}
-    spans = []
-    for name, entry in header.items():
-        what = f"tensor {reprlib.repr(name)}"
-        given = _fields(entry, what, ("dtype", "shape", "data_offsets"))
-        code, shape, offsets = given["dtype"], given["shape"], given["data_offsets"]
-        if not isinstance(code, str) or code not in _DTYPES:
-            raise _InvalidError(f"have a dtype of {', '.join(sorted(_DTYPES))} in {what}")
-        dtype = _DTYPES[code]
-        if not _whole(shape, 1) or not 1 <= len(shape) <= 4:
-            raise _InvalidError(f"have 1 to 4 positive sizes as shape in {what}")
-        if not _whole(offsets, 0) or len(offsets) != 2:
-            raise _InvalidError(f"have two data_offsets in {what}")
-        begin, end = offsets
-        size = math.prod(shape) * dtype.itemsize
-        if end > data.size or end - begin != size or begin % dtype.itemsize:
-            raise _InvalidError(
-                f"have aligned data_offsets within {data.size} bytes that fit the shape in {what}"
-            )
-        tensors[name] = data[begin:end].view(dtype).reshape(shape)
-        spans.append((begin, end))
-    position = 0
-    for begin, end in sorted(spans):
-        if begin != position:
-            raise _InvalidError("have tensors side by side, without gap or overlap")
-        position = end
-    if position != data.size:
-        raise _InvalidError(f"end with its last tensor, after {position} bytes of data")
-    return tensors
-
-
-def _whole(values: object, low: int) -> bool:
-    return isinstance(values, tuple) and all(type(item) is int and item >= low for item in values)
+        raise InvalidFileError(f"have version {VERSION}, not {reprlib.repr(version)}")
+    return _built(description, tensors)
 
 
 def _built(description: object, tensors: dict[str, NDArray[Any]]) -> Graph:
     names = ("name", "classes", "input", "values", "nodes")
-    graph = _fields(description, "the graph", names)
+    graph = fields(description, "the graph", names)
     for name in ("values", "nodes"):
         if not isinstance(graph[name], tuple):
-            raise _InvalidError(f"have a list of {name}")
+            raise InvalidFileError(f"have a list of {name}")
     given = _arguments(graph["input"], "input", Input)
     table = _taken(tensors, _INPUT_TABLE)
     made = Graph(
@@ -328,19 +180,19 @@ def _built(description: object, tensors: dict[str, NDArray[Any]]) -> Graph:
         classes=graph["classes"],
     )
     for name in tensors:
-        raise _InvalidError(f"have no tensors but the graph's, as {reprlib.repr(name)}")
+        raise InvalidFileError(f"have no tensors but the graph's, as {reprlib.repr(name)}")
     return made
 
 
 def _arguments(description: object, what: str, kind: type, *others: str) -> dict[str, Any]:
     """Return the arguments of a dataclass but its tensors; `others` are further keys."""
     names = stored_fields(kind)
-    given = _fields(description, what, (*others, *names.values()))
+    given = fields(description, what, (*others, *names.values()))
     return {name: given[stored] for name, stored in names.items()}
 
 
 def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> Node:
-    op = _object(description, what).get("op")
+    op = mapping(description, what).get("op")
     if isinstance(op, str) and op in _REMOVED:
         raise ArtifactError(
             f"Graph: `{what}.op` must be a node of this version, got {op!r}, which earlier "
@@ -359,5 +211,5 @@ def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> N
 def _taken(tensors: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
     """The tensor of that name, which no other node may use."""
     if name not in tensors:
-        raise _InvalidError(f"have the tensor {reprlib.repr(name)}")
+        raise InvalidFileError(f"have the tensor {reprlib.repr(name)}")
     return tensors.pop(name)
