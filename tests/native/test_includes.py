@@ -13,9 +13,7 @@ SOURCES = ROOT / "src/mulfree"
 def layers() -> dict[str, int]:
     """Packages by the number of their layer, the lowest first, as pyproject.toml has them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    (contract,) = [
-        c for c in settings["tool"]["importlinter"]["contracts"] if c["type"] == "layers"
-    ]
+    contract = settings["tool"]["importlinter"]["contracts"][0]
     rows = [row.replace("mulfree.", "").split(" | ") for row in reversed(contract["layers"])]
     return {package: number for number, row in enumerate(rows) for package in row}
 

@@ -79,7 +79,7 @@ def test_fields_without_a_rule_are_left_out() -> None:
     from mulfree.nodes.pad import Pad
 
     assert list(field_checks(Pad)) == ["name", "input", "output", "left", "right", "top", "bottom"]
-    assert list(field_checks(Linear)) == ["name", "input", "weight", "scale", "bias"]
+    assert list(field_checks(Linear)) == ["name", "input", "output", "weight", "scale", "bias"]
 
 
 def test_tensors_of_a_thing() -> None:

@@ -40,7 +40,7 @@ from tests.fuzzing import (
     truncated,
 )
 from tests.runtime.files import resealed
-from tests.runtime.graphs import around, pictures, random_graph, tiny
+from tests.runtime.graphs import around, pictures, random_graph, tiny, two_outputs
 
 from mulfree.errors import ArtifactError
 from mulfree.nodes import NODES
@@ -182,7 +182,8 @@ def _bases() -> list[bytes]:
     rng = np.random.default_rng(32)
     single = (around(next(samples(op, rng)), rng) for op in NODES)
     graphs = [tiny(), *single, *(random_graph(rng, nodes) for nodes in (3, 4, 5, 6))]
-    return [artifact.to_bytes(graph) for graph in graphs]
+    entries = artifact.to_bytes({"small": tiny(), "large": two_outputs()})
+    return [*map(artifact.to_bytes, graphs), entries]
 
 
 BASES = _bases()
@@ -198,17 +199,16 @@ def fuzz(mutations: int, seed: int, folder: Path, native: str = "") -> Counter[s
     for number in rounds(mutations, every=100):
         content = mutated(rng)
         try:
+            graphs = list(artifact.entries_from_bytes(content).values())
             if number % 8 == 0:
                 path.write_bytes(content)
-                graph = load(path)
-            else:
-                graph = artifact.from_bytes(content)
+                graphs = [load(path)] if len(graphs) == 1 else graphs
         except ArtifactError as error:
             outcomes["refused"] += 1
             check_line(error)
             continue
         outcomes["accepted"] += 1
-        outcomes["run"] += _runs(rng, graph)
+        outcomes["run"] += all(_runs(rng, graph) for graph in graphs)
     return outcomes
 
 
@@ -223,6 +223,8 @@ def _runs(rng: Random, graph: Graph) -> bool:
     if sum(value.elements for value in graph.values) > _MAX_ELEMENTS:
         return False
     given = pictures(rng, graph, 2)
+    if len(graph.output_sizes) > 1:
+        return bool(Session(graph, backend="reference").run_all(given))
     expected = Session(graph, backend="reference").run(given)
     got = Session(graph, threads=1 + int(rng.integers(2))).run(given)
     np.testing.assert_array_equal(got, expected)

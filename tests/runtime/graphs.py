@@ -82,6 +82,15 @@ def tiny() -> Graph:
     return Graph(**tiny_parts())
 
 
+def two_outputs() -> Graph:
+    """The tiny graph with an output `early` of the first layer, too."""
+    parts = tiny_parts()
+    early = classifier(parts["values"][1], np.arange(24, dtype=np.int8).reshape(3, 8))
+    adder, *rest = parts["nodes"]
+    parts["nodes"] = (adder, replace(early, name="early", output="early"), *rest)
+    return Graph(**parts)
+
+
 def lined_up(value: Value, *nodes: Node, values: tuple[Value, ...] = ()) -> Graph:
     """Nodes in a row, from `value` on, and logits that are the integers of the last value."""
     last = values[-1] if values else value

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,16 +17,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mulfree import nodes
-from mulfree.errors import ArtifactError, choices_message, quoted
+from mulfree.errors import ArtifactError, ConfigError, choices_message, quoted
 from mulfree.files import open_regular, write_atomically
 from mulfree.nodes import Node, Value
-from mulfree.nodes.fields import Tensor, field_checks, stored_fields, tensors
+from mulfree.nodes.fields import (
+    Tensor,
+    Text,
+    artifact_error,
+    field_checks,
+    stored_fields,
+    tensors,
+)
 from mulfree.runtime.container import InvalidFileError, fields, mapping, pack, unpack
 from mulfree.runtime.graph import Graph, Input
 
-VERSION = 1
+MAIN = "main"
+"""Name of the entry point of a network that has no other."""
+MAX_ENTRIES = 64
 MAX_STREAM_BYTES = 2**30
 """Most that is read of a file object, which may have no end."""
+
+LOGITS = "logits"
+"""Name of the output of a network that has no other."""
 
 _INPUT_TABLE = "input_table"
 # Nodes that were removed, with the option of `quantize` that they were written for.
@@ -36,11 +49,11 @@ _REMOVED = {
 }
 
 
-def save(graph: Graph, path: str | os.PathLike[str]) -> None:
-    """Writes a graph to one file, which appears under its name only when it is complete.
+def save(graph: Graph | Mapping[str, Graph], path: str | os.PathLike[str]) -> None:
+    """Write a network to one file, which appears under its name only when it is complete.
 
     Args:
-        graph: The network.
+        graph: The network, or its entry points by name.
         path: The file, replaced if it exists.
 
     Raises:
@@ -50,79 +63,150 @@ def save(graph: Graph, path: str | os.PathLike[str]) -> None:
     write_atomically(Path(path), to_bytes(graph))
 
 
-def to_bytes(graph: Graph) -> bytes:
-    """The content of a graph's file; equal graphs give equal bytes.
+def to_bytes(graph: Graph | Mapping[str, Graph]) -> bytes:
+    """Return the content of a network's file; equal networks give equal bytes.
+
+    The version is 1 for a network with one output, `logits`, and no entry points; it is 2 for
+    others, whose entry points share tensors of equal content.
+
+    Args:
+        graph: The network, or its entry points by name.
 
     Raises:
-        ArtifactError: Its names are so long that no file may have such a header.
+        ArtifactError: The names are so long that no file may have such a header, or there are no
+            entry points or too many.
     """
+    entries = {MAIN: graph} if isinstance(graph, Graph) else dict(graph)
+    _check_entries(entries)
+    if list(entries) == [MAIN] and list(entries[MAIN].output_sizes) == [LOGITS]:
+        return pack({"version": 1, **_description(entries[MAIN], 1)}, _named(entries[MAIN]))
+    names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+    stored: dict[str, NDArray[Any]] = {}
+    described = {}
+    for entry, part in entries.items():
+        used = {}
+        for name, tensor in _named(part).items():
+            key = (tensor.dtype.str, tensor.shape, tensor.tobytes())
+            used[name] = names.setdefault(key, f"{len(names)}.{name}")
+            stored.setdefault(used[name], tensor)
+        described[entry] = {**_description(part, 2), "tensors": used}
+    return pack({"version": 2, "entries": described}, stored)
+
+
+def _check_entries(entries: Mapping[str, object]) -> None:
+    if not 1 <= len(entries) <= MAX_ENTRIES:
+        raise artifact_error("entries", f"be 1 to {MAX_ENTRIES}", len(entries))
+    for name in entries:
+        if not Text().holds(name):
+            raise artifact_error("entries", Text().text, name)
+
+
+def _named(graph: Graph) -> dict[str, NDArray[Any]]:
+    """Return all tensors of a graph by name."""
     named = {_INPUT_TABLE: graph.input.table}
     for node in graph.nodes:
         named |= {f"{node.name}.{name}": tensor for name, tensor in tensors(node).items()}
-    return pack(_description(graph), named)
+    return named
 
 
-def _description(graph: Graph) -> dict[str, Any]:
-    """The graph without its tensors, as JSON values."""
+def _description(graph: Graph, version: int) -> dict[str, Any]:
+    """Return the graph without its tensors, as JSON values."""
     return {
-        "version": VERSION,
         "name": graph.name,
         "classes": graph.classes,
-        "input": _plain_fields(graph.input),
-        "values": [_plain_fields(value) for value in graph.values],
-        "nodes": [{"op": node.op, **_plain_fields(node)} for node in graph.nodes],
+        "input": _plain_fields(graph.input, stored_fields(Input)),
+        "values": [_plain_fields(value, stored_fields(Value)) for value in graph.values],
+        "nodes": [
+            {"op": node.op, **_plain_fields(node, _node_fields(type(node), version))}
+            for node in graph.nodes
+        ],
     }
 
 
-def _plain_fields(thing: object) -> dict[str, Any]:
-    return {stored: getattr(thing, name) for name, stored in stored_fields(type(thing)).items()}
+def _node_fields(kind: type[Node], version: int) -> dict[str, str]:
+    """Return the names in files of a node's fields; version 1 has one output and no name for it."""
+    left_out = {"output"} if version == 1 and kind.ends else set()
+    return {name: item for name, item in stored_fields(kind).items() if name not in left_out}
 
 
-def load(path: str | os.PathLike[str]) -> Graph:
-    """The graph of a file of `save`; its tensors stay in the file, mapped into memory.
+def _plain_fields(thing: object, names: Mapping[str, str]) -> dict[str, Any]:
+    return {stored: getattr(thing, name) for name, stored in names.items()}
+
+
+def load(path: str | os.PathLike[str], entry: str | None = None) -> Graph:
+    """Return the graph of a file of `save`; its tensors stay in the file, mapped into memory.
+
+    Args:
+        path: The file.
+        entry: Name of the entry point; None for the only one.
 
     Raises:
         ArtifactError: No such file, or one that is damaged or not what it claims.
+        ConfigError: There is no such entry point, or there are several and none is given.
     """
     try:
-        return _graph(_mapped(Path(path)))
+        entries = _graphs(_mapped(Path(path)))
     except InvalidFileError as error:
         raise ArtifactError(f"runtime.load: `path` must {error}, got {os.fspath(path)}") from error
     except ArtifactError as error:
         raise ArtifactError(
             f"runtime.load: `path` must hold a valid graph, got {os.fspath(path)} ({error})"
         ) from error
+    return _chosen(entries, entry)
 
 
-def from_bytes(content: bytes | bytearray | memoryview) -> Graph:
-    """The graph of a file's content.
+def from_bytes(content: bytes | bytearray | memoryview, entry: str | None = None) -> Graph:
+    """Return the graph of a file's content.
+
+    Args:
+        content: The bytes.
+        entry: As in `load`.
 
     Raises:
         ArtifactError: It is damaged or not what it claims.
+        ConfigError: As in `load`.
     """
-    # What may change later is copied: a graph is checked once.
+    return _chosen(entries_from_bytes(content), entry)
+
+
+def entries_from_bytes(content: bytes | bytearray | memoryview) -> dict[str, Graph]:
+    """Return all entry points of a file's content by name; `from_bytes` describes the errors."""
+    # A mutable buffer is copied: a graph is checked once.
     fixed = content if isinstance(content, bytes) else bytes(content)
     try:
-        return _graph(np.frombuffer(fixed, np.uint8))
+        return _graphs(np.frombuffer(fixed, np.uint8))
     except InvalidFileError as error:
         raise ArtifactError(
             f"runtime.from_bytes: `content` must {error}, got {len(fixed)} bytes"
         ) from error
 
 
-def from_file(file: BinaryIO) -> Graph:
-    """The graph in the rest of a file object that is open for reading bytes.
+def _chosen(entries: Mapping[str, Graph], entry: str | None) -> Graph:
+    if entry is None and len(entries) == 1:
+        return next(iter(entries.values()))
+    if entry is None or entry not in entries:
+        raise ConfigError(choices_message("runtime.load", "entry", entry, entries))
+    return entries[entry]
+
+
+def from_file(file: BinaryIO, entry: str | None = None) -> Graph:
+    """Return the graph in the rest of a file object that is open for reading bytes.
+
+    Args:
+        file: The file object.
+        entry: As in `load`.
 
     Raises:
         ArtifactError: It cannot be read, or gives no bytes, more than `MAX_STREAM_BYTES` of them,
-            or others than those of a graph.
+            or no valid artifact.
+        ConfigError: As in `load`.
     """
     parts: list[bytes] = []
     size = 0
     while size <= MAX_STREAM_BYTES:
         try:
             part = file.read(MAX_STREAM_BYTES + 1 - size)
-        except Exception as error:  # any: files are not only those of the system
+        except Exception as error:  # any: the object need not be a file
             reason = quoted(str(error))
             raise ArtifactError(
                 f"runtime.from_file: `file` must be readable, got {type(error).__name__} {reason}"
@@ -132,7 +216,7 @@ def from_file(file: BinaryIO) -> Graph:
                 f"runtime.from_file: `file` must be open in binary mode, got {quoted(file)}"
             )
         if not part:
-            return from_bytes(b"".join(parts))
+            return from_bytes(b"".join(parts), entry)
         parts.append(part)
         size += len(part)
     raise ArtifactError(
@@ -151,31 +235,48 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
         raise InvalidFileError(f"be a readable file ({error})") from error
 
 
-def _graph(content: NDArray[np.uint8]) -> Graph:
+def _graphs(content: NDArray[np.uint8]) -> dict[str, Graph]:
     description, tensors = unpack(content)
     version = description.pop("version", None)
-    if type(version) is not int or version != VERSION:
-        raise InvalidFileError(f"have version {VERSION}, not {reprlib.repr(version)}")
-    return _built(description, tensors)
+    if type(version) is not int or version not in (1, 2):
+        raise InvalidFileError(f"have version 1 or 2, not {reprlib.repr(version)}")
+    if version == 1:
+        return {MAIN: _built(description, tensors, 1)}
+    entries = mapping(fields(description, "the network", ("entries",))["entries"], "entries")
+    _check_entries(entries)
+    graphs, used = {}, set()
+    for entry, item in entries.items():
+        what = f"entry {reprlib.repr(entry)}"
+        names = mapping(mapping(item, what).pop("tensors", None), f"tensors of {what}")
+        for name in names.values():
+            if not isinstance(name, str) or name not in tensors:
+                raise InvalidFileError(f"have the tensor {reprlib.repr(name)}")
+            used.add(name)
+        own = {name: tensors[stored] for name, stored in names.items()}
+        graphs[entry] = _built(item, own, 2)
+    for name in sorted(set(tensors) - used):
+        raise InvalidFileError(f"have no tensors but the graphs', as {reprlib.repr(name)}")
+    return graphs
 
 
-def _built(description: object, tensors: dict[str, NDArray[Any]]) -> Graph:
+def _built(description: object, tensors: dict[str, NDArray[Any]], version: int) -> Graph:
     names = ("name", "classes", "input", "values", "nodes")
     graph = fields(description, "the graph", names)
     for name in ("values", "nodes"):
         if not isinstance(graph[name], tuple):
             raise InvalidFileError(f"have a list of {name}")
-    given = _arguments(graph["input"], "input", Input)
+    given = _arguments(graph["input"], "input", stored_fields(Input))
     table = _taken(tensors, _INPUT_TABLE)
     made = Graph(
         name=graph["name"],
         input=Input(**given, table=table),
         values=tuple(
-            Value(**_arguments(value, f"values[{index}]", Value))
+            Value(**_arguments(value, f"values[{index}]", stored_fields(Value)))
             for index, value in enumerate(graph["values"])
         ),
         nodes=tuple(
-            _node(node, f"nodes[{index}]", tensors) for index, node in enumerate(graph["nodes"])
+            _node(node, f"nodes[{index}]", tensors, version)
+            for index, node in enumerate(graph["nodes"])
         ),
         classes=graph["classes"],
     )
@@ -184,14 +285,15 @@ def _built(description: object, tensors: dict[str, NDArray[Any]]) -> Graph:
     return made
 
 
-def _arguments(description: object, what: str, kind: type, *others: str) -> dict[str, Any]:
+def _arguments(
+    description: object, what: str, names: Mapping[str, str], *others: str
+) -> dict[str, Any]:
     """Return the arguments of a dataclass but its tensors; `others` are further keys."""
-    names = stored_fields(kind)
     given = fields(description, what, (*others, *names.values()))
     return {name: given[stored] for name, stored in names.items()}
 
 
-def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> Node:
+def _node(description: object, what: str, tensors: dict[str, NDArray[Any]], version: int) -> Node:
     op = mapping(description, what).get("op")
     if isinstance(op, str) and op in _REMOVED:
         raise ArtifactError(
@@ -201,7 +303,7 @@ def _node(description: object, what: str, tensors: dict[str, NDArray[Any]]) -> N
     if not isinstance(op, str) or op not in nodes.NODES:
         raise ArtifactError(choices_message("Graph", f"{what}.op", reprlib.repr(op), nodes.NODES))
     kind = nodes.get_node(op)
-    given = _arguments(description, what, kind, "op")
+    given = _arguments(description, what, _node_fields(kind, version), "op")
     for name, check in field_checks(kind).items():
         if isinstance(check, Tensor):
             given[name] = _taken(tensors, f"{given['name']}.{name}")

@@ -58,14 +58,15 @@ class Input:
 class Graph:
     """A quantised network, from pixels to logits.
 
-    Nodes run in the order given; the last is the only one that ends.
+    Nodes run in the order given. Nodes that end make the outputs, whose names are their own: a
+    value and an output may have the same name.
 
     Attributes:
         name: Name of the network.
         input: Conversion of images to the first value.
         values: All values, in any order.
         nodes: All nodes.
-        classes: Names of the outputs, or None if they have none.
+        classes: Names of the classes of the last output, or None.
 
     Raises:
         ArtifactError: A field has the wrong type, shape or range, a name is unknown or used twice,
@@ -106,9 +107,15 @@ class Graph:
         return self.by_name[self.input.value]
 
     @functools.cached_property
+    def output_sizes(self) -> Mapping[str, int]:
+        """Number of logits of every output, by name."""
+        ends = (node for node in self.nodes if node.ends)
+        return {node.output: node.output_shape(self.by_name)[0] for node in ends}
+
+    @property
     def outputs(self) -> int:
-        """Number of logits."""
-        return self.nodes[-1].output_shape(self.by_name)[0]
+        """Number of logits of the last output."""
+        return self.output_sizes[self.nodes[-1].output]
 
     def counts(self) -> tuple[OpCounts, ...]:
         """Return the multiplications and additions of every node for one image."""
@@ -125,7 +132,7 @@ class Graph:
             raise artifact_error("input", "be an Input", self.input)
 
     def _check_order(self) -> None:
-        """Check that every value is made once, before it is read, and read."""
+        """Check that every value is made once, before it is read, and read; and the outputs."""
         made, read = {self.input.value}, set()
         for node in self.nodes:
             for name in node.inputs:
@@ -137,9 +144,9 @@ class Graph:
             if node.output in made:
                 raise artifact_error(f"{node.name}.output", "be made only once", node.output)
             made.add(node.output)
-        ends = [index for index, node in enumerate(self.nodes) if node.ends]
-        if ends != [len(self.nodes) - 1]:
-            raise artifact_error("nodes", "have one classifier, at the end", f"{len(ends)} of them")
+        if not self.nodes[-1].ends:
+            raise artifact_error("nodes", "end with an output", self.nodes[-1].op)
+        _check_unique("outputs", (node.output for node in self.nodes if node.ends))
         for name in sorted(made ^ set(self.by_name)):
             requirement = "be a declared value" if name in made else "be made by a node"
             raise artifact_error("values", requirement, name)

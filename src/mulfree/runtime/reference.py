@@ -18,7 +18,7 @@ from mulfree.runtime.graph import Graph
 
 
 def run(graph: Graph, array: NDArray[Any]) -> NDArray[np.float32]:
-    """Return the logits of images, computed in exact integer arithmetic.
+    """Return the logits of the last output, computed in exact integer arithmetic.
 
     Args:
         graph: The network.
@@ -31,9 +31,14 @@ def run(graph: Graph, array: NDArray[Any]) -> NDArray[np.float32]:
         ShapeError: The array is not of the graph's input shape.
         DTypeError: It is neither uint8 nor float32.
     """
-    last = graph.nodes[-1]
-    logits: NDArray[np.float32] = evaluate(last, graph.by_name[last.input], trace(graph, array))
-    return logits
+    return run_all(graph, array)[graph.nodes[-1].output]
+
+
+def run_all(graph: Graph, array: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+    """Return the logits of all outputs by name; see `run`."""
+    made = trace(graph, array)
+    ends = (node for node in graph.nodes if node.ends)
+    return {node.output: evaluate(node, graph.by_name[node.input], made) for node in ends}
 
 
 def trace(graph: Graph, array: NDArray[Any]) -> dict[str, U8]:

@@ -79,6 +79,7 @@ class Session:
         backend: "native", or "reference" for the definition in numpy, slow.
         memory: Bytes that the values of images in work may take; weights and the arrays of the
             caller do not count. Where it is short of one image a thread, threads share images.
+        entry: Name of the entry point of a file that has several.
 
     Attributes:
         graph: The network.
@@ -90,8 +91,8 @@ class Session:
         ArtifactError: The file is damaged or not what it claims.
         BackendUnavailableError: The native kernels were not built, or `MULFREE_ISA` names an
             instruction set that does not run here.
-        ConfigError: `source`, `threads` or `backend` is not possible, or one image needs more than
-            `memory`.
+        ConfigError: `source`, `threads`, `backend` or `entry` is not possible, or one image needs
+            more than `memory`.
         OutOfMemoryError: There is no memory for the weights.
     """
 
@@ -102,6 +103,7 @@ class Session:
         threads: int | None = None,
         backend: Backend = "native",
         memory: int = MEMORY,
+        entry: str | None = None,
     ) -> None:
         if backend not in _BACKENDS:
             raise ConfigError(choices_message("Session", "backend", backend, _BACKENDS))
@@ -110,7 +112,7 @@ class Session:
         _check_int("Session", "threads", self.threads, MAX_THREADS)
         self.memory = memory
         _check_int("Session", "memory", memory, _MAX_MEMORY)
-        self.graph = _graph(source)
+        self.graph = _graph(source, entry)
         with _within_memory("Session"):
             self._program = _compiled(self.graph) if backend == "native" else None
         needed = _bytes_of_values(self.graph, self._program)
@@ -142,8 +144,14 @@ class Session:
             ShapeError: `array` is not of the graph's input shape, or `out` not of the output's or
                 not contiguous.
             DTypeError: `array` is neither uint8 nor float32, or `out` not writable float32.
+            ConfigError: The network has several outputs.
             OutOfMemoryError: There is no memory for the values.
         """
+        if len(self.graph.output_sizes) > 1:
+            names = ", ".join(self.graph.output_sizes)
+            raise ConfigError(
+                f"Session.run: the network must have one output, got {names}: use `run_all`"
+            )
         array = reference.checked_input(self.graph, array)
         with _within_memory("Session.run"):
             out = self._checked_output(out, len(array))
@@ -157,6 +165,13 @@ class Session:
             with self._turn() as (session, program):
                 program.run(*session._integers(array, out), self.threads, self.memory)
         return out
+
+    def run_all(self, array: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
+        """Return the logits of every output by name; arguments and errors as in `run`."""
+        if len(self.graph.output_sizes) == 1:
+            return {name: self.run(array) for name in self.graph.output_sizes}
+        with _within_memory("Session.run_all"):
+            return reference.run_all(self.graph, array)
 
     def profile(self, array: NDArray[Any], *, runs: int = 10) -> list[NodeProfile]:
         """Where the time of a run goes, and what arithmetic is done.
@@ -294,18 +309,22 @@ def _made_anew(
     return kind(content, threads=threads, backend=backend, memory=memory)
 
 
-def _graph(source: Source) -> Graph:
+def _graph(source: Source, entry: str | None) -> Graph:
     match source:
-        case Graph():
+        case Graph() if entry is None:
             return source
+        case Graph():
+            raise ConfigError(
+                f"Session: `entry` must be left out with a Graph, got {quoted(entry)}"
+            )
         case str() | os.PathLike():
-            return artifact.load(source)
+            return artifact.load(source, entry)
         case bytes() | bytearray() | memoryview():
-            return artifact.from_bytes(source)
+            return artifact.from_bytes(source, entry)
         case io.TextIOBase():
             pass
         case _ if hasattr(source, "read"):
-            return artifact.from_file(source)
+            return artifact.from_file(source, entry)
     raise ConfigError(
         "Session: `source` must be a path, bytes, a file open in binary mode or a Graph, "
         f"got {quoted(source)}"
@@ -347,7 +366,12 @@ def default_threads() -> int:
 
 
 def _compiled(graph: Graph) -> Program:
-    """The graph as a native program, in the same order."""
+    """Return the graph as a native program, in the same order."""
+    if len(graph.output_sizes) > 1:
+        names = ", ".join(graph.output_sizes)
+        raise BackendUnavailableError(
+            f"Session: `backend` must be 'reference' for several outputs, got {names}"
+        )
     try:
         program: Program = core().Program()
     except ValueError as error:

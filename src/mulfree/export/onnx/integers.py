@@ -32,8 +32,11 @@ def to_model(graph: Graph, *, pixels: bool) -> onnx.ModelProto:
         A model from `[N, C, H, W]` to `logits`, float32 `[N, classes]`.
 
     Raises:
-        ConfigError: A node has no ONNX form.
+        ConfigError: A node has no ONNX form, or there are other outputs than `logits`.
     """
+    if list(graph.output_sizes) != [LOGITS]:
+        names = ", ".join(graph.output_sizes)
+        raise ConfigError(f"to_onnx: `model` must have the one output {LOGITS!r}, got {names}")
     emitters = {node.op: facet(node.op, "onnx") for node in graph.nodes}
     add = GraphBuilder()
     given = PIXELS if pixels else IMAGES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -12,6 +12,7 @@ from mulfree.nodes.fields import Tensor
 from mulfree.nodes.node import (
     ACCUMULATOR_LIMIT,
     MAX_SIDE,
+    Name,
     Node,
     Operations,
     Shape,
@@ -36,7 +37,7 @@ class Linear(Node):
     op = "linear"
     ends = True
 
-    output: str = field(default="logits", init=False)
+    output: Name = "logits"
     weight: Annotated[NDArray[np.int8], Tensor("int8", 2)]
     scale: Annotated[NDArray[np.float32], Tensor("float32", 1)]
     bias: Annotated[NDArray[np.float32], Tensor("float32", 1)]
