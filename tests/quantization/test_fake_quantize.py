@@ -13,10 +13,11 @@ from mulfree.quantization.qparams import TensorQuantParams
 
 
 def hooks(
-    bits: int = 4, *, power_of_two_scales: bool = False
+    bits: int = 4, *, middle: nn.Module | None = None, power_of_two_scales: bool = False
 ) -> tuple[FakeQuantize, FusedLayer, FusedLayer]:
+    middle = Adder2d(2, 2, 1) if middle is None else middle
     net = nn.Sequential(
-        nn.Conv2d(1, 2, 1), nn.ReLU(), Adder2d(2, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
+        nn.Conv2d(1, 2, 1), nn.ReLU(), middle, nn.ReLU(), nn.Flatten(), nn.Linear(2, 2)
     )
     layout = QuantLayout(fused=fuse(net, (1, 1, 1)), bits=bits)
 
@@ -54,10 +55,11 @@ def test_adder_weights_keep_their_distance_from_the_grid() -> None:
 
 
 def test_weights_of_convolutions_have_a_scale_for_every_filter() -> None:
-    rounding, _, second = hooks()
     layer = nn.Conv2d(2, 2, 1)
+    rounding, first, second = hooks(middle=layer)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([7.0, 2.6, -0.7, 0.0]).view(2, 2, 1, 1))
+    rounding.value(first.output, torch.zeros(1))
     weight = rounding.weight(second, layer)
     torch.testing.assert_close(weight.flatten(), torch.tensor([7.0, 3.0, -0.7, 0.0]))
     weight.sum().backward()
@@ -70,7 +72,7 @@ def test_weights_of_convolutions_have_a_scale_for_every_filter() -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("affine", [True, False])
 def test_factors_behind_adder_layers_as_powers_of_two(training: bool, affine: bool) -> None:
-    rounding, _, _ = hooks(power_of_two_scales=True)
+    rounding, convolution, adder = hooks(power_of_two_scales=True)
     norm = nn.BatchNorm2d(4, affine=affine).train(training).double()
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -83,7 +85,7 @@ def test_factors_behind_adder_layers_as_powers_of_two(training: bool, affine: bo
             norm.weight.copy_(weight)
             norm.bias.copy_(bias)
     x = 3 * torch.randn(8, 4, 3, 3, dtype=torch.float64)
-    y = rounding.batch_norm(Adder2d(1, 4, 1), norm, x, norm(x))
+    y = rounding.batch_norm(adder, norm, x, norm(x))
     mean = x.mean((0, 2, 3)) if training else norm.running_mean
     # The powers are those of evaluation, whatever the variance of a batch.
     factor = weight / (norm.running_var + norm.eps).sqrt()
@@ -91,6 +93,6 @@ def test_factors_behind_adder_layers_as_powers_of_two(training: bool, affine: bo
     shape = (1, 4, 1, 1)
     expected = (x - mean.view(shape)) * power.view(shape) + bias.view(shape)
     torch.testing.assert_close(y, expected)
-    # Behind a convolution the ops of the weights see to it.
-    assert rounding.batch_norm(nn.Conv2d(1, 4, 1), norm, x, y) is y
-    assert hooks()[0].batch_norm(Adder2d(1, 4, 1), norm, x, y) is y
+    # After a convolution the scales of the weights make the factors powers of two.
+    assert rounding.batch_norm(convolution, norm, x, y) is y
+    assert hooks()[0].batch_norm(adder, norm, x, y) is y

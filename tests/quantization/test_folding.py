@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mulfree.nn import Adder2d
+from mulfree.operators import integer_form, operator_of
 from mulfree.quantization.folding import BatchNormParams, Folded, fold
 from mulfree.quantization.fused_ops import LayerModule
 from mulfree.quantization.qparams import QuantParams
@@ -27,7 +28,12 @@ def folded(
     output_scale: float | None = 1.0,
     power_of_two_scales: bool = False,
 ) -> Folded:
+    operator = operator_of(module)
+    assert operator is not None
+    form = integer_form(operator.name)
+    assert form is not None
     return fold(
+        form,
         module,
         batch_norm,
         qparams,

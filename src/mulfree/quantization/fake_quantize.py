@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mulfree.quantization.fused_graph import Hooks
-from mulfree.quantization.fused_ops import ADDER, BatchNorm, FusedLayer, LayerModule
+from mulfree.quantization.fused_ops import BatchNorm, FusedLayer, LayerModule
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.qparams import TensorQuantParams
 
@@ -16,15 +16,14 @@ from mulfree.quantization.qparams import TensorQuantParams
 class FakeQuantize(Hooks):
     """Round values and weights to the numbers that the integers represent.
 
-    Straight-through gradients; zero where a value was outside its range. An adder weight outside
-    the range keeps its distance, as in the integer network:
-    `|x - w| = |x - clip(w)| + |w - clip(w)|` for every x in the range.
+    Straight-through gradients; zero where a value was outside its range. The integer form of a
+    layer's operator rounds its weight.
 
     Args:
         layout: Bit widths and shared scales.
         qparams: Quantisation parameters by their name and the value's tensor.
-        power_of_two_scales: Round the batch-norm factors of adder layers to powers of two. After a
-            convolution the scale of the weights makes the factor a power of two.
+        power_of_two_scales: Round the batch-norm factors of layers to powers of two if their weight
+            shares the scale of the input. A scale per filter makes the factor a power of two.
     """
 
     def __init__(
@@ -50,21 +49,12 @@ class FakeQuantize(Hooks):
 
     def weight(self, layer: FusedLayer, module: LayerModule) -> Tensor:
         """Rounded weights."""
-        w: Tensor = module.weight
         bits = self._layout.weight_bits(layer)
-        if isinstance(module, ADDER):
-            scale, zero_point = self._used[self._layout.operand(layer)]
-            clipped = w.clamp(-scale * zero_point, scale * (2**bits - 1 - zero_point))
-            return w + (_fake(w, scale, zero_point, bits) - clipped).detach()
-        largest = 2 ** (bits - 1) - 1
-        scale = w.flatten(1).abs().amax(1).clamp(min=1e-12) / largest
-        scale = scale.view(-1, *[1] * (w.ndim - 1))
-        rounded: Tensor = (w / scale).round() * scale
-        return w + (rounded - w).detach()
+        return layer.form.fake_weight(module.weight, bits, *self._used[self._layout.operand(layer)])
 
-    def batch_norm(self, module: LayerModule, norm: BatchNorm, x: Tensor, y: Tensor) -> Tensor:
+    def batch_norm(self, layer: FusedLayer, norm: BatchNorm, x: Tensor, y: Tensor) -> Tensor:
         """`y` with the factor of the integer network."""
-        if not self._power_of_two_scales or not isinstance(module, ADDER):
+        if not self._power_of_two_scales or not layer.form.shares_scale:
             return y
         assert norm.running_var is not None
         others = [d for d in range(x.ndim) if d != 1]

@@ -63,11 +63,11 @@ class Hooks:
         """Replacement of the input of a layer."""
         return x
 
-    def batch_norm(self, module: LayerModule, norm: BatchNorm, x: Tensor, y: Tensor) -> Tensor:
+    def batch_norm(self, layer: FusedLayer, norm: BatchNorm, x: Tensor, y: Tensor) -> Tensor:
         """Replacement of the batch-norm output `y`.
 
         Args:
-            module: The preceding layer.
+            layer: The preceding layer.
             norm: The batch norm.
             x: Its input.
             y: Its output.
@@ -97,7 +97,7 @@ def execute(fused: FusedGraph, model: nn.Module, images: Tensor, hooks: Hooks) -
                 residual = None if op.residual is None else values[op.residual]
                 module = op.layer(model)
                 apply = partial(hooks.apply, op, module)
-                y = op.compute(model, x, residual, apply, partial(hooks.batch_norm, module))
+                y = op.compute(model, x, residual, apply, partial(hooks.batch_norm, op))
             case Add() | Concat():
                 y = op.compute(*(values[name] for name in op.inputs))
             case MaxPool() | AvgPool() | Upsample() | Pad():

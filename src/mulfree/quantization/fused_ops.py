@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mulfree.nn import Adder2d, AdderLinear
+from mulfree.operators.integer_form import IntegerForm
 
 Shape: TypeAlias = tuple[int, int, int]
 Pair: TypeAlias = tuple[int, int]
 # The base class includes SyncBatchNorm.
 BatchNorm: TypeAlias = nn.modules.batchnorm._BatchNorm
-LayerModule: TypeAlias = nn.Conv2d | nn.Linear | Adder2d | AdderLinear
-LINEAR = (nn.Linear, AdderLinear)
-ADDER = (Adder2d, AdderLinear)
-LAYERS = (nn.Conv2d, Adder2d, *LINEAR)
+# Layer of any operator with an integer form.
+LayerModule: TypeAlias = Any
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -90,6 +88,8 @@ class FusedLayer(FusedOp):
 
     Attributes:
         module: Path of the layer.
+        form: Integer form of its operator.
+        flat: True for a linear layer, whose input is flattened.
         pool: Maximum pooling between layer and batch norm, or None.
         batch_norm: Path of the batch norm, or None.
         residual: Name of the value added, or None.
@@ -100,6 +100,8 @@ class FusedLayer(FusedOp):
     """
 
     module: str
+    form: IntegerForm
+    flat: bool
     pool: PoolWindow | None = None
     batch_norm: str | None = None
     residual: str | None = None
@@ -120,9 +122,7 @@ class FusedLayer(FusedOp):
 
     def layer(self, model: nn.Module) -> LayerModule:
         """Module of the layer."""
-        layer = model.get_submodule(self.module)
-        assert isinstance(layer, LAYERS)
-        return layer
+        return model.get_submodule(self.module)
 
     def compute(
         self,
@@ -142,17 +142,14 @@ class FusedLayer(FusedOp):
             batch_norm_hook: Called with the batch norm, its input and its output; returns the value
                 to use instead of the output.
         """
-        layer = self.layer(model)
-        flat = isinstance(layer, LINEAR)
-        x = x.flatten(1) if flat else x
-        y = apply(x)
+        y = apply(x.flatten(1) if self.flat else x)
         if self.pool is not None:
             y = self.pool.maximum(y)
         if self.batch_norm is not None:
             batch_norm = model.get_submodule(self.batch_norm)
             assert isinstance(batch_norm, BatchNorm)
             y = batch_norm_hook(batch_norm, y, batch_norm(y))
-        y = y[..., None, None] if flat else y
+        y = y[..., None, None] if self.flat else y
         if residual is not None:
             y = y + _times(self.residual_factor, residual)
         return _relu(y, self.ceiling) if self.relu else y

@@ -10,19 +10,17 @@ import torch
 from torch import fx, nn
 
 from mulfree.errors import ConfigError
+from mulfree.operators import integer_form, operator_of
+from mulfree.operators.operator import Operator
 from mulfree.quantization.fused_graph import FusedGraph
 from mulfree.quantization.fused_ops import (
-    ADDER,
     BATCH_NORMS,
-    LAYERS,
-    LINEAR,
     Add,
     AvgPool,
     BatchNorm,
     Concat,
     FusedLayer,
     FusedOp,
-    LayerModule,
     MaxPool,
     Pad,
     Shape,
@@ -49,7 +47,7 @@ _UNKNOWN = "consist of supported operations"
 def fuse(model: nn.Module, shape: Shape) -> FusedGraph:
     """Fused operations of `model` for images of `shape` `(C, H, W)`.
 
-    Supported are layers of the operators conv2d and adder2d, batch norm after a layer or after its
+    Supported are layers of operators with an integer form, batch norm after a layer or after its
     max pooling, ReLU and ReLU6, sums of multiples of two values, concatenation by channels,
     max and average pooling with equal windows, zero padding, and nearest-neighbour upsampling; as
     modules, functions and methods.
@@ -161,9 +159,10 @@ class _Fusion:
         layer = growing if isinstance(growing, FusedLayer) and not growing.batch_norm else None
         if layer is not None and (layer.relu or layer.residual):
             layer = None
+        operator = operator_of(module)
         match module:
-            case _ if isinstance(module, LAYERS):
-                self._layer(node, source, module)
+            case _ if operator is not None:
+                self._layer(node, source, module, operator)
             case _ if isinstance(module, BATCH_NORMS):
                 self._batch_norm(node, source, layer, module)
             case nn.ReLU():
@@ -223,30 +222,27 @@ class _Fusion:
         else:
             self._values[node] = self._value(source, node)
 
-    def _layer(self, node: fx.Node, source: fx.Node, module: LayerModule) -> None:
-        if isinstance(module, LINEAR):
-            value = self._value(source, node)
-            if len(source.meta["shape"]) != 1:
-                unsupported(node, "flatten the input of a linear layer", list(source.meta["shape"]))
-        else:
-            value = self._map(source, node)
-            if any(
-                d > 1 and k > 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)
-            ):
-                unsupported(node, "have no dilated layers", f"dilation {module.dilation}")
-        if getattr(module, "padding_mode", "zeros") != "zeros":
-            unsupported(node, "pad with zeros", f"padding_mode {module.padding_mode!r}")
-        if isinstance(module, ADDER) and module.norm != 1.0:
-            unsupported(node, "have plain adder layers (norm 1)", f"norm {module.norm}")
-        self._open[node] = self._new(FusedLayer, node, value, module=str(node.target))
+    def _layer(self, node: fx.Node, source: fx.Node, module: Any, operator: Operator) -> None:
+        form = integer_form(operator.name)
+        if form is None:
+            requirement = "have layers of operators with an integer form"
+            unsupported(node, requirement, f"the operator {operator.name}")
+        flat = isinstance(module, operator.linear)
+        value = self._value(source, node) if flat else self._map(source, node)
+        if flat and len(source.meta["shape"]) != 1:
+            unsupported(node, "flatten the input of a linear layer", list(source.meta["shape"]))
+        refusal = form.check(module)
+        if refusal is not None:
+            unsupported(node, *refusal)
+        path = str(node.target)
+        self._open[node] = self._new(FusedLayer, node, value, module=path, form=form, flat=flat)
 
     def _batch_norm(
         self, node: fx.Node, source: fx.Node, layer: FusedLayer | None, module: BatchNorm
     ) -> None:
         if layer is None or module.running_var is None:
             unsupported(node, "normalise the output of a layer, by running statistics", module)
-        flat = isinstance(layer.layer(self._model), LINEAR)
-        if source.meta["shape"] != (layer.shape[:1] if flat else layer.shape):
+        if source.meta["shape"] != (layer.shape[:1] if layer.flat else layer.shape):
             unsupported(node, "normalise the filters of a layer", list(source.meta["shape"]))
         self._grow(source, node, batch_norm=str(node.target))
 
@@ -333,13 +329,12 @@ class _Fusion:
         if not isinstance(op, FusedLayer) or op.pool or op.residual or op.relu:
             return op
         layer = op.layer(self._model)
-        whole = isinstance(layer, nn.Linear) or (
-            isinstance(layer, nn.Conv2d)
-            and layer.groups == 1
+        whole = op.flat or (
+            layer.groups == 1
             and layer.kernel_size == self._shapes[op.input][1:]
             and layer.padding in ((0, 0), "valid")
         )
-        return replace(op, classifies=whole)
+        return replace(op, classifies=whole and op.form.linear)
 
 
 def _multiplied(operand: object, factor: float) -> tuple[object, float]:

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mulfree.errors import ConfigError
-from mulfree.nodes.adder2d import Adder2d as Adder2dNode
-from mulfree.nodes.conv2d import Conv2d as Conv2dNode
+from mulfree.nodes import get_node
 from mulfree.nodes.max_pool import MaxPool as MaxPoolNode
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.fixed_point import Reals, fixed_point
 from mulfree.quantization.folding import Folded, batch_norm_params, fold
-from mulfree.quantization.fused_ops import ADDER, LINEAR, Add, FusedLayer, LayerModule, Pad
+from mulfree.quantization.fused_ops import Add, FusedLayer, LayerModule, Pad
 from mulfree.quantization.graph_builder import GraphBuilder
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.qparams import QuantParams
@@ -58,7 +57,7 @@ class LayerLowering:
         if not isinstance(reader, FusedLayer) or reader is self._fused.classifier:
             return False
         module = reader.layer(self._model)
-        if isinstance(module, LINEAR) or module.padding not in ((0, 0), "valid"):
+        if reader.flat or module.padding not in ((0, 0), "valid"):
             return False
         if top >= module.kernel_size[0] or left >= module.kernel_size[1]:
             return False
@@ -80,7 +79,7 @@ class LayerLowering:
             largest.append(255)
             offset = offset - factors[1] * residual.zero_point
         fixed = fixed_point(factors, largest, offset, op.path)
-        kind: Any = Adder2dNode if isinstance(module, ADDER) else Conv2dNode
+        kind: Any = get_node(op.form.node)
         source, stride, padding = self._source(op, module)
         rows, columns = Sliding(stride, padding).output_hw(
             builder.values[source].shape[1:], (folded.weight.shape[1], folded.weight.shape[2])
@@ -109,6 +108,7 @@ class LayerLowering:
     def fold(self, op: FusedLayer, output_scale: float | None) -> Folded:
         """Folded weights; `output_scale` is None for logits, which are real numbers."""
         return fold(
+            op.form,
             op.layer(self._model),
             batch_norm_params(self._model, op),
             self._builder.operand_qparams(op),
@@ -142,7 +142,7 @@ class LayerLowering:
         source, qparams = self._input(op), self._builder.operand_qparams(op)
         if self._layout.operand(op) not in self._layout.roots:
             source = self._builder.requantize(source, f"{source}.copy", qparams)
-        if isinstance(module, LINEAR):
+        if op.flat:
             return source, (1, 1), (0, 0)
         kernel, stride = _pair(module.kernel_size), _pair(module.stride)
         given: Any = module.padding
