@@ -11,17 +11,15 @@ from torch.nn import functional
 
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
+from mulfree.nodes.add.quantize import FusedAdd
+from mulfree.nodes.concat.quantize import FusedConcat
+from mulfree.nodes.max_pool.quantize import FusedMaxPool
+from mulfree.nodes.mean.quantize import FusedMean
+from mulfree.nodes.pad.quantize import FusedPad
+from mulfree.nodes.repeat.quantize import FusedRepeat
+from mulfree.nodes.sliding import Pair
 from mulfree.quantization.fused_graph import FusedGraph, Hooks, execute
-from mulfree.quantization.fused_ops import (
-    Add,
-    AvgPool,
-    Concat,
-    FusedLayer,
-    MaxPool,
-    Pad,
-    PoolWindow,
-    Upsample,
-)
+from mulfree.quantization.fused_ops import FusedLayer
 from mulfree.quantization.fusion import fuse
 
 
@@ -55,6 +53,15 @@ def fused_of(net: nn.Module, shape: tuple[int, int, int] = (2, 8, 8)) -> FusedGr
             execute(fused, net, images, Hooks()), net(images).flatten(1), rtol=1e-12, atol=1e-12
         )
     return fused
+
+
+def pool_of(layer: FusedLayer) -> tuple[Pair, Pair, Pair] | None:
+    """Kernel, stride and padding of the pooling in a layer."""
+    pool = layer.pool
+    if pool is None:
+        return None
+    assert isinstance(pool, FusedMaxPool)
+    return pool.kernel, pool.stride, pool.padding
 
 
 @pytest.mark.parametrize("operator", ["adder2d", "conv2d"])
@@ -95,17 +102,17 @@ def test_a_block_is_two_ops() -> None:
     assert (last.batch_norm, last.relu, last.residual) == ("layer2.0.bn2", True, shortcut.output)
     assert first.input == shortcut.input
     assert last.shape == (4, 8, 8)
-    assert isinstance(fused.ops[-2], AvgPool)
+    assert isinstance(fused.ops[-2], FusedMean)
     assert fused.ops[-2].kernel == (4, 4)
 
 
 def test_a_maximum_before_the_normalisation_is_part_of_the_step() -> None:
     fused = fused_of(named("vgg_small", "adder2d", width=0.0625), (3, 16, 16))
-    window = PoolWindow(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
-    pools = [op.pool for op in fused.ops if isinstance(op, FusedLayer)]
+    window = ((2, 2), (2, 2), (0, 0))
+    pools = [pool_of(op) for op in fused.ops if isinstance(op, FusedLayer)]
     assert pools == [None, window, None, window, None, window, None]
     # 2x2 positions are repeated to 4x4.
-    assert isinstance(fused.ops[-2], Upsample)
+    assert isinstance(fused.ops[-2], FusedRepeat)
     assert fused.ops[-2].factor == 2
 
 
@@ -130,8 +137,17 @@ def test_other_forms_of_the_same_operations() -> None:
     )
     fused = fused_of(net)
     kinds = [type(op) for op in fused.ops]
-    assert kinds == [Pad, FusedLayer, FusedLayer, Add, Add, MaxPool, AvgPool, FusedLayer]
-    first, second = (op for op in fused.ops if isinstance(op, Add))
+    assert kinds == [
+        FusedPad,
+        FusedLayer,
+        FusedLayer,
+        FusedAdd,
+        FusedAdd,
+        FusedMaxPool,
+        FusedMean,
+        FusedLayer,
+    ]
+    first, second = (op for op in fused.ops if isinstance(op, FusedAdd))
     assert (first.relu, second.relu) == (True, False)
     assert fused.classifier is fused.ops[-1]
 
@@ -172,7 +188,7 @@ def test_sums_of_multiples(made: Any, factors: Any) -> None:
 
     net = Net(forward, one=nn.Conv2d(2, 4, 1), two=nn.Conv2d(4, 4, 1), head=head(4))
     *_, op, _, _ = fused_of(net).ops
-    assert isinstance(op, FusedLayer | Add)
+    assert isinstance(op, FusedLayer | FusedAdd)
     assert op.relu
     found = op.residual_factor if isinstance(op, FusedLayer) else op.factors
     assert found == pytest.approx(factors)
@@ -199,7 +215,7 @@ def test_channels_behind_one_another(join: Any, flat: bool) -> None:
 
     net = Net(forward, one=nn.Conv2d(2, 4, 1), two=nn.Conv2d(2, 3, 1), fc=nn.Linear(7 * 64, 3))
     ops = fused_of(net).ops
-    assert [type(op) for op in ops] == [FusedLayer, FusedLayer, Concat, FusedLayer]
+    assert [type(op) for op in ops] == [FusedLayer, FusedLayer, FusedConcat, FusedLayer]
     assert ops[2].shape == (7, 8, 8)
     assert ops[2].inputs == tuple(op.output for op in ops[:2])
 
@@ -226,7 +242,7 @@ def test_means_of_maps(pool: Any) -> None:
 
     fused = fused_of(Net(forward, one=nn.Conv2d(2, 4, 1), fc=nn.Linear(4, 3)))
     mean = fused.ops[1]
-    assert isinstance(mean, AvgPool)
+    assert isinstance(mean, FusedMean)
     assert (mean.kernel, mean.shape) == ((8, 8), (4, 1, 1))
 
 
@@ -257,7 +273,7 @@ def test_rectifiers(rectifier: Any, ceiling: float | None, of_sum: bool) -> None
     modules = {"relu": rectifier} if isinstance(rectifier, nn.Module) else {}
     net = Net(forward, one=nn.Conv2d(2, 4, 1), head=head(4), **modules)
     op = fused_of(net).ops[of_sum]
-    assert isinstance(op, FusedLayer | Add)
+    assert isinstance(op, FusedLayer | FusedAdd)
     assert (op.relu, op.ceiling) == (True, ceiling)
 
 
@@ -280,7 +296,7 @@ def test_enlargements(enlarge: Any) -> None:
         **modules,
     )
     op = fused_of(net).ops[1]
-    assert isinstance(op, Upsample)
+    assert isinstance(op, FusedRepeat)
     assert (op.factor, op.shape) == (2, (4, 16, 16))
 
 
@@ -303,7 +319,7 @@ def test_borders_of_zeros(pad: Any, border: tuple[int, ...]) -> None:
         **modules,
     )
     op = fused_of(net).ops[0]
-    assert isinstance(op, Pad)
+    assert isinstance(op, FusedPad)
     assert op.border == border
 
 
@@ -317,7 +333,7 @@ def test_a_maximum_before_a_relu_is_part_of_the_step() -> None:
     net = Net(forward, one=nn.Conv2d(2, 4, 3), drop=nn.Dropout2d(), fc=nn.Linear(36, 3))
     first, _ = fused_of(net).ops
     assert isinstance(first, FusedLayer)
-    assert first.pool == PoolWindow(kernel=(2, 2), stride=(2, 2), padding=(0, 0))
+    assert pool_of(first) == ((2, 2), (2, 2), (0, 0))
     assert (first.relu, first.shape) == (True, (4, 3, 3))
 
 
@@ -338,7 +354,7 @@ def test_a_value_added_to_itself() -> None:
         return result
 
     fused = fused_of(Net(forward, one=nn.Conv2d(2, 4, 1), head=head(4)))
-    assert isinstance(fused.ops[1], Add)
+    assert isinstance(fused.ops[1], FusedAdd)
     assert fused.ops[1].input == fused.ops[1].other
 
 

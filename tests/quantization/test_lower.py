@@ -21,6 +21,7 @@ from mulfree.nodes import Node
 from mulfree.nodes.add import Add
 from mulfree.nodes.adder2d import Adder2d as Adder2dNode
 from mulfree.nodes.concat import Concat
+from mulfree.nodes.concat.quantize import FusedConcat
 from mulfree.nodes.conv2d import Conv2d
 from mulfree.nodes.lut import Lut
 from mulfree.nodes.max_pool import MaxPool
@@ -31,7 +32,6 @@ from mulfree.quantization import Preprocessing
 from mulfree.quantization.calibration import find_ranges, make_qparams
 from mulfree.quantization.fake_quantize import FakeQuantize
 from mulfree.quantization.fused_graph import execute
-from mulfree.quantization.fused_ops import Concat as ConcatStep
 from mulfree.quantization.fusion import fuse
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.lower import lower
@@ -81,7 +81,7 @@ def lowered(
     layout = QuantLayout(fused=fused, bits=bits)
     qparams = make_qparams(layout, find_ranges(layout, net, batches, "minmax"))
     graph = lower("test", layout, net, qparams, preprocessing)
-    joins = [op for op in fused.ops if isinstance(op, ConcatStep)]
+    joins = [op for op in fused.ops if isinstance(op, FusedConcat)]
     assert len(nodes_of(graph, Concat)) == len(joins)
     array = images[0].numpy()
     hooks = Compared(layout, qparams, reference.trace(graph, array))

@@ -8,19 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mulfree.quantization.fused_ops import (
-    Add,
-    AvgPool,
-    BatchNorm,
-    Concat,
-    FusedLayer,
-    FusedOp,
-    LayerModule,
-    MaxPool,
-    Pad,
-    Shape,
-    Upsample,
-)
+from mulfree.quantization.fused_ops import BatchNorm, FusedLayer, FusedOp, LayerModule, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +79,14 @@ def execute(fused: FusedGraph, model: nn.Module, images: Tensor, hooks: Hooks) -
     last_reader = {name: op for op in fused.ops for name in op.inputs}
     values = {fused.input: hooks.value(fused.input, images)}
     for op in fused.ops:
-        x = values[op.input]
-        match op:
-            case FusedLayer():
-                residual = None if op.residual is None else values[op.residual]
-                module = op.layer(model)
-                apply = partial(hooks.apply, op, module)
-                y = op.compute(model, x, residual, apply, partial(hooks.batch_norm, op))
-            case Add() | Concat():
-                y = op.compute(*(values[name] for name in op.inputs))
-            case MaxPool() | AvgPool() | Upsample() | Pad():
-                y = op.compute(x)
+        if isinstance(op, FusedLayer):
+            residual = None if op.residual is None else values[op.residual]
+            module = op.layer(model)
+            apply = partial(hooks.apply, op, module)
+            batch_norm = partial(hooks.batch_norm, op)
+            y = op.run(model, values[op.input], residual, apply, batch_norm)
+        else:
+            y = op.compute(*(values[name] for name in op.inputs))
         if op.rescales and op is not fused.classifier:
             y = hooks.value(op.output, y)
         values[op.output] = y

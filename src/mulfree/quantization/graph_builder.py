@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
-
+from mulfree.errors import ConfigError
 from mulfree.nodes import Node, Value
-from mulfree.nodes.lut import Lut as LutNode
-from mulfree.nodes.pad import Pad as PadNode
-from mulfree.quantization.fused_ops import FusedLayer, Shape
+from mulfree.quantization.fixed_point import fixed_point
+from mulfree.quantization.fused_ops import FusedLayer, FusedOp, Shape
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.qparams import QuantParams
 
@@ -21,15 +21,25 @@ class GraphBuilder:
     Args:
         layout: Shared scales.
         qparams: Quantisation parameters by their name in the layout.
+        power_of_two_scales: Require that factors of sums are powers of two.
 
     Attributes:
         values: Values by name.
         nodes: Nodes in order.
     """
 
-    def __init__(self, layout: QuantLayout, qparams: Mapping[str, QuantParams]) -> None:
+    fixed_point = staticmethod(fixed_point)
+
+    def __init__(
+        self,
+        layout: QuantLayout,
+        qparams: Mapping[str, QuantParams],
+        *,
+        power_of_two_scales: bool,
+    ) -> None:
         self._layout = layout
         self._qparams = qparams
+        self._power_of_two_scales = power_of_two_scales
         self.values: dict[str, Value] = {}
         self.nodes: list[Node] = []
 
@@ -54,29 +64,25 @@ class GraphBuilder:
         numbered = (f"{name}.{number}" for number in itertools.count(2))
         return next(n for n in itertools.chain([name], numbered) if n not in used)
 
-    def requantize(self, source: str, name: str, target: QuantParams) -> str:
-        """Copy of a value with other quantisation parameters, made once."""
-        if name not in self.values:
-            value = self.values[source]
-            reals = value.scale * (np.arange(256.0) - value.zero_point)
-            row = np.floor(reals / target.scale + target.zero_point + 0.5).clip(0, target.qmax)
-            table = np.tile(row.astype(np.uint8), (value.shape[0], 1))
-            self.declare(name, value.shape, target)
-            self.nodes.append(LutNode(name=name, input=source, output=name, table=table))
-        return name
+    def fields(self, op: FusedOp) -> dict[str, Any]:
+        """Name, input and output of the node of a fused operation; declare the output."""
+        name, target = self.unique(op.path), self.qparams_of(op.output)
+        output = self.declare(op.output, op.shape, target)
+        return {"name": name, "input": op.input, "output": output}
 
-    def pad(self, source: str, qparams: QuantParams, border: Sequence[int]) -> str:
-        """A value with a border of zeros: left, right, top, bottom."""
-        left, right, top, bottom = border
-        name = self.unique(f"{source}.padded")
-        channels, rows, columns = self.values[source].shape
-        shape = (channels, rows + top + bottom, columns + left + right)
-        self.declare(name, shape, qparams)
-        sides = border_fields(border)
-        self.nodes.append(PadNode(name=name, input=source, output=name, **sides))
-        return name
+    def append(self, node: Node) -> None:
+        """Append a node."""
+        self.nodes.append(node)
 
+    def checked_factor(self, factor: float, path: str) -> float:
+        """Factor of a summand, checked to be a power of two if all factors have to be.
 
-def border_fields(border: Sequence[int]) -> dict[str, int]:
-    """Fields of a pad node."""
-    return dict(zip(("left", "right", "top", "bottom"), border, strict=True))
+        Raises:
+            ConfigError: It is not.
+        """
+        if self._power_of_two_scales and math.frexp(abs(factor))[0] not in (0.0, 0.5):
+            raise ConfigError(
+                "quantize: `power_of_two_scales` must be False where a sum has a factor that is no "
+                f"power of two, got True with {factor} at {path}"
+            )
+        return factor

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mulfree.errors import ConfigError
 from mulfree.quantization.fused_graph import FusedGraph
-from mulfree.quantization.fused_ops import AvgPool, FusedLayer
+from mulfree.quantization.fused_ops import FusedLayer
 from mulfree.quantization.qparams import BITS, DEFAULT_BITS
 
 # Stands in checkpoints of quantisation-aware training.
@@ -96,10 +95,7 @@ class QuantLayout:
     def _find_units(self) -> Mapping[str, float]:
         units = {self.fused.input: 1.0}
         for op in self.fused.ops:
-            units[op.output] = 1.0 if op.rescales else units[op.input]
-            if isinstance(op, AvgPool):
-                # The integer mean of n numbers is their sum; the scale absorbs the factor 1 / n.
-                units[op.output] = units[op.input] / math.prod(op.kernel)
+            units[op.output] = op.unit(units[op.input])
         return {name: units[self.original(name)] for name in self.bit_widths}
 
     def _middle(self, layer: FusedLayer) -> bool:

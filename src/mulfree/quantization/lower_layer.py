@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from mulfree.errors import ConfigError
 from mulfree.nodes import get_node
-from mulfree.nodes.max_pool import MaxPool as MaxPoolNode
+from mulfree.nodes.lut.quantize import requantized
+from mulfree.nodes.pad.quantize import padded
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.fixed_point import Reals, fixed_point
 from mulfree.quantization.folding import Folded, batch_norm_params, fold
-from mulfree.quantization.fused_ops import Add, FusedLayer, LayerModule, Pad
+from mulfree.quantization.fused_ops import FusedLayer, FusedOp, LayerModule
 from mulfree.quantization.graph_builder import GraphBuilder
 from mulfree.quantization.layout import QuantLayout
-from mulfree.quantization.qparams import QuantParams
 
 
 class LayerLowering:
@@ -44,13 +43,15 @@ class LayerLowering:
         self._fused = layout.fused
         self._model = model
         self._power_of_two_scales = power_of_two_scales
-        # Pads by their output, merged into the padding of their reader.
-        self._merged: dict[str, Pad] = {}
+        # Operations by their output, merged into the padding of their reader.
+        self._merged: dict[str, FusedOp] = {}
 
-    def merge(self, pad: Pad) -> bool:
-        """Merge a pad into the padding of its only reader; return False where impossible."""
-        left, right, top, bottom = pad.border
-        readers = [op for op in self._fused.ops if pad.output in op.inputs]
+    def merge(self, op: FusedOp) -> bool:
+        """Merge zeros around a value into the padding of its only reader; False if impossible."""
+        if op.margin is None:
+            return False
+        left, right, top, bottom = op.margin
+        readers = [reader for reader in self._fused.ops if op.output in reader.inputs]
         if len(readers) != 1 or (left, top) != (right, bottom):
             return False
         reader = readers[0]
@@ -61,7 +62,7 @@ class LayerLowering:
             return False
         if top >= module.kernel_size[0] or left >= module.kernel_size[1]:
             return False
-        self._merged[pad.output] = pad
+        self._merged[op.output] = op
         return True
 
     def lower(self, op: FusedLayer) -> None:
@@ -74,18 +75,19 @@ class LayerLowering:
         largest = [folded.largest]
         if op.residual is not None:
             residual = builder.qparams_of(op.residual)
-            scaled = residual_factor(op, op.residual_factor, self._power_of_two_scales)
+            scaled = builder.checked_factor(op.residual_factor, op.path)
             factors.append(scaled * residual.scale / target.scale)
             largest.append(255)
             offset = offset - factors[1] * residual.zero_point
         fixed = fixed_point(factors, largest, offset, op.path)
+        low, high = op.limits(target)
         kind: Any = get_node(op.form.node)
         source, stride, padding = self._source(op, module)
         rows, columns = Sliding(stride, padding).output_hw(
             builder.values[source].shape[1:], (folded.weight.shape[1], folded.weight.shape[2])
         )
         shape = (len(folded.weight), rows, columns)
-        builder.nodes.append(
+        builder.append(
             kind(
                 name=builder.unique(op.path),
                 input=source,
@@ -97,8 +99,8 @@ class LayerLowering:
                 multiplier=fixed.factors[0],
                 offset=fixed.offset,
                 shift=fixed.shift,
-                clamp_min=target.zero_point if op.relu else 0,
-                clamp_max=clamp_max(op, target),
+                clamp_min=low,
+                clamp_max=high,
                 residual=op.residual,
                 residual_multiplier=int(fixed.factors[1]) if op.residual else 0,
             )
@@ -119,19 +121,13 @@ class LayerLowering:
         )
 
     def _pool(self, op: FusedLayer, negative: NDArray[np.bool_]) -> None:
-        """Append the pooling: the minimum of the integers where the factor is negative."""
-        if op.pool is None:
-            return
-        builder = self._builder
-        builder.nodes.append(
-            MaxPoolNode(
-                name=builder.unique(f"{op.path}.pool"),
-                input=_unpooled(op),
-                output=builder.declare(op.output, op.shape, builder.qparams_of(op.output)),
-                **vars(op.pool),
-                minimum=negative.astype(np.uint8),
+        """Append the pooling, reversed where the factor is negative."""
+        if op.pool is not None:
+            path = f"{op.path}.pool"
+            pool = replace(
+                op.pool, input=_unpooled(op), output=op.output, shape=op.shape, path=path
             )
-        )
+            pool.lower(self._builder, negative)
 
     def _input(self, op: FusedLayer) -> str:
         merged = self._merged.get(op.input)
@@ -141,7 +137,7 @@ class LayerLowering:
         """Input value of the node, its stride and its padding."""
         source, qparams = self._input(op), self._builder.operand_qparams(op)
         if self._layout.operand(op) not in self._layout.roots:
-            source = self._builder.requantize(source, f"{source}.copy", qparams)
+            source = requantized(self._builder, source, f"{source}.copy", qparams)
         if op.flat:
             return source, (1, 1), (0, 0)
         kernel, stride = _pair(module.kernel_size), _pair(module.stride)
@@ -149,33 +145,13 @@ class LayerLowering:
         padding, uneven = resolve_padding(op.path, given, kernel, stride, _pair(module.dilation))
         merged = self._merged.get(op.input)
         if merged is not None:
-            padding = (merged.border[2], merged.border[0])
+            assert merged.margin is not None
+            padding = (merged.margin[2], merged.margin[0])
         if uneven is None and all(p < k for p, k in zip(padding, kernel, strict=True)):
             return source, stride, padding
         even = (padding[1], padding[1], padding[0], padding[0])
         border = [one + other for one, other in zip(even, uneven or (0,) * 4, strict=True)]
-        return self._builder.pad(source, qparams, border), stride, (0, 0)
-
-
-def residual_factor(op: FusedLayer | Add, factor: float, power_of_two_scales: bool) -> float:
-    """Factor of a summand, checked to be a power of two if all factors have to be.
-
-    Raises:
-        ConfigError: It is not.
-    """
-    if power_of_two_scales and math.frexp(abs(factor))[0] not in (0.0, 0.5):
-        raise ConfigError(
-            "quantize: `power_of_two_scales` must be False where a sum has a factor that is no "
-            f"power of two, got True with {factor} at {op.path}"
-        )
-    return factor
-
-
-def clamp_max(op: FusedLayer | Add, qparams: QuantParams) -> int:
-    """Largest integer of the output."""
-    if op.ceiling is None:
-        return qparams.qmax
-    return min(qparams.qmax, qparams.zero_point + round(op.ceiling / qparams.scale))
+        return padded(self._builder, source, qparams, border), stride, (0, 0)
 
 
 def _unpooled(op: FusedLayer) -> str:

@@ -1,0 +1,143 @@
+"""Fused operations of a network to be quantised: bases that the facets `quantize` share.
+
+A fused operation covers everything between two stored values, as one node of the integer network
+does. It computes in floating point, for calibration and training, and appends its node.
+
+A facet `quantize` has:
+    TARGETS: Classes of modules, functions, and names of tensor methods that it recognises. A facet
+        without them recognises nothing; other facets and layers append its node.
+    SPELLINGS: Optional; for each function or method that equals a module, a callable that makes
+        the module, or None if it cannot, and the names of the arguments after the input.
+    fuse(fusion, node, module): Fuse a traced operation; `module` is the module recognised, None for
+        a function or method in TARGETS.
+
+Legend: N images, C channels, H W rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from mulfree.nodes.node import Shape
+
+if TYPE_CHECKING:
+    from mulfree.quantization.graph_builder import GraphBuilder
+    from mulfree.quantization.qparams import QuantParams
+
+Spellings: TypeAlias = Mapping[object, tuple[Callable[..., nn.Module | None], tuple[str, ...]]]
+
+NUMPY = {"axis": "dim", "keepdims": "keepdim"}
+"""Torch's names of arguments by numpy's names."""
+
+
+def source_of(node: fx.Node) -> object:
+    """Return the first operand of a traced operation, None if it has none."""
+    return node.args[0] if node.args else node.kwargs.get("input")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedOp:
+    """Base of the fused operations.
+
+    Attributes:
+        output: Name of the value written.
+        shape: Its shape, C, H, W.
+        input: Name of the value read.
+        path: Location in the model, for error messages.
+    """
+
+    output: str
+    shape: Shape
+    input: str
+    path: str
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of all values read."""
+        return (self.input,)
+
+    @property
+    def rescales(self) -> bool:
+        """True if the output has its own scale, False if it shares the scale of the input."""
+        return False
+
+    @property
+    def margin(self) -> tuple[int, int, int, int] | None:
+        """Left, right, top and bottom border of zeros if the operation adds nothing else."""
+        return None
+
+    def unit(self, source: float) -> float:
+        """Return the number whose power-of-two multiples are scales without a factor to round.
+
+        Args:
+            source: This number for the input.
+        """
+        return 1.0 if self.rescales else source
+
+    def compute(self, x: Tensor, *others: Tensor) -> Tensor:
+        """Return the output `[N, C, H, W]` for the values `inputs`."""
+        raise NotImplementedError
+
+    def lower(self, builder: GraphBuilder) -> None:
+        """Append the node to the integer graph."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderOp(FusedOp):
+    """Operation whose outputs are elements of the input, chosen by their order.
+
+    It commutes with batch norm and ReLU, up to the order, and so fuses with the layer before.
+    """
+
+    def lower(self, builder: GraphBuilder, reversed: NDArray[np.bool_] | None = None) -> None:
+        """Append the node.
+
+        Args:
+            builder: The integer graph.
+            reversed: `[C]`, True for channels of the opposite order; None for no channel.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RectifiedOp(FusedOp):
+    """Operation that a following ReLU can join.
+
+    Attributes:
+        relu: Clamp negative results to zero.
+        ceiling: Upper bound of the result, as of ReLU6, or None.
+    """
+
+    relu: bool = False
+    ceiling: float | None = None
+
+    @property
+    def rescales(self) -> bool:
+        """Always True."""
+        return True
+
+    def rectified(self, y: Tensor) -> Tensor:
+        """Return `y` after the ReLU, if there is one."""
+        if not self.relu:
+            return y
+        return functional.relu(y) if self.ceiling is None else y.clamp(0.0, self.ceiling)
+
+    def limits(self, qparams: QuantParams) -> tuple[int, int]:
+        """Return the least and the greatest integer of the output."""
+        low, high = qparams.zero_point if self.relu else 0, qparams.qmax
+        if self.ceiling is not None:
+            high = min(high, qparams.zero_point + round(self.ceiling / qparams.scale))
+        return low, high
+
+
+def times(factor: float, x: Tensor) -> Tensor:
+    """Return the product; `x` itself for the factor 1."""
+    return x if factor == 1.0 else factor * x
