@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from mulfree.opcounts import OpCounts
@@ -42,10 +44,12 @@ class Shift2d(nn.Module):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias
         )
         self.weight, self.bias = conv.weight, conv.bias
-        self.options = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
+        self.dilation, self.groups = conv.dilation, conv.groups
 
     def forward(self, input: Tensor) -> Tensor:
-        return shift2d(input, self.weight, self.bias, *self.options)  # type: ignore[arg-type]
+        geometry: Any = (self.stride, self.padding, self.dilation, self.groups)
+        return shift2d(input, self.weight, self.bias, *geometry)
 
 
 class ShiftLinear(nn.Module):
