@@ -64,21 +64,35 @@ def test_grey(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got, expected[None])
 
 
+@pytest.mark.parametrize(
+    ("size", "resized", "box"),
+    [
+        ((20, 10), (16, 8), (4, 0, 12, 8)),
+        ((10, 20), (8, 16), (0, 4, 8, 12)),
+        ((8, 13), (8, 13), (0, 2, 8, 10)),
+        ((4, 4), (8, 8), (0, 0, 8, 8)),
+    ],
+)
+def test_resize_then_middle_square(
+    size: tuple[int, int], resized: tuple[int, int], box: tuple[int, int, int, int]
+) -> None:
+    pixels = noise(*size[::-1])
+    expected = Image.fromarray(pixels).resize(resized, Image.Resampling.BILINEAR).crop(box)
+    got = decode(encoded(pixels), "RGB", 8, "x")
+    np.testing.assert_array_equal(got, np.asarray(expected).transpose(2, 0, 1))
+
+
 def test_neither_grey_nor_colour(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"`FILE` must be a network of 1 or 3 channels .*got 2"):
         read_image(tmp_path / "x.png", (2, 8, 8), 8)
 
 
-def test_no_such_file(tmp_path: Path) -> None:
-    with pytest.raises(
-        ArtifactError,
-        match=r"^run: `IMAGE` must be a readable file, got .*/x.png \(No such file or directory\)$",
-    ):
-        read_image(tmp_path / "x.png", (3, 8, 8), 8)
-
-
 @pytest.mark.parametrize(
-    "data", [b"", b"hello", encoded(noise(64, 64))[:1500], encoded(noise(8, 8), "GIF")]
+    "data",
+    [
+        *(b"", b"hello", encoded(noise(64, 64))[:1500], encoded(noise(8, 8), "GIF")),
+        encoded(noise(64, 64), "JPEG")[:300],
+    ],
 )
 def test_not_an_intact_image(data: bytes) -> None:
     with pytest.raises(
@@ -335,9 +349,10 @@ def test_only_files_are_read(tmp_path: Path) -> None:
         ("pipe", "Not a regular file"),
         ("link", "Not a regular file"),
         (".", "Is a directory"),
+        ("x.png", "No such file or directory"),
         ("\0", "embedded null byte"),
     ):
-        with pytest.raises(ArtifactError, match=rf"`IMAGE` must be a readable .* \({reason}\)$"):
+        with pytest.raises(ArtifactError, match=rf"^run: `IMAGE` must be .* \({reason}\)$"):
             read_image(tmp_path / name, (3, 8, 8), 8)
 
 

@@ -21,7 +21,7 @@ from tests.data.files import (
 
 from mulfree import data
 from mulfree.data import DataConfig, ShiftFlip
-from mulfree.errors import ArtifactError, DataError
+from mulfree.errors import ArtifactError
 
 REAL = Path(os.environ.get("MULFREE_DATA", "/nonexistent"), "cifar10-images.tar.xz")
 
@@ -63,16 +63,6 @@ def test_image_archive(tmp_path: Path, name: str, classes: int) -> None:
     assert splits.num_classes == classes
     assert splits.test.labels.tolist() == list(range(classes))
     assert torch.equal(splits.test.images[1], uint8(pixels(classes + 1)))
-
-
-def test_missing(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError,
-        match=r"^data.load: no cifar10 found in `root` or MULFREE_DATA \(neither is set\): looked "
-        r"for cifar-10-batches-py, cifar-10-python.tar.gz, cifar10-images, .*; get cifar-10-python"
-        r".tar.gz from https://www.cs.toronto.edu/.*, then name its folder with `root` or MULFREE",
-    ):
-        data.load(DataConfig(name="cifar10"))
 
 
 def test_archive_problems(tmp_path: Path) -> None:

@@ -118,11 +118,6 @@ class BatchLoader:
         """The object whose `set_epoch` a training loop calls: the loader itself."""
         return self
 
-    @property
-    def batch_sampler(self) -> None:
-        """None, for loops that read it beside `sampler`."""
-        return None
-
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; a loaded position within that epoch is kept."""
         if epoch < 0:

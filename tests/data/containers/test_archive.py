@@ -4,6 +4,7 @@ import errno
 import gzip
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def test_folders_linked_in_a_circle_are_read_once(tmp_path: Path) -> None:
         ("a\\evil", "must have a printable name"),
         ("a/\x1b[31m", "must have a printable name"),
         ("a\nb", r"member 'a\\nb' must have a printable name"),
+        *((name, "must have a printable name") for name in ("a\x7f", "a\x9bm", "a/\tb")),
     ],
 )
 def test_names_that_lead_elsewhere(
@@ -105,15 +107,6 @@ def test_tar_sparse_member(tmp_path: Path) -> None:
         list(iter_files(tmp_path / "x.tar"))
 
 
-def test_zip_link(tmp_path: Path) -> None:
-    entry = zipfile.ZipInfo("link")
-    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
-        file.writestr(entry, "/etc/passwd")
-    with pytest.raises(ArtifactError, match="'link' must be a plain file, not a link"):
-        list(iter_files(tmp_path / "x.zip"))
-
-
 def test_tar_header_extension_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tar(tmp_path / "x.tar", {"x" * 5000: b""})
     monkeypatch.setattr(tar, "MAX_EXTENDED_BYTES", 1024)
@@ -146,38 +139,34 @@ def test_truncated(tmp_path: Path, mode: str, share: float) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_tar_cut_between_members(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "cut.tar", {"a": b"x" * 512, "b": b"y" * 512})
-    path.write_bytes(path.read_bytes()[:1024])
-    with pytest.raises(ArtifactError, match=r"cut.tar is damaged or incomplete: no end mark"):
-        list(iter_files(path))
+def changed(content: bytes, place: int, other: bytes) -> bytes:
+    return content[:place] + other + content[place:][len(other) :]
 
 
-def test_tar_garbage_between_members(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "bad.tar", {"a": b"x" * 512, "b": b"y" * 512})
-    content = bytearray(path.read_bytes())
-    content[1024:1100] = b"\xff" * 76
-    path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"bad.tar is damaged or incomplete"):
-        list(iter_files(path))
+def directory(content: bytes) -> int:
+    return content.index(b"PK\x01\x02")
 
 
-def test_zip_wrong_checksum(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
-        file.writestr("a", b"hello hello")
-    path = tmp_path / "x.zip"
-    path.write_bytes(path.read_bytes().replace(b"hello hello", b"hello jello"))
-    with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: Bad CRC-32"):
-        list(iter_files(path))
-
-
-def test_zip_encrypted(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "x.zip", {"a": b"hello"})
-    content = bytearray(path.read_bytes())
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: .*encrypted"):
+@pytest.mark.parametrize(
+    ("kind", "damage", "reason"),
+    [
+        ("w", lambda tar: tar[:1024], "no end mark"),
+        ("w", lambda tar: changed(tar, 1024, b"\xff" * 76), ""),
+        ("w:bz2", lambda bz2: changed(bz2, 4, b"\xff" * 6), "Invalid data stream"),
+        ("w", lambda tar: gzip.compress(b"hello" * 1000), "no end mark|a number"),
+        ("zip", lambda file: changed(file, directory(file) + 16, b"\1\2\3\4"), "Bad CRC-32"),
+        # Flags of an encrypted member, in its header and in the directory.
+        ("zip", lambda f: changed(changed(f, 6, b"\1"), directory(f) + 8, b"\1"), "encrypted"),
+        # The directory's own position, at the end of the file, shifts all positions in it.
+        ("zip", lambda f: changed(f, len(f) - 6, struct.pack("<I", directory(f) + 5)), ""),
+    ],
+)
+def test_damaged(tmp_path: Path, kind: str, damage: Callable[[bytes], bytes], reason: str) -> None:
+    contents = {"a": b"x" * 512, "b": b"y" * 512}
+    path = tmp_path / "x"
+    path = write_zip(path, contents) if kind == "zip" else write_tar(path, contents, kind)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ArtifactError, match=rf"x is damaged or incomplete: .*({reason})"):
         list(iter_files(path))
 
 
@@ -188,31 +177,6 @@ def test_not_an_archive(tmp_path: Path, content: bytes) -> None:
         ArtifactError, match=r"`root` must be a folder, .tar.*a file of another kind"
     ):
         list(iter_files(tmp_path / "x.tar.xz"))
-
-
-def test_compressed_but_not_a_tar(tmp_path: Path) -> None:
-    (tmp_path / "x.gz").write_bytes(gzip.compress(b"hello" * 1000))
-    with pytest.raises(ArtifactError, match=r"x.gz is damaged or incomplete"):
-        list(iter_files(tmp_path / "x.gz"))
-
-
-def test_bz2_with_a_wrong_block(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x.bz2", FILES, "w:bz2")
-    content = bytearray(path.read_bytes())
-    content[4:10] = b"\xff" * 6
-    path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"x.bz2 is damaged or incomplete: Invalid data stream"):
-        list(iter_files(path))
-
-
-def test_zip_that_points_before_its_start(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "x.zip", {"a": b"hello"})
-    content = bytearray(path.read_bytes())
-    # The directory's own position, at the end of the file, shifts all positions in it.
-    content[-6:-2] = (content.index(b"PK\x01\x02") + 5).to_bytes(4, "little")
-    path.write_bytes(content)
-    with pytest.raises(ArtifactError, match=r"x.zip is damaged or incomplete: "):
-        list(iter_files(path))
 
 
 def test_a_fault_of_the_disk_stays_one(tmp_path: Path) -> None:
@@ -281,15 +245,6 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     assert [member.name for member in iter_files(path)] == [name]
     folder = write_folder(tmp_path / "x", {name: b"1"})
     assert [member.name for member in iter_files(folder)] == [name]
-
-
-@pytest.mark.parametrize("write", [write_tar, write_zip])
-@pytest.mark.parametrize("name", ["a\x7f", "a\x9bm", "a/\tb", "..\\evil"])
-def test_control_characters(
-    tmp_path: Path, write: Callable[[Path, dict[str, bytes]], Path], name: str
-) -> None:
-    with pytest.raises(ArtifactError, match="must have a printable name with / between its parts"):
-        list(iter_files(write(tmp_path / "hostile", {name: b"x"})))
 
 
 def test_tar_of_the_folder_it_lies_in(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ def test_the_file_the_folder_or_the_folder_that_holds_it(
     assert look(None) == tmp_path / "toy"
 
 
+def test_neither_root_nor_variable() -> None:
+    with pytest.raises(
+        DataError, match=r"in `root` or MULFREE_DATA \(neither is set\): looked f"
+    ):
+        look(None)
+
+
 def test_installed_places_count_only_without_a_root(tmp_path: Path) -> None:
     assert look(None, (tmp_path / "none", tmp_path)) == tmp_path
     (tmp_path / "root").mkdir()

@@ -41,14 +41,6 @@ def test_resized_images_as_imagenet_is_used(tmp_path: Path) -> None:
     assert next(iter(train))[0].shape == (4, 3, 28, 28)
 
 
-def test_augment_none_cuts_the_middle(tmp_path: Path) -> None:
-    path = write_zip(tmp_path / "x.zip", labelled(side=40))
-    splits = data.load(
-        DataConfig(name="image_folder", root=str(path), image_size=28, augment="none")
-    )
-    assert splits.augmentation == CentreCrop(size=28)
-
-
 def test_a_split_val_beside_test_is_for_validation(tmp_path: Path) -> None:
     path = write_zip(tmp_path / "x.zip", labelled(side=8, splits=("train", "val", "test")))
     splits = data.load(config(path))

@@ -18,13 +18,6 @@ def test_size_and_classes_as_asked_for_and_always_the_same() -> None:
     assert not torch.equal(first.train.images, other.train.images)
 
 
-def test_as_a_data_set() -> None:
-    splits = data.load(DataConfig(name="synthetic", classes=4, image_size=16, limit=64))
-    assert splits.train.images.shape == (64, 3, 16, 16)
-    assert splits.num_classes == 4
-    assert len(data.load(DataConfig(name="synthetic")).train) == 1024
-
-
 def test_too_many_pixels_for_memory() -> None:
     with pytest.raises(
         ConfigError, match=r"`image_size` must give synthetic images of .* got 400 with 3 classes"
