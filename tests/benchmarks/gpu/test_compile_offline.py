@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,19 +130,7 @@ def test_the_loops_of_the_rates_are_the_instructions_they_claim(found: dict[str,
         assert rate["spill_bytes"] == 0
 
 
-def test_a_byte_wise_absolute_difference_is_one_instruction(found: dict[str, Any]) -> None:
-    (old, new) = (rate for rate in found["rates"] if "vabsdiff4" in rate["name"])
-    for rate in (old, new):
-        assert rate["hottest_loop"]["mix"]["VABSDIFF4.U8.ACC"] == 2 * 16 * 1024 // 128
-
-
 def test_a_kernel_that_does_not_compile(found: dict[str, Any]) -> None:
     assert found["error"].startswith("sass: broken does not compile for sm_80: at 2:")
     assert "missing is not defined" in found["error"]
     assert "\n" not in found["error"]
-
-
-def test_the_tools_are_there() -> None:
-    from benchmarks.gpu import compile_offline
-
-    assert Path(compile_offline._TOOLS / "cuobjdump").exists()

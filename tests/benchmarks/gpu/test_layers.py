@@ -56,21 +56,16 @@ def test_every_pass_in_every_format(adder: Operator) -> None:
         assert not entry["replayed"]
 
 
-def test_without_a_limit_there_is_no_share_of_it(adder: Operator) -> None:
-    (entry,) = time_layer(adder, limit=None)
-    assert entry["limit_share"] is None
-
-
-def test_what_cannot_be_captured_is_called(
+def test_what_cannot_be_captured_is_called_and_without_a_limit_there_is_no_share(
     adder: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(make: Any, device: torch.device) -> Any:
         raise RuntimeError("capture")
 
     monkeypatch.setattr(layers, "captured", refuse)
-    (entry,) = time_layer(adder)
+    (entry,) = time_layer(adder, limit=None)
     assert list(entry["timings"]) == NAMES
-    assert entry["replayed"] is False
+    assert (entry["replayed"], entry["limit_share"]) == (False, None)
 
 
 def test_a_format_that_is_wrong_is_not_timed(adder: Operator) -> None:

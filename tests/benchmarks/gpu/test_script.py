@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu.sh"
 
-# Stands in for a Python without xdist: its calls are told apart by their arguments.
+# Stands in for a Python without xdist; checks, tests and measurements have an exit status each.
 PYTHON = """\
 #!/bin/sh
 case "$*" in "-c import xdist") exit 1 ;; esac
@@ -21,82 +21,48 @@ esac
 """
 
 
-def run(folder: Path, *words: str, **statuses: int) -> tuple[int, str, list[str]]:
-    """Exit status, errors, and what Python was asked for."""
-    program = folder / "python3"
+@pytest.mark.parametrize(
+    ("words", "statuses", "status", "line", "calls"),
+    [
+        ("--output new --seconds 200", (0, 0, 0), 0, "", 3),
+        ("", (1, 0, 0), 2, "", 1),
+        ("", (0, 1, 0), 1, "gpu.sh: the tests failed (status 1); nothing is measured\n", 2),
+        ("", (0, 124, 0), 1, "gpu.sh: the tests took more than 180 s; nothing is measured\n", 2),
+        ("", (0, 0, 1), 1, "", 3),
+        ("", (0, 0, 124), 0, "gpu.sh: cut off at the time limit; what was measured is wr", 3),
+        ("--seconds 30", (0, 0, 0), 1, "gpu.sh: the tests left no time of the 30 s; nothing i", 2),
+        ("--ouput x", (), 2, "gpu.sh: unknown option --ouput; there are --output DIR and --sec", 0),
+        ("--output", (), 2, "gpu.sh: --output must be followed by a value\n", 0),
+        ("--seconds soon", (), 2, "gpu.sh: --seconds must be a whole number, got soon\n", 0),
+    ],
+)
+def test_checks_then_tests_then_measures(
+    words: str, statuses: tuple[int, ...], status: int, line: str, calls: int, tmp_path: Path
+) -> None:
+    program = tmp_path / "python3"
     program.write_text(PYTHON)
     program.chmod(0o755)
-    log = folder / "log"
+    log = tmp_path / "log"
     log.touch()
-    given = {"CHECK": 0, "TESTS": 0, "MEASURED": 0} | statuses
-    variables = {
-        **os.environ,
-        **{name: str(status) for name, status in given.items()},
-        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
-        "LOG": str(log),
-    }
+    given = dict(zip(("CHECK", "TESTS", "MEASURED"), map(str, statuses), strict=False))
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
-        ["bash", str(SCRIPT), *words],
-        env=variables,
-        cwd=folder,
+        ["bash", str(SCRIPT), *words.split()],
+        env={**os.environ, **given, "PATH": path, "LOG": str(log)},
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
-    return done.returncode, done.stderr, log.read_text().splitlines()
-
-
-def test_checks_then_tests_then_measures(tmp_path: Path) -> None:
-    status, _, asked = run(tmp_path, "--output", "new", "--seconds", "200")
-    assert status == 0
-    assert asked[0] == "-"
-    assert asked[1].startswith("-m pytest -m gpu -q -x ")
-    assert "tests/bench/test_correctness.py" in asked[1]
-    assert "tests/benchmarks/gpu/test_plan.py" not in asked[1]
-    assert asked[2] in {
-        f"-m benchmarks.gpu --seconds {seconds} --output {tmp_path / 'new'}"
-        for seconds in range(160, 171)
-    }
-
-
-@pytest.mark.parametrize(
-    ("statuses", "status", "line", "calls"),
-    [
-        ({"CHECK": 1}, 2, "", 1),
-        ({"TESTS": 1}, 1, "gpu.sh: the tests failed (status 1); nothing is measured\n", 2),
-        ({"TESTS": 5}, 1, "gpu.sh: the tests failed (status 5); nothing is measured\n", 2),
-        ({"TESTS": 124}, 1, "gpu.sh: the tests took more than 180 s; nothing is measured\n", 2),
-        ({"MEASURED": 1}, 1, "", 3),
-        ({"MEASURED": 124}, 0, "gpu.sh: cut off at the time limit; what was measured is wr", 3),
-    ],
-)
-def test_what_goes_wrong_is_one_line(
-    statuses: dict[str, int], status: int, line: str, calls: int, tmp_path: Path
-) -> None:
-    got, errors, asked = run(tmp_path, **statuses)
-    assert (got, len(asked)) == (status, calls)
-    assert errors.startswith(line)
-    assert errors.count("\n") == (1 if line else 0)
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (
-            ["--ouput", "x"],
-            "gpu.sh: unknown option --ouput; there are --output DIR and --seconds N",
-        ),
-        (["--output"], "gpu.sh: --output must be followed by a value"),
-        (["--seconds", "soon"], "gpu.sh: --seconds must be a whole number, got soon"),
-    ],
-)
-def test_a_mistake_is_one_line(words: list[str], line: str, tmp_path: Path) -> None:
-    status, errors, asked = run(tmp_path, *words)
-    assert (status, errors, asked) == (2, f"{line}\n", [])
-
-
-def test_too_little_time_is_one_line(tmp_path: Path) -> None:
-    status, errors, asked = run(tmp_path, "--seconds", "30")
-    assert (status, len(asked)) == (1, 2)
-    assert errors == "gpu.sh: the tests left no time of the 30 s; nothing is measured\n"
+    assert done.returncode == status
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == (1 if line else 0)
+    asked = log.read_text().splitlines()
+    assert len(asked) == calls
+    if status == 0 and not line:
+        assert asked[1].startswith("-m pytest -m gpu -q -x ")
+        assert "tests/bench/test_correctness.py" in asked[1]
+        assert "tests/benchmarks/gpu/test_schedule.py" not in asked[1]
+        assert asked[2].startswith("-m benchmarks.gpu --seconds 1")
+        assert asked[2].endswith(f" --output {tmp_path / 'new'}")

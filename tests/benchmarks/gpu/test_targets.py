@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from benchmarks.gpu.targets import best_step, targets
 
 
@@ -25,17 +26,7 @@ def step(
     }
 
 
-def measured(**parts: list[dict[str, Any]]) -> list[float | None]:
-    named = {name: {"entries": entries} for name, entries in parts.items()}
-    return [row["measured"] for row in targets(named, "adder2d")]
-
-
-def test_nothing_measured_is_neither_met_nor_missed() -> None:
-    assert [(row["measured"], row["met"]) for row in targets({}, "adder2d")] == [(None, None)] * 4
-    assert measured(forward=[{"model": "resnet18", "error": "x"}]) == [None] * 4
-
-
-def test_the_worst_3x3_layer_counts() -> None:
+def test_the_worst_layer_and_memory_and_the_fastest_mode_count() -> None:
     layers = [
         layer("resnet18", 3, 0.8),
         layer("resnet50", 3, 0.75),
@@ -43,27 +34,23 @@ def test_the_worst_3x3_layer_counts() -> None:
         layer("resnet20", 3, 0.2),
         layer("resnet18", 3, 0.1, "bf16"),
         layer("resnet18", 3, None),
+        {"model": "resnet18", "error": "x"},
     ]
-    assert measured(forward=layers)[0] == 0.75
-
-
-def test_the_fastest_mode_of_each_counts() -> None:
     steps = [
         step("resnet20", 256, 0.005, 0.004),
         step("resnet20", 128, 0.001, 0.001),
         step("resnet20", 256, 0.002, 0.001, "bf16"),
         step("resnet50", 64, 0.3, 0.1),
     ]
-    compiled = [step("resnet50", 64, 0.2, 0.125)]
-    parts = {"steps": {"entries": steps}, "compiled steps": {"entries": compiled}}
-    rows = targets(parts, "adder2d")
-    assert rows[1]["measured"] == 5.0
-    assert rows[1]["met"] is True
-    assert rows[2]["measured"] == 2.0
-    assert rows[2]["met"] is True
+    entries = {
+        "forward": layers,
+        "steps": steps,
+        "compiled steps": [step("resnet50", 64, 0.2, 0.125)],
+        "memory": [{"ratio": 1.0}, {"ratio": 1.2}],
+    }
+    parts = {name: {"entries": found} for name, found in entries.items()}
+    rows = [(row["measured"], row["met"]) for row in targets(parts, "adder2d")]
+    assert rows == [(0.75, True), (pytest.approx(5.0), True), (2.0, True), (1.2, False)]
     assert best_step(parts, "resnet20", "adder2d", ("fp32", "bf16")) == 0.001
-
-
-def test_the_worst_memory_counts_and_may_miss() -> None:
-    rows = targets({"memory": {"entries": [{"ratio": 1.0}, {"ratio": 1.2}]}}, "adder2d")
-    assert (rows[3]["measured"], rows[3]["met"]) == (1.2, False)
+    # What is not measured is neither met nor missed.
+    assert [(row["measured"], row["met"]) for row in targets({}, "adder2d")] == [(None, None)] * 4
