@@ -12,6 +12,7 @@ RENAMED = {
     "method.sign": "removed: the kernels of both networks always have opposite signs",
     "method.normalise": "removed: outputs are always compared at unit variance",
     "method.teacher_lr": "removed: both networks always have the learning rate of the optimizer",
+    "method.edges": "removed: the first layer and the classifier always have int8 weights",
     "method.start": "method.init_from",
     "method.shift_only": "method.power_of_two_scales",
     "optimizer.eta": "optimizer.local_lr_eta",
