@@ -134,14 +134,6 @@ def test_published_resnet20_gives_the_logits_of_the_authors_network() -> None:
     assert arguments["norm_logits"] is True
 
 
-def test_published_logits_in_single_precision() -> None:
-    state = resnet20_state(4)
-    images = torch.randn(2, 3, 32, 32)
-    expected = evaluate(state, images)
-    actual = models.load_published(state, "resnet20")(images)
-    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.std()))
-
-
 @pytest.mark.parametrize("size", [32, 64])
 def test_published_resnet50_of_reduced_width_gives_the_same_logits(size: int) -> None:
     state = published([3, 4, 6, 3], 4, bottleneck=True, classes=6, imagenet=True)
@@ -158,6 +150,7 @@ def test_the_full_resnet50_has_the_published_names_and_shapes() -> None:
     assert {name: value.shape for name, value in ours.items()} == theirs
 
 
+@pytest.mark.parametrize("archived", [True, False])
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -167,9 +160,11 @@ def test_the_full_resnet50_has_the_published_names_and_shapes() -> None:
         lambda state: {name: t for name, t in state.items() if "num_batches" not in name},
     ],
 )
-def test_published_file(wrap: Callable[[dict[str, Tensor]], object], tmp_path: Path) -> None:
+def test_published_file(
+    wrap: Callable[[dict[str, Tensor]], object], archived: bool, tmp_path: Path
+) -> None:
     state = resnet20_state(4)
-    torch.save(wrap(state), tmp_path / "published.pth")
+    torch.save(wrap(state), tmp_path / "published.pth", _use_new_zipfile_serialization=archived)
     assert_same_logits(models.load_published(tmp_path / "published.pth", "resnet20"), state, 8)
 
 
@@ -243,68 +238,35 @@ def nested() -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "message"),
+    ("change", "message"),
     [
-        (lambda s: s.clear(), "resnet20", "the weights of a resnet20 .with a 4-D 'conv1.weight'"),
-        (lambda s: s.pop("fc.weight"), "resnet20", "with a 4-D 'fc.weight'"),
-        (
-            lambda s: s.pop("layer1.0.conv1.adder"),
-            "resnet20",
-            "tensors .* .'layer1.0.conv1.weight'",
-        ),
-        (lambda s: s.update(more=torch.zeros(2)), "resnet20", "network's .'more' is not"),
-        (lambda s: s.update({"bn1.bias": torch.zeros(5)}), "resnet20", r"'bn1.bias', not \[5\]"),
-        (lambda s: s.update({"conv1.weight": torch.zeros(0, 3, 3, 3)}), "resnet20", "`width` must"),
-        (lambda s: s.update({"conv1.weight": 5}), "resnet20", "of tensors .'conv1.weight' is none"),
-        (lambda s: s.update({5: torch.zeros(1)}), "resnet20", "a state dict of tensors .5 is none"),
-        (lambda s: s.update({"x" * 9999: 5}), "resnet20", r"tensors .'x+\.\.\.x+' is none"),
-        (
-            lambda s: s.update({"fc.weight": s["fc.weight"].to_sparse()}),
-            "resnet20",
-            "'fc.weight' is",
-        ),
-        (
-            lambda s: s.update({"fc.weight": s["fc.weight"].to("meta")}),
-            "resnet20",
-            "'fc.weight' is",
-        ),
-        (
-            lambda s: s.update({"fc.weight": quantised(s["fc.weight"])}),
-            "resnet20",
-            "'fc.weight' is",
-        ),
-        (lambda s: s.update({"fc.weight": nested()}), "resnet20", "'fc.weight' is none"),
-        (
-            lambda s: s.update({"bn1.bias": torch.zeros(4, dtype=torch.cfloat)}),
-            "resnet20",
-            "complex64",
-        ),
-        (
-            lambda s: s.update({"bn1.bias": torch.zeros(1).expand(4)}),
-            "resnet20",
-            "not one for many",
-        ),
-        (
-            with_prefix("encoder."),
-            "resnet20",
-            "'conv1.weight'; 'encoder.conv1.weight' does not fit",
-        ),
-        (
-            lambda s: s.update({"module.bn1.bias": s.pop("bn1.bias")}),
-            "resnet20",
-            "'module.bn1.bias' is",
-        ),
-        (lambda s: None, "resnet32", "tensors .* .'layer1.3.conv1.weight' is missing"),
+        (lambda s: s.clear(), "the weights of a resnet20 .with a 4-D 'conv1.weight'"),
+        (lambda s: s.pop("fc.weight"), "with a 4-D 'fc.weight'"),
+        (lambda s: s.pop("layer1.0.conv1.adder"), "tensors .* .'layer1.0.conv1.weight'"),
+        (lambda s: s.update(more=torch.zeros(2)), "network's .'more' is not"),
+        (lambda s: s.update({"bn1.bias": torch.zeros(5)}), r"'bn1.bias', not \[5\]"),
+        (lambda s: s.update({"conv1.weight": torch.zeros(0, 3, 3, 3)}), "`width` must"),
+        (lambda s: s.update({"conv1.weight": 5}), "of tensors .'conv1.weight' is none"),
+        (lambda s: s.update({5: torch.zeros(1)}), "a state dict of tensors .5 is none"),
+        (lambda s: s.update({"x" * 9999: 5}), r"tensors .'x+\.\.\.x+' is none"),
+        (lambda s: s.update({"fc.weight": s["fc.weight"].to_sparse()}), "'fc.weight' is"),
+        (lambda s: s.update({"fc.weight": s["fc.weight"].to("meta")}), "'fc.weight' is"),
+        (lambda s: s.update({"fc.weight": quantised(s["fc.weight"])}), "'fc.weight' is"),
+        (lambda s: s.update({"fc.weight": nested()}), "'fc.weight' is none"),
+        (lambda s: s.update({"bn1.bias": torch.zeros(4, dtype=torch.cfloat)}), "complex64"),
+        (lambda s: s.update({"bn1.bias": torch.zeros(1).expand(4)}), "not one for many"),
+        (with_prefix("encoder."), "'conv1.weight'; 'encoder.conv1.weight' does not fit"),
+        (lambda s: s.update({"module.bn1.bias": s.pop("bn1.bias")}), "'module.bn1.bias' is"),
     ],
 )
 def test_a_state_dict_of_something_else(
-    change: Callable[[dict[str, Any]], object], name: str, message: str
+    change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     state = resnet20_state(4)
     change(state)
     pattern = rf"^load_published: `path_or_state_dict` must .*{message}.*got a state dict$"
     with pytest.raises(ArtifactError, match=pattern):
-        models.load_published(state, name)
+        models.load_published(state, "resnet20")
 
 
 def test_only_residual_networks_are_published() -> None:
@@ -340,13 +302,6 @@ def test_a_state_dict_of_our_own_tells_its_operator(
     torch.save(state, tmp_path / "x.pt")
     loaded = models.load_published(tmp_path / "x.pt" if in_file else state, "resnet20")
     assert_loads(loaded, state, operator)
-
-
-def test_layers_of_our_own_that_multiply() -> None:
-    state = own_state("adder2d", keep=("first", "layer2", "last"))
-    loaded = models.load_published(state, "resnet20")
-    assert_loads(loaded, state, "adder2d")
-    assert type(loaded.get_submodule("layer2.0.conv1")) is nn.Conv2d
 
 
 def test_a_network_of_others_that_was_converted_tells_its_operator() -> None:
@@ -452,12 +407,6 @@ def test_methods_that_a_pickle_has_replaced(tmp_path: Path) -> None:
     assert_same_logits(models.load_published(tmp_path / "x.pt", "resnet20"), state, 8)
 
 
-def test_files_in_the_format_before_archives(tmp_path: Path) -> None:
-    state = resnet20_state(4)
-    torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
-    assert_same_logits(models.load_published(tmp_path / "x.pt", "resnet20"), state, 8)
-
-
 def test_numbers_of_several_types_become_float32() -> None:
     state = resnet20_state(4)
     state["fc.weight"] = state["fc.weight"].half()
@@ -490,18 +439,6 @@ def test_an_archive_larger_than_its_file(tmp_path: Path) -> None:
     assert packed.stat().st_size < 20_000
     with pytest.raises(ArtifactError, match="its records are compressed"):
         models.load_published(packed, "resnet20")
-
-
-def test_tensors_that_claim_more_than_the_file_holds() -> None:
-    with torch.device("meta"):
-        shapes = models.create_model("resnet18", operator="conv2d", width=64).state_dict()
-    one = torch.zeros(1)
-    state = {
-        key: one.expand(value.shape) if value.ndim else torch.tensor(0)
-        for key, value in shapes.items()
-    }
-    with pytest.raises(ArtifactError, match="every element of its tensors, not one for many"):
-        models.load_published(state, "resnet18", operator="conv2d")
 
 
 @pytest.mark.parametrize("keep", [(), ("layer1.*",)])

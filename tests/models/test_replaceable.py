@@ -248,26 +248,26 @@ def test_a_warning_that_is_an_error_leaves_the_model_as_it_was() -> None:
         assert not any(hasattr(p, "mulfree_replaced") for p in model.parameters())
 
 
-def test_a_layer_without_weight() -> None:
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (None, r"have a weight in the layers to .*, got None in 0; kee"),
+        (
+            torch.ones(3, 3, 1, 1, dtype=torch.int8),
+            r"floating-point type in .*, got torch.int8 in 0; keep",
+        ),
+        *(
+            (
+                torch.ones(shape),
+                rf"a weight of \[3, 3, 1, 1\] in 0, .* got \[{shape[0]}, {shape[1]}, ",
+            )
+            for shape in ((3, 1, 1, 1), (2, 3, 1, 1), (3, 3, 3, 3))
+        ),
+    ],
+)
+def test_a_weight_that_does_not_fit_its_layer(weight: Tensor | None, message: str) -> None:
     layer: Any = nn.Conv2d(3, 3, 1)
-    layer.weight = None
-    model = nn.Sequential(layer)
-    with pytest.raises(ConfigError, match=r"have a weight in the layers to .*, got None in 0; kee"):
-        models.convert(model, keep=())
-
-
-def test_a_weight_of_integers() -> None:
-    layer = nn.Conv2d(3, 3, 1)
-    layer.weight = nn.Parameter(torch.ones(3, 3, 1, 1, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ConfigError, match=r"floating-point type in .*, got torch.int8 in 0; keep"):
-        models.convert(nn.Sequential(layer), keep=())
-
-
-@pytest.mark.parametrize("shape", [(3, 1, 1, 1), (2, 3, 1, 1), (3, 3, 3, 3)])
-def test_a_weight_that_does_not_fit_its_layer(shape: tuple[int, ...]) -> None:
-    layer = nn.Conv2d(3, 3, 1)
-    layer.weight = nn.Parameter(torch.ones(shape))
-    message = rf"a weight of \[3, 3, 1, 1\] in 0, .* got \[{', '.join(map(str, shape))}\]; correct"
+    layer.weight = None if weight is None else nn.Parameter(weight, requires_grad=False)
     with pytest.raises(ConfigError, match=message):
         models.convert(nn.Sequential(layer), keep=())
 

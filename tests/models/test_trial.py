@@ -103,7 +103,7 @@ def test_a_forward_that_looks_at_the_class() -> None:
 
 def test_a_forward_that_needs_the_class() -> None:
     forward = lambda m, x: m.conv._conv_forward(m.conv(x), torch.ones(3, 3, 1, 1), None)  # noqa: E731
-    refused(Net(forward), r"must run with other layers .*, got 'Adder2d' object has no attribute")
+    refused(Net(forward), r"must run with the new layers, got 'Adder2d' object has no attribute")
 
 
 def test_a_size_that_does_not_fit_leaves_the_model_as_it_was() -> None:
@@ -140,7 +140,7 @@ def test_an_activation_without_a_normalisation_before_it(
     forward: Callable[[Net, Tensor], Any],
 ) -> None:
     model = Net(forward)
-    with pytest.warns(ConversionWarning, match=r"of them; normalise those of conv$") as caught:
+    with pytest.warns(ConversionWarning, match=r"constant; add batch norm after conv$") as caught:
         models.convert(model, keep=("fc",), input_size=SIZE)
     assert len(caught) == 1
     assert isinstance(model.get_submodule("conv"), Adder2d)

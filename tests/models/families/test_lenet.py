@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional
 
 from mulfree import models
-from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d
 
 
@@ -54,32 +51,3 @@ def test_an_embedding_is_a_layer_and_its_normalisation() -> None:
     counts = [sum(p.numel() for p in network.parameters()) for network in (plain, model)]
     # 84 * 2 weights and 2 * 2 of the normalisation more, 10 * 2 weights instead of 10 * 84.
     assert counts[1] - counts[0] == 84 * 2 + 2 * 2 + 10 * 2 - 10 * 84
-
-
-def test_without_an_embedding_nothing_is_there_of_it() -> None:
-    model = models.create_model("lenet5_bn", embedding=None)
-    assert not {"embedding"} & {key.partition(".")[0] for key in model.state_dict()}
-    assert models.model_options("lenet5_bn")["embedding"] is None
-
-
-@pytest.mark.parametrize(
-    ("embedding", "message"),
-    [
-        (0, "`embedding` must be from 1 to 1000000, got 0"),
-        (10**7, "`embedding` must be from 1 to 1000000, got 10000000"),
-        (2.0, r"`embedding` must be of type int \| None, got 2.0"),
-        (True, r"`embedding` must be of type int \| None, got True"),
-    ],
-)
-def test_embeddings_that_no_network_has(embedding: object, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        models.create_model("lenet5_bn", embedding=embedding)
-
-
-@pytest.mark.parametrize("operator", ["conv2d", "adder2d"])
-def test_an_embedding_survives_its_file(operator: str, tmp_path: Path) -> None:
-    model = models.create_model("lenet5_bn", operator=operator, embedding=2, width=0.25).eval()
-    models.save_weights(model, tmp_path / "network.safetensors")
-    images = torch.randn(2, 3, 28, 28)
-    again = models.load_model(tmp_path / "network.safetensors")
-    torch.testing.assert_close(again(images), model(images), atol=0, rtol=0)
