@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.cli.command import refused, shown
 from tests.runtime.graphs import network
 from tests.training.runs import make_config
 
@@ -28,9 +29,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def logits(file: Path, images: torch.Tensor) -> np.ndarray:
+def logits(file: Path, **given: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    result: np.ndarray = session.run(None, {"images": images.numpy()})[0]
+    result: np.ndarray = session.run(None, given)[0]
     return result
 
 
@@ -40,10 +41,8 @@ def test_the_network_of_a_run_reads_the_images_of_the_run(
 ) -> None:
     pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
     output = tmp_path / "x.onnx"
-    assert main(["export", str(run / name), "-o", str(output)]) == 0
-    captured = capsys.readouterr()
-    assert ": images float32[batch, 1, 8, 8] -> logits float32[batch, 10]" in captured.out
-    assert captured.err == ""
+    out = shown(capsys, "export", run / name, "-o", output)
+    assert ": images float32[batch, 1, 8, 8] -> logits float32[batch, 10]" in out
     splits = data.load(data.DataConfig(name="digits"))
     test, count = splits.test, len(splits.test)
     loader = data.BatchLoader(test, count, train=False, transform=splits.test_transform)
@@ -51,7 +50,9 @@ def test_the_network_of_a_run_reads_the_images_of_the_run(
     # The accuracy of the run, image for image.
     with torch.no_grad():
         expected = load_model(run)(images)
-    assert (logits(output, images).argmax(1) == expected.argmax(1).numpy()).mean() > 0.999
+    assert (
+        logits(output, images=images.numpy()).argmax(1) == expected.argmax(1).numpy()
+    ).mean() > 0.999
     facts = {entry.key: json.loads(entry.value) for entry in onnx.load(output).metadata_props}
     assert facts == {
         "mean": list(splits.mean),
@@ -78,29 +79,21 @@ def without_a_record(run: Path, target: Path) -> Path:
 
 
 def test_a_run_without_a_record_of_its_images(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
-    old = without_a_record(run, tmp_path / "old")
-    for name in ("", "last.ckpt"):
-        assert main(["export", str(old / name), "-o", str(tmp_path / "x.onnx")]) == 0
-        assert ": images float32[batch, 1, 8, 8] -> " in capsys.readouterr().out
-    facts = {entry.key for entry in onnx.load(tmp_path / "x.onnx").metadata_props}
-    assert facts == {"mean", "std", "resize", "classes"}
-
-
-def test_a_run_whose_data_is_gone(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
-    old = without_a_record(run, tmp_path / "old")
+    old, output = without_a_record(run, tmp_path / "old"), tmp_path / "x.onnx"
+    for name in ("", "last.ckpt"):
+        out = shown(capsys, "export", old / name, "-o", output)
+        assert ": images float32[batch, 1, 8, 8] -> " in out
+    facts = {entry.key for entry in onnx.load(output).metadata_props}
+    assert facts == {"mean", "std", "resize", "classes"}
 
     def gone(_: object) -> None:
         raise DataError("data.load: no such data")
 
     monkeypatch.setattr(data, "load", gone)
-    words = ["export", str(old), "-o", str(tmp_path / "x.onnx")]
-    assert main(words) == 0
+    assert main(["export", str(old), "-o", str(output)]) == 0
     captured = capsys.readouterr()
     assert ": images float32[batch, 1, 28, 28] -> " in captured.out
     assert captured.err == (
@@ -108,10 +101,8 @@ def test_a_run_whose_data_is_gone(
         "run cannot be read: data.load: no such data\n"
     )
     # Not needed where the size is given.
-    assert main([*words, "--input-size", "1,8,8"]) == 0
-    captured = capsys.readouterr()
-    assert ": images float32[batch, 1, 8, 8] -> " in captured.out
-    assert captured.err == ""
+    out = shown(capsys, "export", old, "-o", output, "--input-size", "1,8,8")
+    assert ": images float32[batch, 1, 8, 8] -> " in out
 
 
 @pytest.fixture
@@ -125,22 +116,17 @@ def test_an_artifact(
     name: str, artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, output = artifact.rename(tmp_path / name), tmp_path / "network.onnx"
-    assert main(["export", str(source), "-o", str(output)]) == 0
+    out = shown(capsys, "export", source, "-o", output)
     size = f"{output.stat().st_size / 1e6:.2f} MB"
-    line = f"{output}: pixels uint8[batch, 3, 16, 16] -> logits float32[batch, 10], {size}\n"
-    assert capsys.readouterr().out == line
-    session = onnxruntime.InferenceSession(output, providers=["CPUExecutionProvider"])
+    assert out == f"{output}: pixels uint8[batch, 3, 16, 16] -> logits float32[batch, 10], {size}\n"
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), np.uint8)
-    (logits,) = session.run(None, {"pixels": pixels})
-    np.testing.assert_array_equal(logits, runtime.Session(source).run(pixels))
-
-
-def test_an_artifact_that_reads_floats(
-    artifact: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    output = tmp_path / "network.onnx"
-    assert main(["export", str(artifact), "-o", str(output), "--input", "images"]) == 0
-    assert ": images float32[batch, 3, 16, 16] -> " in capsys.readouterr().out
+    expected = runtime.Session(source).run(pixels)
+    np.testing.assert_array_equal(logits(output, pixels=pixels), expected)
+    out = shown(capsys, "export", source, "-o", output, "--input", "images")
+    assert ": images float32[batch, 3, 16, 16] -> " in out
+    # A device has no size.
+    out = shown(capsys, "export", source, "-o", "/dev/null", "--to", "onnx")
+    assert out == "/dev/null: pixels uint8[batch, 3, 16, 16] -> logits float32[batch, 10]\n"
 
 
 @pytest.mark.parametrize("folder", [False, True])
@@ -149,28 +135,14 @@ def test_a_checkpoint(folder: bool, tmp_path: Path, capsys: pytest.CaptureFixtur
     model = models.create_model("lenet5_bn", num_classes=4, width=0.25)
     models.save_weights(model, tmp_path / "model.safetensors")
     source = tmp_path if folder else tmp_path / "model.safetensors"
-    words = ["export", str(source), "-o", str(tmp_path / "model.onnx"), "--input-size", "3,32,32"]
-    assert main(words) == 0
-    assert ": images float32[batch, 3, 32, 32] -> logits float32[batch, 4]" in (
-        capsys.readouterr().out
-    )
-
-
-def test_a_device(artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(artifact), "-o", "/dev/null", "--to", "onnx"]) == 0
-    assert capsys.readouterr().out.startswith("/dev/null: pixels uint8[batch, 3, 16, 16] -> logits")
-    assert not Path("/dev/null").is_file()
+    words = (source, "-o", tmp_path / "model.onnx", "--input-size", "3,32,32")
+    out = shown(capsys, "export", *words)
+    assert ": images float32[batch, 3, 32, 32] -> logits float32[batch, 4]" in out
 
 
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        (["{artifact}", "-o", "x.onnx", "--to", "c"], 2, "export: `--to` must be one of onnx, got"),
-        (
-            ["{artifact}", "-o", "x.bin"],
-            2,
-            "export: `--to` must be one of onnx, or `--output` must end in .onnx, got x.bin",
-        ),
         (["{artifact}"], 2, "the following arguments are required: -o/--output"),
         (["{artifact}", "-o", "/no/x.onnx"], 1, "No such file or directory: /no/x.onnx"),
         (["missing.artifact", "-o", "{output}"], 2, "runtime.load: `path` must "),
@@ -193,8 +165,6 @@ def test_a_mistake_is_one_line(
 ) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     paths = {"artifact": artifact, "output": tmp_path / "x.onnx", "pipe": tmp_path / "pipe"}
-    assert main(["export", *(word.format(**paths) for word in words)]) == status
-    captured = capsys.readouterr()
-    assert captured.err.startswith(f"mulfree export: error: {line}")
-    assert captured.err.count("\n") == 1
+    words = [word.format(**paths) for word in words]
+    assert refused(capsys, "export", *words, status=status).startswith(line)
     assert not paths["output"].exists()

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.cli.command import refused, shown
 from tests.training.runs import make_config
 
 from mulfree import inspection, models
-from mulfree.cli.main import main
 from mulfree.training import load_model, train
 
 WIDTH = 0.25
@@ -18,8 +18,7 @@ WIDTH = 0.25
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished run of an adder network with two features."""
     directory = tmp_path_factory.mktemp("run")
-    options = {"width": WIDTH, "embedding": 2}
-    train(make_config(directory, model={"options": options}))
+    train(make_config(directory, model={"options": {"width": WIDTH, "embedding": 2}}))
     return directory
 
 
@@ -39,10 +38,8 @@ def size(path: Path) -> tuple[int, int]:
 
 def test_weights(run: Path, cnn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "weights.png"
-    words = ["inspect", "weights", cnn, str(run), "-o", str(output)]
-    assert main(words) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
+    words = ("inspect", "weights", cnn, run, "-o", output)
+    out = shown(capsys, *words)
     assert f"{cnn}: lenet5_bn conv2d\n" in out
     assert f"{run}: lenet5_bn adder2d\n" in out
     assert out.endswith(f"{output}: the last row of each table\n")
@@ -57,8 +54,7 @@ def test_weights(run: Path, cnn: str, tmp_path: Path, capsys: pytest.CaptureFixt
     ]
     assert cells[-1] == str(fit.count)
     width, height = size(output)
-    assert main([*words, "--layers", "--json"]) == 0
-    one, two = json.loads(capsys.readouterr().out)
+    one, two = json.loads(shown(capsys, *words, "--layers", "--json"))
     assert (one["network"], one["kind"]) == (cnn, "lenet5_bn conv2d")
     assert list(one["layers"]) == ["conv2", "conv3", "conv4"]
     assert list(two["layers"]) == ["conv2", "conv3", "conv4", "embedding.0"]
@@ -73,72 +69,50 @@ def test_features(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     output = tmp_path / "features.png"
     accuracy = json.loads((run / "metrics.json").read_text())["test_accuracy"]
     checkpoint = str(run / "last.ckpt")
-    words = ["inspect", "features", str(run), checkpoint, "-o", str(output), "--threads=1"]
-    assert main(words) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
+    words = ("inspect", "features", run, checkpoint, "-o", output, "--threads=1")
+    out = shown(capsys, *words)
     assert out.splitlines()[:2] == [
         f"{path}: lenet5_bn adder2d, accuracy {accuracy:.2%}" for path in (run, checkpoint)
     ]
     assert "test images of synthetic" in out
     width, _ = size(output)
-    assert main([*words, "--json", "--data.eval_batch_size=7"]) == 0
-    one, two = json.loads(capsys.readouterr().out)
+    one, two = json.loads(shown(capsys, *words, "--json", "--data.eval_batch_size=7"))
     assert (one["network"], two["network"]) == (str(run), checkpoint)
     assert one["accuracy"] == two["accuracy"] == pytest.approx(accuracy)
     assert width == 2 * 4.5 * 120
 
 
-def failure(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["inspect", *words]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("mulfree inspect: error: ")
-    assert err.count("\n") == 1
-    return err
-
-
 def test_mistakes_are_one_line(
     run: Path, cnn: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = ["-o", str(tmp_path / "x.png")]
-    assert "must be one of features, weights, got 'wieghts'; did you mean 'weights'?" in failure(
-        ["wieghts", cnn, *output], capsys
-    )
-    assert "the following arguments are required: PLOT" in failure([], capsys)
-    assert "`--output` must end in .png, got x.pdf" in failure(["weights", cnn, "-ox.pdf"], capsys)
-    assert "must be a readable safetensors file" in failure(
-        ["weights", str(tmp_path / "no.safetensors"), *output], capsys
-    )
-    named = ["--data.name=synthetic", *output]
-    assert f"embedding=2, got 21 ({cnn})" in failure(["features", str(run), cnn, *named], capsys)
-    assert "`--data.name` must be given" in failure(["features", cnn, *output], capsys)
-    assert "num_classes 3 as the network has it, got digits with 10" in failure(
-        ["features", str(run), "--data.name=digits", *output], capsys
-    )
-    kept = tmp_path / "kept.safetensors"
+    kept, other = tmp_path / "kept.safetensors", tmp_path / "other"
     models.save_weights(models.create_model("lenet5_bn", operator="adder2d", keep=["*"]), kept)
-    assert f"got a LeNet5BN without ({kept})" in failure(["weights", str(kept), *output], capsys)
-    assert not (tmp_path / "x.png").exists()
-
-
-def test_networks_of_two_data_sets(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = tmp_path / "other"
     other.mkdir()
     for name in ("model.safetensors", "config.yaml"):
         text = (run / name).read_bytes()
         (other / name).write_bytes(text.replace(b"name: synthetic", b"name: digits"))
-    line = failure(["features", str(run), str(other), "-o", str(tmp_path / "x.png")], capsys)
-    assert "`NET` must be networks of one data set, got digits and synthetic" in line
-
-
-def test_a_folder_that_is_not_there(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    output = ("-o", tmp_path / "x.png")
+    for words, line in (
+        (("wieghts", cnn), "must be one of features, weights, got 'wieghts'; did you mean 'weigh"),
+        (("weights", cnn, "-ox.pdf"), "`--output` must end in .png, got x.pdf"),
+        (("weights", "no.safetensors", *output), "must be a readable safetensors file"),
+        (("weights", kept, *output), f"got a LeNet5BN without ({kept})"),
+        (
+            ("features", run, cnn, "--data.name=synthetic", *output),
+            f"embedding=2, got 21 ({cnn})",
+        ),
+        (
+            ("features", run, "--data.name=digits", *output),
+            "num_classes 3 as the network has it, got digits with 10",
+        ),
+        (
+            ("features", run, other, *output),
+            "`NET` must be networks of one data set, got digits and synthetic",
+        ),
+        ((), "the following arguments are required: PLOT"),
+    ):
+        assert line in refused(capsys, "inspect", *words)
     path = tmp_path / "no" / "x.png"
-    assert main(["inspect", "weights", str(run), "-o", str(path)]) == 1
-    assert capsys.readouterr().err == (
-        f"mulfree inspect: error: No such file or directory: {path}\n"
-    )
+    line = refused(capsys, "inspect", "weights", run, "-o", path, status=1)
+    assert line == f"No such file or directory: {path}\n"
+    assert not output[1].exists()

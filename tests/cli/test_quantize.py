@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.cli.command import refused, shown
 from tests.training.runs import make_config
 
 from mulfree import data, runtime
-from mulfree.cli.main import main
 from mulfree.data.samples import ImageSet
 from mulfree.data.transforms import CentreCrop
 from mulfree.nodes.adder2d import Adder2d
@@ -18,37 +18,17 @@ from mulfree.training import train
 from mulfree.training.run.network import image_spec
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a finished run."""
-    directory = tmp_path_factory.mktemp("run")
-    train(make_config(directory))
-    return directory
-
-
-@pytest.fixture(scope="module")
-def qat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a run that was trained with 5 bits."""
-    directory = tmp_path_factory.mktemp("qat")
-    train(make_config(directory, method={"name": "qat", "bits": 5}))
-    return directory
-
-
-def quantized(words: list[str], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """The lines that the verb prints."""
-    assert main(["quantize", *words]) == 0
-    out, err = capsys.readouterr()
-    assert err == ""
-    return out.splitlines()
+def quantized(capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
+    """The lines that the command prints."""
+    return shown(capsys, "quantize", *words).splitlines()
 
 
 def test_accuracy_before_and_after(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "net.mulfree"
-    before, *after, last = quantized([str(run), "-o", str(file), "--images=40"], capsys)
-    assert main(["evaluate", str(run)]) == 0
-    accuracy = capsys.readouterr().out.split()[1]
+    before, *after, last = quantized(capsys, run, "-o", file, "--images=40")
+    accuracy = shown(capsys, "evaluate", run).split()[1]
     assert re.fullmatch(rf"float +{accuracy}  \(\d+ test images\)", before)
     for bits, line in zip((8, 6, 5, 4), after, strict=True):
         found = re.fullmatch(rf"{bits} bits +([\d.]+)%  \(([+-][\d.]+) points\)", line)
@@ -62,8 +42,8 @@ def test_the_file_is_that_of_the_first_number_of_bits(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "net.mulfree"
-    words = [str(run / "last.ckpt"), "-o", str(file), "--bits", "4", "8", "--images=1"]
-    _, four, eight, last = quantized([*words, "--threads=1"], capsys)
+    words = [run / "last.ckpt", "-o", file, "--bits", 4, 8, "--images=1", "--threads=1"]
+    _, four, eight, last = quantized(capsys, *words)
     assert four.startswith("4 bits")
     assert eight.startswith("8 bits")
     assert last.endswith("4 bits")
@@ -81,21 +61,17 @@ def test_the_file_is_that_of_the_first_number_of_bits(
     assert f"{(classes == labels).mean():.2%}" in four
 
 
-def test_ranges_of_training_are_used(
-    qat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines = []
-    for index, (name, count) in enumerate((("", 1), ("last.ckpt", 40), ("model.safetensors", 9))):
-        file = tmp_path / f"{index}.mulfree"
-        words = [str(qat / name), "-o", str(file), f"--images={count}"]
-        # The bits are those of the training, too.
-        _, line, last = quantized(words, capsys)
+def test_ranges_of_training_are_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    qat = tmp_path / "run"
+    train(make_config(qat, method={"name": "qat", "bits": 5}))
+    results = set()
+    for name, count in (("", 1), ("last.ckpt", 40), ("model.safetensors", 9)):
+        file = tmp_path / "net.mulfree"
+        # The bits are those of the training, too; the images make no difference.
+        _, line, last = quantized(capsys, qat / name, "-o", file, f"--images={count}")
         assert last.endswith("5 bits")
-        lines.append(line)
-    # The images make no difference.
-    assert lines[0] == lines[1] == lines[2]
-    files = [(tmp_path / f"{index}.mulfree").read_bytes() for index in range(3)]
-    assert files[0] == files[1] == files[2]
+        results.add((line, file.read_bytes()))
+    assert len(results) == 1
 
 
 def test_pictures_are_resized_as_the_test_images_were() -> None:
@@ -117,49 +93,29 @@ def test_pictures_are_resized_as_the_test_images_were() -> None:
 def test_shifts_and_observers(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    base = [str(run), "-o", str(tmp_path / "net.mulfree"), "--bits=8"]
-    quantized([*base, "--power-of-two-scales", "--observer=minmax"], capsys)
-    graph = runtime.load(tmp_path / "net.mulfree")
-    layers = [node for node in graph.nodes if isinstance(node, Adder2d | Conv2d)]
+    file = tmp_path / "net.mulfree"
+    quantized(capsys, run, "-o", file, "--bits=8", "--power-of-two-scales", "--observer=minmax")
+    layers = [node for node in runtime.load(file).nodes if isinstance(node, Adder2d | Conv2d)]
     assert len(layers) == 4
     factors = [abs(int(factor)) for node in layers for factor in node.multiplier]
     assert all(factor.bit_count() <= 1 for factor in factors)
 
 
-def failure(words: list[str], status: int, capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["quantize", *words]) == status
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("mulfree quantize: error: ")
-    assert err.count("\n") == 1
-    return err
-
-
 def test_mistakes_are_one_line(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output = ["-o", str(tmp_path / "net.mulfree")]
-    assert "required: -o/--output" in failure([str(run)], 2, capsys)
-    assert "No such file or directory" in failure([str(run), "-o", "/no/such/x"], 1, capsys)
-    assert "invalid choice: 7" in failure([str(run), *output, "--bits=7"], 2, capsys)
-    missing = failure([str(tmp_path / "x.ckpt"), *output], 2, capsys)
-    assert "must be an existing file" in missing
-    alone = tmp_path / "alone.safetensors"
-    shutil.copy(run / "model.safetensors", alone)
-    unnamed = failure([str(alone), *output], 2, capsys)
-    assert "quantize: `--data.name` must be given, as there is no config.yaml" in unnamed
-    wrong = failure([str(run), *output, "--data.name=digits"], 2, capsys)
-    assert (
-        "quantize: `--data.name` must be a data set with num_classes 3 as the network has it, "
-        "got digits with 10" in wrong
-    )
-    assert not (tmp_path / "net.mulfree").exists()
+    output = ("-o", tmp_path / "net.mulfree")
+    assert "required: -o/--output" in refused(capsys, "quantize", run)
+    line = refused(capsys, "quantize", run, "-o", "/no/such/x", status=1)
+    assert "No such file or directory" in line
+    assert "invalid choice: 7" in refused(capsys, "quantize", run, *output, "--bits=7")
+    assert not output[1].exists()
 
 
-def test_data_can_be_named(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    alone = tmp_path / "alone.safetensors"
-    shutil.copy(run / "model.safetensors", alone)
-    config = run / "config.yaml"
-    words = [str(alone), "-o", str(tmp_path / "net.mulfree"), "--bits=8"]
-    shutil.copy(config, tmp_path / "config.yaml")
-    assert len(quantized([*words, "--data.eval_batch_size=7"], capsys)) == 3
+def test_the_configuration_beside_a_file_names_its_data(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("model.safetensors", "config.yaml"):
+        shutil.copy(run / name, tmp_path)
+    words = (tmp_path / "model.safetensors", "-o", tmp_path / "net", "--bits=8")
+    assert len(quantized(capsys, *words, "--data.eval_batch_size=7")) == 3

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.cli.command import refused, shown
 from tests.runtime.graphs import tiny, tiny_parts
 
-from mulfree.cli.main import main
 from mulfree.runtime import Graph, save
 
 # What 0..8 as pixels give, by hand in tests/runtime: logits 33 and -89.
@@ -34,9 +34,7 @@ def picture(tmp_path: Path) -> str:
 def test_class_and_probability(
     network: str, picture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", network, picture]) == 0
-    out, err = capsys.readouterr()
-    assert (out, err) == (f"{picture}  cat 100.0%\n", "")
+    assert shown(capsys, "run", network, picture) == f"{picture}  cat 100.0%\n"
 
 
 def test_several_pictures_and_classes(
@@ -44,8 +42,8 @@ def test_several_pictures_and_classes(
 ) -> None:
     short = tmp_path / "x.png"
     Image.fromarray(np.full((5, 4), 255, np.uint8)).save(short)
-    assert main(["run", network, picture, *[str(short)] * 40, "--top=2", "--threads=1"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    words = (network, picture, *[short] * 40, "--top=2", "--threads=1")
+    lines = shown(capsys, "run", *words).splitlines()
     assert lines[0] == f"{picture}  cat 100.0%, dog 0.0%"
     # (100 - 4 * 254 + 1) >> 1 < 0 and (3 * (1020 - 12) + 1) >> 1 > 255: 0 and 255 in all places;
     # logits 255 and -1.
@@ -63,8 +61,7 @@ def test_probabilities_are_those_of_the_logits(
     )
     parts |= {"nodes": (*nodes, fc), "classes": None}
     save(Graph(**parts), tmp_path / "even")
-    assert main(["run", str(tmp_path / "even"), picture, "--top=9", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(shown(capsys, "run", tmp_path / "even", picture, "--top=9", "--json"))
     assert found["image"] == picture
     assert [entry["class"] for entry in found["classes"]] == ["1", "0"]
     chances = [entry["probability"] for entry in found["classes"]]
@@ -76,48 +73,33 @@ def test_infinite_logits(picture: str, tmp_path: Path, capsys: pytest.CaptureFix
     *nodes, fc = parts["nodes"]
     fc = replace(fc, scale=np.full(2, 3e38, np.float32))
     save(Graph(**parts | {"nodes": (*nodes, fc)}), tmp_path / "large")
-    assert main(["run", str(tmp_path / "large"), picture, "--top=2"]) == 0
-    assert capsys.readouterr().out.endswith("  cat 100.0%, dog 0.0%\n")
-
-
-def failure(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(["run", *words]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("mulfree run: error: ")
-    assert err.count("\n") == 1
-    return err
+    out = shown(capsys, "run", tmp_path / "large", picture, "--top=2")
+    assert out.endswith("  cat 100.0%, dog 0.0%\n")
 
 
 def test_mistakes_are_one_line(
     network: str, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missing = str(tmp_path / "missing")
-    assert "`path` must be a file with content, got" in failure([missing, picture], capsys)
-    assert "must be a readable file, got" in failure([network, missing], capsys)
-    assert "must be an intact JPEG" in failure([network, network], capsys)
-    assert "have a header of at most" in failure([picture, picture], capsys)
-    assert "the following arguments are required: IMAGE" in failure([network], capsys)
-    assert "did you mean --threads" in failure([network, picture, "--thread=1"], capsys)
-    damaged = tmp_path / "damaged"
-    damaged.write_bytes(Path(network).read_bytes()[:-1])
-    assert "must have aligned data_offsets within 307 bytes" in failure(
-        [str(damaged), picture], capsys
+    missing, damaged, pipe, link = (
+        str(tmp_path / name) for name in ("missing", "damaged", "pipe", "link")
     )
-
-
-def test_pictures_that_are_no_files(
-    network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link").symlink_to("/dev/zero")
-    for name, reason in (
-        (str(tmp_path / "pipe"), "(Not a regular file)"),
-        (str(tmp_path / "link"), "(Not a regular file)"),
-        ("/dev/zero", "(Not a regular file)"),
-        (str(tmp_path), "(Is a directory)"),
+    Path(damaged).write_bytes(Path(network).read_bytes()[:-1])
+    os.mkfifo(pipe)
+    Path(link).symlink_to("/dev/zero")
+    for words, line in (
+        ((missing, picture), "`path` must be a file with content, got"),
+        ((damaged, picture), "must have aligned data_offsets within 307 bytes"),
+        ((picture, picture), "have a header of at most"),
+        ((network, missing), "must be a readable file, got"),
+        ((network, network), "must be an intact JPEG"),
+        ((network, pipe), "(Not a regular file)"),
+        ((network, link), "(Not a regular file)"),
+        ((network, "/dev/zero"), "(Not a regular file)"),
+        ((network, tmp_path), "(Is a directory)"),
+        ((network,), "the following arguments are required: IMAGE"),
+        ((network, picture, "--thread=1"), "did you mean --threads"),
     ):
-        assert reason in failure([network, name], capsys)
+        assert line in refused(capsys, "run", *words)
 
 
 def test_deep_and_turned_pictures(
@@ -128,8 +110,8 @@ def test_deep_and_turned_pictures(
     exif = Image.Exif()
     exif[0x0112] = 3
     Image.fromarray(PIXELS[::-1, ::-1]).save(turned, exif=exif)
-    assert main(["run", network, picture, deep, turned, "--json", "--top=2"]) == 0
-    found = [json.loads(line)["classes"] for line in capsys.readouterr().out.splitlines()]
+    out = shown(capsys, "run", network, picture, deep, turned, "--json", "--top=2")
+    found = [json.loads(line)["classes"] for line in out.splitlines()]
     assert found[0] == found[1] == found[2]
 
 
@@ -138,8 +120,7 @@ def test_names_of_files_do_not_reach_the_terminal_raw(
 ) -> None:
     name = tmp_path / os.fsdecode(b"\x1b]0;owned\x07\xff.png")
     name.write_bytes(Path(picture).read_bytes())
-    assert main(["run", network, picture, str(name)]) == 0
-    first, second = capsys.readouterr().out.splitlines()
+    first, second = shown(capsys, "run", network, picture, name).splitlines()
     assert second == rf"{tmp_path}/\x1b]0;owned\x07\udcff.png  cat 100.0%"
     assert len(first) == len(second)
 

@@ -13,7 +13,7 @@ from benchmarks.gpu import rates
 def test_rates_are_taps_a_second_and_lanes_a_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     card = SimpleNamespace(major=8, minor=0, multi_processor_count=2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    monkeypatch.setattr(rates, "interleave", lambda loops, **_: dict.fromkeys(loops, [0.002]))
+    monkeypatch.setattr(rates, "interleave", lambda loops, **_: {name: [0.002] for name in loops})
     monkeypatch.setattr(rates, "sm_clock_hz", lambda device: 1e9)
     entries = {entry["name"]: entry for entry in rates.measure_rates(torch.device("cpu"))}
     # Loops that need a newer card are left out.
