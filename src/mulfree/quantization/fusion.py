@@ -150,7 +150,7 @@ class Fusion:
         self._values[node] = node.name
         self.shapes[node.name] = op.shape
 
-    def open(self, node: fx.Node, op: RectifiedOp) -> None:
+    def begin(self, node: fx.Node, op: RectifiedOp) -> None:
         """Add a fused operation that later ones can join."""
         self._open[node] = op
 
@@ -213,11 +213,13 @@ class Fusion:
     # --- traced operations ------------------------------------------------------------------------
 
     def _operation(self, node: fx.Node) -> None:
-        target: Any = node.target
-        if node.op == "get_attr":
-            return  # its reader raises
-        module = self._module(node)
-        recognised = target if module is None else module
+        # The reader of an attribute raises.
+        if node.op != "get_attr":
+            self.fuse_as(node, self._module(node))
+
+    def fuse_as(self, node: fx.Node, module: nn.Module | None) -> None:
+        """Fuse a traced operation that equals `module`; None for one that equals no module."""
+        recognised: Any = node.target if module is None else module
         for facet in self._facets:
             if _is_target(recognised, facet.TARGETS):
                 facet.fuse(self, node, module)

@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mulfree.nodes import get_node
-from mulfree.nodes.lut.quantize import requantized
-from mulfree.nodes.pad.quantize import padded
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.fixed_point import Reals, fixed_point
 from mulfree.quantization.folding import Folded, batch_norm_params, fold
@@ -137,7 +135,7 @@ class LayerLowering:
         """Input value of the node, its stride and its padding."""
         source, qparams = self._input(op), self._builder.operand_qparams(op)
         if self._layout.operand(op) not in self._layout.roots:
-            source = requantized(self._builder, source, f"{source}.copy", qparams)
+            source = self._builder.requantize(source, f"{source}.copy", qparams)
         if op.flat:
             return source, (1, 1), (0, 0)
         kernel, stride = _pair(module.kernel_size), _pair(module.stride)
@@ -151,7 +149,7 @@ class LayerLowering:
             return source, stride, padding
         even = (padding[1], padding[1], padding[0], padding[0])
         border = [one + other for one, other in zip(even, uneven or (0,) * 4, strict=True)]
-        return padded(self._builder, source, qparams, border), stride, (0, 0)
+        return self._builder.pad(source, qparams, border), stride, (0, 0)
 
 
 def _unpooled(op: FusedLayer) -> str:

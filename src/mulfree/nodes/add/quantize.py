@@ -106,7 +106,7 @@ def _sum(fusion: Fusion, node: fx.Node) -> None:
         value, last = (fusion.value(operand, node) for operand in (one, other))
         shape = fusion.shapes[last]
         op = fusion.new(FusedAdd, node, value, shape=shape, other=last, factors=(first, second))
-        fusion.open(node, op)
+        fusion.begin(node, op)
     shapes = [operand.meta["shape"] for operand in node.all_input_nodes]
     same = all(shape == node.meta["shape"] for shape in shapes)
     if not same or fusion.shapes[value] != fusion.shape(node):

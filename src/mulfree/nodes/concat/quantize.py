@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 
 from mulfree.nodes.concat import Concat
 from mulfree.nodes.fusing import NUMPY, FusedOp
-from mulfree.nodes.lut.quantize import requantized
 
 if TYPE_CHECKING:
     from mulfree.quantization.fusion import Fusion
@@ -51,7 +50,7 @@ class FusedConcat(FusedOp):
         names = [
             name
             if builder.qparams_of(name) == target
-            else requantized(builder, name, f"{name}.{self.output}", target)
+            else builder.requantize(name, f"{name}.{self.output}", target)
             for name in self.inputs
         ]
         order = np.arange(self.shape[0], dtype=np.int32)

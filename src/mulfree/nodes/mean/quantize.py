@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from mulfree.nodes.fusing import NUMPY, FusedOp, Spellings, source_of
 from mulfree.nodes.mean import Mean
-from mulfree.nodes.repeat.quantize import FusedRepeat
 from mulfree.nodes.sliding import Pair
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def fuse(fusion: Fusion, node: fx.Node, module: nn.Module | None) -> None:
         kernel, stride = zip(*windows, strict=True)
         fusion.add(FusedMean, node, source, kernel=kernel, stride=stride)
     elif len(factors) == 1 and all(c % s == 0 for s, c in zip(before, after, strict=True)):
-        fusion.add(FusedRepeat, node, source, factor=factors.pop())
+        fusion.fuse_as(node, nn.Upsample(after))
     else:
         requirement = "have average pooling with windows of one size"
         fusion.refuse(node, requirement, f"{before} to {after}")
