@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import re
 import shutil
+import tokenize
 from pathlib import Path
 
 import numpy as np
@@ -34,14 +37,8 @@ def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     )
     monkeypatch.setattr(operators, "OPERATORS", OPERATORS)
     monkeypatch.setattr(nodes, "__path__", [*nodes.__path__, str(HERE / "nodes"), str(tmp_path)])
-    register_node(monkeypatch, "shuffle")
+    monkeypatch.setattr(nodes, "NODES", (*nodes.NODES, "shuffle"))
     return tmp_path
-
-
-def register_node(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    names = (*nodes.NODES, name)
-    for module in (nodes, runtime.graph, runtime.artifact):
-        monkeypatch.setattr(module, "NODES", names, raising=False)
 
 
 @pytest.mark.usefixtures("found")
@@ -163,3 +160,11 @@ def test_a_node_without_the_facet_is_not_recognised(
     monkeypatch.setattr(nodes, "NODES", (*nodes.NODES[:-1], "bare"))
     with pytest.raises(ConfigError, match=r"supported operations, got ChannelShuffle at shuffle$"):
         fuse(Shuffled(), (2, 8, 8))
+
+
+def test_quantization_names_no_operator() -> None:
+    folder = Path(quantization.__file__).parent
+    for path in folder.glob("*.py"):
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+            if token.type == tokenize.NAME:
+                assert not re.search("adder|conv2d", token.string, re.IGNORECASE), (path, token)

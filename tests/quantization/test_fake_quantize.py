@@ -47,7 +47,7 @@ def test_adder_weights_keep_their_distance_from_the_grid() -> None:
         layer.weight.copy_(torch.tensor([-3.1, 0.2, 7.3, 9.9]).view(2, 2, 1, 1))
     rounding.value(first.output, torch.zeros(1))
     weight = rounding.weight(second, layer)
-    # What is on the qparams, 0 to 7.5, is rounded; what is outside is as far from it as it was.
+    # A weight in the range, 0 to 7.5, is rounded; one outside keeps its distance to the range.
     torch.testing.assert_close(weight.flatten(), torch.tensor([-3.1, 0.0, 7.5, 9.9]))
     weight.sum().backward()
     assert layer.weight.grad is not None
@@ -87,7 +87,7 @@ def test_factors_behind_adder_layers_as_powers_of_two(training: bool, affine: bo
     x = 3 * torch.randn(8, 4, 3, 3, dtype=torch.float64)
     y = rounding.batch_norm(adder, norm, x, norm(x))
     mean = x.mean((0, 2, 3)) if training else norm.running_mean
-    # The powers are those of evaluation, whatever the variance of a batch.
+    # The running variance gives the powers, whatever the variance of a batch.
     factor = weight / (norm.running_var + norm.eps).sqrt()
     power = factor.sign() * torch.where(factor == 0, 1, factor.abs()).log2().round().exp2()
     shape = (1, 4, 1, 1)

@@ -42,7 +42,7 @@ def head(channels: int) -> nn.Sequential:
 
 
 def fused_of(net: nn.Module, shape: tuple[int, int, int] = (2, 8, 8)) -> FusedGraph:
-    """The fused, which computes what the network does."""
+    """Fused graph, whose logits equal the network's."""
     warm(net, shape)
     net.double()
     fused = fuse(net, shape)
@@ -121,7 +121,7 @@ def test_other_forms_of_the_same_operations() -> None:
         x = functional.pad(x, (1, 1, 1, 1))
         a = torch.relu(net.bn(net.one(x)))
         b = functional.relu(net.two(a))
-        # A sum of two values that have other readers, too, is a op of its own.
+        # A sum of two values that have other readers, too, is an op of its own.
         c = (a + b).relu()
         c = net.pool(torch.add(c, a))
         return torch.flatten(net.fc(net.mean(c)), 1)
@@ -165,7 +165,7 @@ def halves(net: Any, x: Tensor) -> Tensor:
 
 
 SUMS: list[tuple[Any, Any]] = [
-    # What the ops of a sum multiply by: one of a layer and its residual, or of two values.
+    # Factor of a layer's residual, or factors of two values.
     (lambda n, x: (y := both(n, x))[0] + 0.5 * y[1], (1.0, 0.5)),
     (lambda n, x: (y := both(n, x))[1] + 0.5 * y[0], 0.5),
     (lambda n, x: (y := both(n, x))[1] - y[0], -1.0),
