@@ -14,11 +14,12 @@
 
 namespace {
 
+using mulfree::nodes::Fields;
 using mulfree::nodes::Geometry;
 using mulfree::nodes::Op;
-using mulfree::runtime::i32;
+using mulfree::nodes::i32;
 using mulfree::runtime::i64;
-using mulfree::runtime::i8;
+using mulfree::nodes::i8;
 using mulfree::runtime::Pair;
 using mulfree::runtime::Program;
 using mulfree::runtime::u8;
@@ -79,6 +80,12 @@ struct Shape {
   i64 c, h, w;
 };
 
+template <class T>
+Fields::Array array(const std::vector<T>& values, const std::vector<i64>& shape) {
+  const char* kind = std::is_floating_point_v<T> ? "f" : std::is_signed_v<T> ? "i" : "u";
+  return {kind + std::to_string(8 * sizeof(T)), shape, values.data()};
+}
+
 // Random calls; those that are refused are counted and forgotten.
 class RandomProgram {
  public:
@@ -93,19 +100,11 @@ class RandomProgram {
     const Shape input = {random_.in(1, large ? 3 : 20), random_.in(1, side), random_.in(1, side)};
     const i64 x = value(input);
     const auto table = random_.values<u8>(input.c * 256);
-    attempt([&] { program_.input_pixels(random_.wild(x), table.data(), {input.c, 256}); });
-    attempt([&] { program_.input_quantised(random_.wild(x)); });
+    attempt([&] { program_.input(random_.wild(x), table.data(), {input.c, 256}); });
     for (i64 nodes = random_.in(0, 6); nodes > 0; --nodes) node();
-    const i64 last = random_.chance(90) ? static_cast<i64>(shapes_.size()) - 1 : any();
-    const Shape s = shapes_[static_cast<std::size_t>(last)];
-    const i64 classes = random_.in(1, 70), inputs = s.c * s.h * s.w;
-    const auto weight = random_.values<i8>(classes * inputs);
-    const std::vector<float> scale(static_cast<std::size_t>(classes), 0.5f);
-    attempt([&] {
-      program_.linear(random_.wild(last), weight.data(), {classes, inputs}, scale.data(), classes,
-                      scale.data(), classes);
-    });
-    if (!attempt([&] { program_.compile(); })) return outputs;
+    i64 classes = linear(random_.chance(90) ? static_cast<i64>(shapes_.size()) - 1 : any());
+    if (random_.chance(20)) classes += linear(any());
+    if (!attempt([&] { compile(); })) return outputs;
     const i64 n = random_.in(0, 3);
     const auto images = random_.values<u8>(n * input.c * input.h * input.w);
     std::vector<float> output(static_cast<std::size_t>(n * classes));
@@ -113,7 +112,7 @@ class RandomProgram {
       attempt([&] {
         const std::array<i64, 4> shape = {n, input.c, input.h, input.w};
         const int threads = static_cast<int>(random_.in(1, 3));
-        const i64 memory = program_.arena_bytes(1) * random_.in(1, 3);
+        const i64 memory = program_.arena_bytes() * random_.in(1, 3);
         program_.run(images.data(), shape, output.data(), {n, classes}, quantised, threads, memory);
         outputs.insert(outputs.end(), output.begin(), output.end());
         program_.profile(images.data(), shape, output.data(), {n, classes}, quantised, threads);
@@ -149,6 +148,43 @@ class RandomProgram {
 
   i64 any() { return random_.in(0, static_cast<i64>(shapes_.size()) - 1); }
 
+  // Outputs of a classifier; 0 if it is refused.
+  i64 linear(i64 x) {
+    const Shape s = shapes_[static_cast<std::size_t>(x)];
+    const i64 classes = random_.in(1, 70), inputs = s.c * s.h * s.w;
+    const auto weight = random_.values<i8>(classes * inputs);
+    const std::vector<float> scale(static_cast<std::size_t>(classes), 0.5f);
+    const bool made = attempt([&] {
+      program_.append({random_.wild(x)}, std::nullopt,
+                      {"linear",
+                       {{"weight", array(weight, {classes, inputs})},
+                        {"scale", array(scale, {classes})},
+                        {"bias", array(scale, {classes})}}});
+    });
+    return made ? classes : 0;
+  }
+
+  // Each block at the first place that is free of those before it; seldom a wild one.
+  void compile() {
+    const auto blocks = program_.lifetimes();
+    std::vector<i64> offsets;
+    i64 size = 0;
+    for (std::size_t i = 0; i < blocks.size(); ++i) {
+      i64 offset = 0;
+      for (std::size_t j = 0; j < i;) {
+        const auto &a = blocks[i], &b = blocks[j];
+        const bool apart = a.last < b.first || b.last < a.first || offset + a.bytes <= offsets[j] ||
+                           offsets[j] + b.bytes <= offset;
+        if (!apart) offset = (offsets[j] + b.bytes + 63) / 64 * 64;
+        j = apart ? j + 1 : 0;
+      }
+      offsets.push_back(offset);
+      size = std::max(size, offset + blocks[i].bytes);
+    }
+    for (i64& offset : offsets) offset = random_.wild(offset);
+    program_.compile(offsets, random_.wild(size));
+  }
+
   void node() {
     const i64 x = any();
     const Shape s = shapes_[static_cast<std::size_t>(x)];
@@ -156,9 +192,16 @@ class RandomProgram {
                          random_.in(1, std::min<i64>(s.w, 4))};
     const Pair any_kernel = {random_.in(1, s.h), random_.in(1, s.w)};
     const Pair stride = random_.pair(1, 2);
-    const i64 shift = random_.wild(random_.in(1, 40));
-    const i64 low = random_.wild(0), high = random_.wild(255);
-    const i64 factor = random_.wild(random_.in(-(1 << 20), 1 << 20));
+    const auto factor = [&] { return random_.wild(random_.in(-(1 << 20), 1 << 20)); };
+    std::map<std::string, Fields::Field> fields = {{"kernel", any_kernel},
+                                                   {"stride", stride},
+                                                   {"multiplier", factor()},
+                                                   {"other_multiplier", factor()},
+                                                   {"residual_multiplier", factor()},
+                                                   {"offset", random_.in(-1000000, 1000000)},
+                                                   {"shift", random_.wild(random_.in(1, 40))},
+                                                   {"clamp_min", random_.wild(0)},
+                                                   {"clamp_max", random_.wild(255)}};
     const auto pooled = [&](i64 c, Pair kernel, Pair padding) {
       Shape y = {c, 1, 1};
       const bool forward = std::min(stride.first, stride.second) > 0;
@@ -169,88 +212,97 @@ class RandomProgram {
       }
       return Shape{y.c, std::clamp<i64>(y.h, 1, 99), std::clamp<i64>(y.w, 1, 99)};
     };
+    std::string op;
+    std::vector<i64> reads = {random_.wild(x)};
+    Shape made = s;
+    // Arrays of fields.
+    std::vector<u8> bytes;
+    std::vector<i32> numbers;
+    std::vector<i64> offsets;
     switch (random_.in(0, 7)) {
       case 0: {
+        const bool adder = random_.chance(50);
+        op = adder ? "adder2d" : "conv2d";
         const i64 groups = s.c % 2 == 0 ? 2 : 1;
         const i64 o = random_.chance(30) ? s.c : groups * random_.in(1, 40);
         const i64 g = random_.chance(20) ? s.c : groups;
         if (o % g != 0) return;
         const Pair padding = random_.pair(0, 2);
-        const i64 y = value(pooled(o, kernel, padding));
-        const auto weight = random_.values<u8>(o * kernel.first * kernel.second * (s.c / g));
-        std::vector<i32> multiplier(static_cast<std::size_t>(o));
-        std::vector<i64> offset(multiplier.size());
-        for (i32& m : multiplier) m = static_cast<i32>(random_.wild(random_.in(-4000, 4000)));
-        for (i64& b : offset) b = random_.wild(random_.in(-1000000, 1000000));
-        const Op op = random_.chance(50) ? Op::adder : Op::conv;
-        const i64 residual = random_.chance(50) ? any() : -1;
-        attempt([&] {
-          program_.window(op, {x,
-                               random_.wild(y),
-                               weight.data(),
-                               {o, kernel.first, kernel.second, s.c / g},
-                               stride,
-                               padding,
-                               random_.wild(g),
-                               {multiplier, offset, shift, low, high, static_cast<i32>(factor)},
-                               residual});
-        });
-        return;
+        made = pooled(o, kernel, padding);
+        bytes = random_.values<u8>(o * kernel.first * kernel.second * (s.c / g));
+        numbers.resize(static_cast<std::size_t>(o));
+        offsets.resize(numbers.size());
+        for (i32& m : numbers) m = static_cast<i32>(random_.wild(random_.in(-4000, 4000)));
+        for (i64& b : offsets) b = random_.in(-1000000, 1000000);
+        auto weight = array(bytes, {o, kernel.first, kernel.second, s.c / g});
+        if (!adder) weight.dtype = "i8";
+        fields["weight"] = weight;
+        fields["padding"] = padding;
+        fields["groups"] = random_.wild(g);
+        fields["multiplier"] = array(numbers, {o});
+        fields["offset"] = array(offsets, {random_.wild(o)});
+        if (random_.chance(50)) reads.push_back(any());
+        break;
       }
       case 1: {
+        op = "max_pool";
         const Pair padding = {random_.in(0, any_kernel.first / 2),
                               random_.in(0, any_kernel.second / 2)};
-        const i64 y = value(pooled(s.c, any_kernel, padding));
-        auto minimum = random_.values<u8>(s.c);
-        for (u8& mark : minimum) mark = static_cast<u8>(mark % 2);
-        attempt([&] {
-          program_.max_pool(x, y, any_kernel, stride, padding, minimum.data(), random_.wild(s.c));
-        });
-        return;
+        made = pooled(s.c, any_kernel, padding);
+        bytes = random_.values<u8>(s.c);
+        for (u8& mark : bytes) mark = static_cast<u8>(mark % 2);
+        fields["padding"] = padding;
+        fields["minimum"] = array(bytes, {random_.wild(s.c)});
+        break;
       }
-      case 2: {
-        const i64 y = value(pooled(s.c, any_kernel, {0, 0}));
-        attempt([&] {
-          program_.mean(x, y, any_kernel, stride, factor, random_.wild(9), shift, low, high);
-        });
-        return;
-      }
-      case 3: {
-        const i64 y = value(s);
-        const i64 other = any(), offset = random_.wild(9);
-        attempt([&] { program_.add(x, other, y, factor, factor, offset, shift, low, high); });
-        return;
-      }
-      case 4: {
-        const i64 y = value(s);
-        const auto table = random_.values<u8>(s.c * 256);
-        attempt([&] { program_.lut(x, y, table.data(), {random_.wild(s.c), 256}); });
-        return;
-      }
+      case 2:
+        op = "mean";
+        made = pooled(s.c, any_kernel, {0, 0});
+        break;
+      case 3:
+        op = "add";
+        reads.push_back(any());
+        break;
+      case 4:
+        op = "lut";
+        bytes = random_.values<u8>(s.c * 256);
+        fields["table"] = array(bytes, {random_.wild(s.c), 256});
+        break;
       case 5: {
-        const i64 l = random_.in(0, 2), r = random_.in(0, 2), t = random_.in(0, 2);
-        const i64 y = value({s.c, s.h + t, s.w + l + r});
-        const Pair corner = {random_.wild(l), random_.wild(t)};
-        attempt([&] { program_.pad(x, y, corner.first, r, corner.second, random_.wild(0)); });
-        return;
+        op = "pad";
+        const i64 left = random_.in(0, 2), right = random_.in(0, 2), top = random_.in(0, 2);
+        made = {s.c, s.h + top, s.w + left + right};
+        fields["left"] = random_.wild(left);
+        fields["right"] = right;
+        fields["top"] = random_.wild(top);
+        fields["bottom"] = random_.wild(0);
+        break;
       }
-      case 6: {
-        std::vector<i32> order(static_cast<std::size_t>(2 * s.c));
-        for (std::size_t c = 0; c < order.size(); ++c) order[c] = static_cast<i32>(c);
-        std::reverse(order.begin(), order.end());
-        order[0] = static_cast<i32>(random_.wild(order[0]));
-        const i64 y = value({2 * s.c, s.h, s.w});
-        const i64 size = random_.chance(90) ? 2 * s.c : 0;
-        attempt([&] { program_.concat({random_.wild(x), x}, y, order.data(), size); });
-        return;
-      }
+      case 6:
+        op = "concat";
+        numbers.resize(static_cast<std::size_t>(2 * s.c));
+        for (std::size_t c = 0; c < numbers.size(); ++c) numbers[c] = static_cast<i32>(c);
+        std::reverse(numbers.begin(), numbers.end());
+        numbers[0] = static_cast<i32>(random_.wild(numbers[0]));
+        made = {2 * s.c, s.h, s.w};
+        reads.push_back(x);
+        fields["order"] = array(numbers, {random_.chance(90) ? 2 * s.c : 0});
+        break;
       default: {
+        op = "repeat";
         const i64 by = s.h * s.w < 50 ? random_.in(1, 2) : 1;
-        const i64 y = value({s.c, s.h * by, s.w * by});
-        attempt([&] { program_.repeat(x, y, random_.wild(by)); });
-        return;
+        made = {s.c, s.h * by, s.w * by};
+        fields["factor"] = random_.wild(by);
+        break;
       }
     }
+    // Seldom without a field, or with one of another type.
+    for (auto field = fields.begin(); field != fields.end();) {
+      if (random_.chance(1)) field->second = Pair{1, 1};
+      field = random_.chance(1) ? fields.erase(field) : std::next(field);
+    }
+    const i64 y = random_.wild(value(made));
+    attempt([&] { program_.append(reads, y, {op, fields}); });
   }
 
   Random& random_;

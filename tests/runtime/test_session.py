@@ -220,7 +220,7 @@ def test_profile_of_floats() -> None:
 
 def test_profile_needs_a_picture() -> None:
     with pytest.raises(
-        ShapeError, match=r"^Session.profile: `array` must hold a picture, got \[0, "
+        ShapeError, match=r"^Session.profile: `array` must hold an image, got \[0, "
     ):
         Session(tiny()).profile(PICTURE[None][:0])
     with pytest.raises(ConfigError, match=r"^Session.profile: `runs` must be at least 1, got 0"):
@@ -402,9 +402,7 @@ def test_memory_for_one_image(backend: Any) -> None:
         match=r"^Session: `memory` must be at least \d{4} bytes for this network, got 2000$",
     ):
         Session(graph, backend=backend, memory=2000)
-    needed = Session(graph)._program
-    assert needed is not None
-    session = Session(graph, backend=backend, memory=needed.arena_bytes(1))
+    session = Session(graph, backend=backend, memory=Session(graph).arena_bytes)
     given = np.zeros((1, *graph.input_value.shape), np.uint8)
     assert session.run(given).shape == (1, 4)
 
@@ -447,10 +445,8 @@ def test_threads_share_images_where_memory_is_short() -> None:
     graph = heavy(64, 8)
     given = np.random.default_rng(0).integers(0, 256, (5, 8, 64, 64), dtype=np.uint8)
     expected = Session(graph, threads=1).run(given)
-    program = Session(graph)._program
-    assert program is not None
     for images in (1, 2, 3):
-        memory = images * program.arena_bytes(1)
+        memory = images * Session(graph).arena_bytes
         np.testing.assert_array_equal(Session(graph, threads=3, memory=memory).run(given), expected)
 
 
@@ -466,12 +462,12 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         raise MemoryError("std::bad_alloc")
 
     session = Session(tiny(), backend="reference")
-    monkeypatch.setattr(reference, "run", fail)
+    monkeypatch.setattr(reference, "run_all", fail)
     with pytest.raises(
         OutOfMemoryError, match=r"^Session.run: the network must fit into the memory .*bad_alloc"
     ):
         session.run(PICTURE)
-    monkeypatch.setattr(session_module, "_compiled", fail)
+    monkeypatch.setattr(session_module, "compiled", fail)
     with pytest.raises(OutOfMemoryError, match=r"^Session: the network must fit into the memory"):
         Session(tiny())
 

@@ -1,4 +1,4 @@
-"""Runs a graph: native kernels behind one call, planned once, nothing allocated per run."""
+"""Sessions: a graph compiled for the native kernels once; a run allocates nothing."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ import contextlib
 import io
 import os
 import threading
-import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree._native import MAX_THREADS, core
+from mulfree._native import MAX_THREADS
 from mulfree.errors import (
-    BackendUnavailableError,
     ConfigError,
     DTypeError,
     OutOfMemoryError,
@@ -28,6 +26,7 @@ from mulfree.errors import (
 from mulfree.opcounts import OpCounts
 from mulfree.runtime import artifact, reference
 from mulfree.runtime.graph import Graph
+from mulfree.runtime.native import compiled
 
 if TYPE_CHECKING:
     from mulfree._native._core import Program
@@ -45,14 +44,14 @@ _THREADS_VARIABLE = "OMP_NUM_THREADS"
 
 @dataclass(frozen=True, kw_only=True)
 class NodeProfile:
-    """One step of a run.
+    """Time and arithmetic of one node of a run.
 
     Attributes:
-        name: Name of the node, "input" for what makes the first value.
+        name: Name of the node, "input" for the first value.
         op: Kind of the node.
-        kernel: What computed it.
+        kernel: Name of the kernel.
         seconds: Time taken for the whole batch, median over the runs.
-        share: Part of the time of all steps, 0..1.
+        share: Part of the time of all nodes, 0..1.
         counts: Operations for one image, without multiplications by a power of two.
     """
 
@@ -65,7 +64,7 @@ class NodeProfile:
 
 
 class Session:
-    """A quantised network that is ready to run.
+    """Quantised network, ready to run.
 
     Results are the integers that `reference` defines, whatever the processor and the number of
     threads. A session may be used from several Python threads; their runs take turns. It can be
@@ -86,6 +85,7 @@ class Session:
         threads: Threads in use.
         backend: As given.
         memory: As given.
+        arena_bytes: Bytes of the values of one image in work.
 
     Raises:
         ArtifactError: The file is damaged or not what it claims.
@@ -114,11 +114,16 @@ class Session:
         _check_int("Session", "memory", memory, _MAX_MEMORY)
         self.graph = _graph(source, entry)
         with _within_memory("Session"):
-            self._program = _compiled(self.graph) if backend == "native" else None
-        needed = _bytes_of_values(self.graph, self._program)
-        if needed > memory:
+            self._program = compiled(self.graph) if backend == "native" else None
+        if self._program is None:
+            # The reference keeps all values of an image.
+            self.arena_bytes = sum(value.elements for value in self.graph.values)
+        else:
+            self.arena_bytes = self._program.arena_bytes
+        if self.arena_bytes > memory:
             raise ConfigError(
-                f"Session: `memory` must be at least {needed} bytes for this network, got {memory}"
+                f"Session: `memory` must be at least {self.arena_bytes} bytes for this network, "
+                f"got {memory}"
             )
         self._lock = threading.RLock()
         self._running = False
@@ -130,12 +135,12 @@ class Session:
     def run(
         self, array: NDArray[Any], *, out: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Logits of pictures.
+        """Return the logits of images.
 
         Args:
             array: `[N, C, H, W]`, or `[C, H, W]` for one: uint8 pixels, or float32 normalised as
-                the graph's `Input` says. N may be 0.
-            out: Where to write the logits, `[N, O]`; a new array by default.
+                the graph's `Input` defines. N may be 0.
+            out: Memory for the logits, `[N, O]`; a new array by default.
 
         Returns:
             `[N, O]`, float32: `out` if given.
@@ -155,36 +160,44 @@ class Session:
         array = reference.checked_input(self.graph, array)
         with _within_memory("Session.run"):
             out = self._checked_output(out, len(array))
-            if len(array) == 0:
-                return out
-            # Logits are written while later pictures are still to be read.
-            array = array.copy() if np.may_share_memory(array, out) else array
-            if self.backend == "reference":
-                out[:] = reference.run(self.graph, array)
-                return out
-            with self._turn() as (session, program):
-                program.run(*session._integers(array, out), self.threads, self.memory)
+            self._run(array, out)
         return out
 
     def run_all(self, array: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """Return the logits of every output by name; arguments and errors as in `run`."""
-        if len(self.graph.output_sizes) == 1:
-            return {name: self.run(array) for name in self.graph.output_sizes}
+        array = reference.checked_input(self.graph, array)
+        sizes = self.graph.output_sizes
         with _within_memory("Session.run_all"):
-            return reference.run_all(self.graph, array)
+            out = np.empty((len(array), sum(sizes.values())), np.float32)
+            self._run(array, out)
+            parts = np.split(out, np.cumsum(list(sizes.values()))[:-1], axis=1)
+            return {name: part.copy() for name, part in zip(sizes, parts, strict=True)}
+
+    def _run(self, array: NDArray[Any], out: NDArray[np.float32]) -> None:
+        """Write the logits of all outputs side by side, `[N, sum of their sizes]`."""
+        if len(array) == 0:
+            return
+        # Logits are written while later images are still to be read.
+        array = array.copy() if np.may_share_memory(array, out) else array
+        if self.backend == "reference":
+            logits = reference.run_all(self.graph, array)
+            np.concatenate(list(logits.values()), axis=1, out=out)
+            return
+        with self._turn() as (session, program):
+            program.run(*session._integers(array, out), self.threads, self.memory)
 
     def profile(self, array: NDArray[Any], *, runs: int = 10) -> list[NodeProfile]:
-        """Where the time of a run goes, and what arithmetic is done.
+        """Return time and operations of every node.
 
         Args:
-            array: As in `run`, at least one picture.
-            runs: How often to run; medians are reported. The reference runs once.
+            array: As in `run`, at least one image.
+            runs: Number of runs; medians are reported. The reference runs once.
 
         Returns:
-            One entry for the input step and one for each node, in order.
+            One entry for the input and one for each node, in order.
 
         Raises:
-            ShapeError: As in `run`, or no picture.
+            ShapeError: As in `run`, or no image.
             DTypeError: As in `run`.
             ConfigError: `runs` is below 1.
             OutOfMemoryError: As in `run`.
@@ -192,16 +205,17 @@ class Session:
         array = reference.checked_input(self.graph, array)
         if len(array) == 0:
             raise ShapeError(
-                f"Session.profile: `array` must hold a picture, got {list(array.shape)}"
+                f"Session.profile: `array` must hold an image, got {list(array.shape)}"
             )
         if type(runs) is not int or runs < 1:
             raise ConfigError(f"Session.profile: `runs` must be at least 1, got {quoted(runs)}")
         with _within_memory("Session.profile"):
             if self.backend == "reference":
                 kernels = ["reference"] * (1 + len(self.graph.nodes))
-                seconds = _reference_seconds(self.graph, array)
+                seconds = reference.seconds(self.graph, array)
             else:
-                out = np.empty((len(array), self.graph.outputs), np.float32)
+                columns = sum(self.graph.output_sizes.values())
+                out = np.empty((len(array), columns), np.float32)
                 with self._turn() as (session, program):
                     kernels = program.describe()
                     arguments = (*session._integers(array, out), self.threads, self.memory)
@@ -224,13 +238,13 @@ class Session:
         ]
 
     def __reduce__(self) -> tuple[Callable[..., Session], tuple[Any, ...]]:
-        """By content, so that a copy does not need the file."""
+        """Pickle the content: a copy does not need the file."""
         content = artifact.to_bytes(self.graph)
         return _made_anew, (type(self), content, self.threads, self.backend, self.memory)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[tuple[Session, Program]]:
-        """This session and its program, once no other thread runs it.
+        """Yield this session and its program once no other thread runs it.
 
         A signal handler that interrupts a run of its own thread gets a copy: it cannot wait.
         """
@@ -246,9 +260,9 @@ class Session:
                 self._running = False
 
     def _ready(self) -> Program:
-        """The program, compiled anew if a fork left it in the middle of a run."""
+        """Return the program, compiled anew if a fork left it in the middle of a run."""
         if self._program is None:
-            self._program = _compiled(self.graph)
+            self._program = compiled(self.graph)
         return self._program
 
     def _after_fork(self) -> None:
@@ -278,7 +292,7 @@ class Session:
     def _integers(
         self, array: NDArray[Any], out: NDArray[np.float32]
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32], bool]:
-        """What the native kernels read, where they write, and whether it is quantised already."""
+        """Return input and output of the native kernels, and True for quantised input."""
         if array.dtype == np.uint8:
             return np.ascontiguousarray(array), out, False
         if self._quantised is None or self._quantised.shape != array.shape:
@@ -289,7 +303,7 @@ class Session:
         return self._quantised, out, True
 
 
-# All that a fork has to set right, and what it cannot.
+# Sessions to repair after a fork, and programs that it left in the middle of a run.
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 _abandoned: list[Program | None] = []
 
@@ -346,15 +360,8 @@ def _within_memory(function: str) -> Iterator[None]:
         ) from error
 
 
-def _bytes_of_values(graph: Graph, program: Program | None) -> int:
-    """Memory for one image: of those of the reference none is given back during a run."""
-    if program is None:
-        return sum(value.elements for value in graph.values)
-    return program.arena_bytes(1)
-
-
 def default_threads() -> int:
-    """Processors that this process may use, at most the first number in `OMP_NUM_THREADS`."""
+    """Return the processors of this process, at most the first number in `OMP_NUM_THREADS`."""
     if hasattr(os, "sched_getaffinity"):
         available = len(os.sched_getaffinity(0))
     else:
@@ -363,76 +370,3 @@ def default_threads() -> int:
     if wanted.isdecimal() and int(wanted) >= 1:
         available = min(available, int(wanted))
     return min(available, MAX_THREADS)
-
-
-def _compiled(graph: Graph) -> Program:
-    """Return the graph as a native program, in the same order."""
-    if len(graph.output_sizes) > 1:
-        names = ", ".join(graph.output_sizes)
-        raise BackendUnavailableError(
-            f"Session: `backend` must be 'reference' for several outputs, got {names}"
-        )
-    try:
-        program: Program = core().Program()
-    except ValueError as error:
-        # A MULFREE_ISA that is not here.
-        raise BackendUnavailableError(str(error)) from error
-    ids = {value.name: program.value(*value.shape, value.zero_point) for value in graph.values}
-    program.input_pixels(ids[graph.input.value], graph.input.table)
-    program.input_quantised(ids[graph.input.value])
-    for node in graph.nodes:
-        _append(program, node, ids)
-    program.compile()
-    return program
-
-
-def _append(program: Program, node: Any, ids: Mapping[str, int]) -> None:
-    x, y = ids[node.input], ids.get(node.output, -1)
-    window = ("kernel", "stride")
-    epilogue = ("multiplier", "offset", "shift", "clamp_min", "clamp_max")
-
-    def fields(*names: str) -> list[Any]:
-        return [getattr(node, name) for name in names]
-
-    match node.op:
-        case "adder2d" | "conv2d":
-            append: Any = program.adder2d if node.op == "adder2d" else program.conv2d
-            residual = -1 if node.residual is None else ids[node.residual]
-            geometry = fields("weight", "stride", "padding", "groups")
-            append(x, y, *geometry, *fields(*epilogue), residual, node.residual_multiplier)
-        case "max_pool":
-            program.max_pool(x, y, *fields(*window, "padding", "minimum"))
-        case "mean":
-            program.mean(x, y, *fields(*window, *epilogue))
-        case "add":
-            factors = fields("multiplier", "other_multiplier", *epilogue[1:])
-            program.add(x, ids[node.other], y, *factors)
-        case "lut":
-            program.lut(x, y, node.table)
-        case "pad":
-            program.pad(x, y, *fields("left", "right", "top", "bottom"))
-        case "repeat":
-            program.repeat(x, y, node.factor)
-        case "concat":
-            program.concat([ids[name] for name in node.inputs], y, node.order)
-        case "linear":
-            program.linear(x, *fields("weight", "scale", "bias"))
-        case _:
-            raise BackendUnavailableError(
-                f"Session: `backend` must be 'reference' for the node {quoted(node.name)}: "
-                f"{quoted(node.op)} has no native kernel"
-            )
-
-
-def _reference_seconds(graph: Graph, array: NDArray[Any]) -> list[float]:
-    """Time of the input step and of each node, in the order of the graph."""
-    begin = time.perf_counter()
-    made = {graph.input.value: reference.quantised_input(graph, array)}
-    seconds = [time.perf_counter() - begin]
-    for node in graph.nodes:
-        begin = time.perf_counter()
-        output = reference.evaluate(node, graph.by_name[node.input], made)
-        seconds.append(time.perf_counter() - begin)
-        if not node.ends:
-            made[node.output] = output
-    return seconds

@@ -35,9 +35,7 @@ def test_the_file_the_folder_or_the_folder_that_holds_it(
 
 
 def test_neither_root_nor_variable() -> None:
-    with pytest.raises(
-        DataError, match=r"in `root` or MULFREE_DATA \(neither is set\): looked f"
-    ):
+    with pytest.raises(DataError, match=r"in `root` or MULFREE_DATA \(neither is set\): looked f"):
         look(None)
 
 

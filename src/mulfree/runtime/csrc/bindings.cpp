@@ -8,38 +8,51 @@ namespace mulfree::runtime {
 namespace {
 
 using namespace nb::literals;
-using nodes::i32;
 using nodes::i64;
-using nodes::i8;
 using nodes::Pair;
 using nodes::u8;
 
-template <nodes::Op kOp, class W>
-void window(Program& program, i64 x, i64 y, const Array<const W, 4>& weight, Pair stride,
-            Pair padding, i64 groups, const Array<const i32, 1>& multiplier,
-            const Array<const i64, 1>& offset, i64 shift, i64 low, i64 high, i64 residual,
-            i32 residual_multiplier) {
-  program.window(kOp, {x,
-                       y,
-                       weight.data(),
-                       shape(weight),
-                       stride,
-                       padding,
-                       groups,
-                       {{multiplier.data(), multiplier.data() + size(multiplier)},
-                        {offset.data(), offset.data() + size(offset)},
-                        shift,
-                        low,
-                        high,
-                        residual_multiplier},
-                       residual});
+using AnyArray = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
+
+std::string dtype(const nb::dlpack::dtype& type) {
+  const auto code = static_cast<nb::dlpack::dtype_code>(type.code);
+  const char* kind = code == nb::dlpack::dtype_code::Float  ? "f"
+                     : code == nb::dlpack::dtype_code::Int  ? "i"
+                     : code == nb::dlpack::dtype_code::UInt ? "u"
+                                                            : "other";
+  return kind + std::to_string(type.bits);
 }
 
-template <nodes::Op kOp, class W>
-void define_window(nb::class_<Program>& program, const char* name) {
-  program.def(name, &window<kOp, W>, "x"_a, "y"_a, "weight"_a.noconvert(), "stride"_a, "padding"_a,
-              "groups"_a, "multiplier"_a.noconvert(), "offset"_a.noconvert(), "shift"_a, "low"_a,
-              "high"_a, "residual"_a = -1, "residual_multiplier"_a = 0);
+// Fields of a node; arrays stay in the memory of Python.
+nodes::Fields fields(const std::string& op, const nb::dict& given) {
+  std::map<std::string, nodes::Fields::Field> out;
+  for (const auto& [key, value] : given) {
+    const auto name = nb::cast<std::string>(key);
+    i64 number;
+    Pair pair;
+    AnyArray array;
+    if (nb::try_cast(value, number, false)) {
+      out[name] = number;
+    } else if (nb::try_cast(value, pair, false)) {
+      out[name] = pair;
+    } else if (nb::try_cast(value, array, false)) {
+      std::vector<i64> shape;
+      for (std::size_t i = 0; i < array.ndim(); ++i) {
+        shape.push_back(static_cast<i64>(array.shape(i)));
+      }
+      out[name] = nodes::Fields::Array{dtype(array.dtype()), std::move(shape), array.data()};
+    } else {
+      nodes::fail(op, name, "be a number, two numbers or a contiguous array",
+                  nb::cast<std::string>(nb::str(nb::handle(value.type()))));
+    }
+  }
+  return {op, std::move(out)};
+}
+
+std::vector<std::string> node_kernels() {
+  std::vector<std::string> ops;
+  for (const auto& [op, append] : nodes::NodeKernel::all()) ops.push_back(op);
+  return ops;
 }
 
 // Returns true if a signal handler of Python has raised; handlers run on the main thread only.
@@ -62,58 +75,36 @@ auto run(Program& program, const Array<const u8, 4>& input, const Array<float, 2
 }
 
 const Binding binding([](nb::module_& m) {
-  nb::class_<Program> program(m, "Program");
-  program.def(nb::init<const std::string&>(), "isa"_a = "")
+  m.def("node_kernels", &node_kernels);
+  nb::class_<Program>(m, "Program")
+      .def(nb::init<const std::string&>(), "isa"_a = "")
       .def("value", &Program::value, "channels"_a, "height"_a, "width"_a, "zero"_a)
-      .def("input_quantised", &Program::input_quantised, "y"_a)
       .def(
-          "input_pixels",
+          "input",
           [](Program& self, i64 y, const Array<const u8, 2>& table) {
-            self.input_pixels(y, table.data(), shape(table));
+            self.input(y, table.data(), shape(table));
           },
-          "y"_a, "table"_a.noconvert());
-  define_window<nodes::Op::adder, u8>(program, "adder2d");
-  define_window<nodes::Op::conv, i8>(program, "conv2d");
-  program
+          "y"_a, "table"_a.noconvert())
       .def(
-          "max_pool",
-          [](Program& self, i64 x, i64 y, Pair kernel, Pair stride, Pair padding,
-             const Array<const u8, 1>& minimum) {
-            self.max_pool(x, y, kernel, stride, padding, minimum.data(), size(minimum));
-          },
-          "x"_a, "y"_a, "kernel"_a, "stride"_a, "padding"_a, "minimum"_a.noconvert())
-      .def("mean", &Program::mean, "x"_a, "y"_a, "kernel"_a, "stride"_a, "multiplier"_a, "offset"_a,
-           "shift"_a, "low"_a, "high"_a)
-      .def("add", &Program::add, "a"_a, "b"_a, "y"_a, "multiplier_a"_a, "multiplier_b"_a,
-           "offset"_a, "shift"_a, "low"_a, "high"_a)
-      .def(
-          "lut",
-          [](Program& self, i64 x, i64 y, const Array<const u8, 2>& table) {
-            self.lut(x, y, table.data(), shape(table));
-          },
-          "x"_a, "y"_a, "table"_a.noconvert())
-      .def("pad", &Program::pad, "x"_a, "y"_a, "left"_a, "right"_a, "top"_a, "bottom"_a)
-      .def("repeat", &Program::repeat, "x"_a, "y"_a, "factor"_a)
-      .def(
-          "concat",
-          [](Program& self, const std::vector<i64>& xs, i64 y, const Array<const i32, 1>& order) {
-            self.concat(xs, y, order.data(), size(order));
-          },
-          "xs"_a, "y"_a, "order"_a.noconvert())
-      .def(
-          "linear",
-          [](Program& self, i64 x, const Array<const i8, 2>& weight,
-             const Array<const float, 1>& scale, const Array<const float, 1>& bias) {
-            self.linear(x, weight.data(), shape(weight), scale.data(), size(scale), bias.data(),
-                        size(bias));
-          },
-          "x"_a, "weight"_a.noconvert(), "scale"_a.noconvert(), "bias"_a.noconvert())
-      .def("compile", &Program::compile)
+          "append",
+          [](Program& self, const std::string& op, const std::vector<i64>& reads,
+             std::optional<i64> writes,
+             const nb::dict& given) { self.append(reads, writes, fields(op, given)); },
+          "op"_a, "reads"_a, "writes"_a.none(), "fields"_a)
+      .def("lifetimes",
+           [](Program& self) {
+             std::vector<std::tuple<i64, i64, i64>> out;
+             for (const Lifetime& life : self.lifetimes()) {
+               out.emplace_back(life.bytes, life.first, life.last);
+             }
+             return out;
+           })
+      .def("compile", &Program::compile, "offsets"_a, "size"_a)
       .def("run", &run<&Program::run>, "input"_a.noconvert(), "output"_a.noconvert(), "quantised"_a,
            "threads"_a, "memory"_a = kAnyMemory)
       .def("profile", &run<&Program::profile>, "input"_a.noconvert(), "output"_a.noconvert(),
            "quantised"_a, "threads"_a, "memory"_a = kAnyMemory)
-      .def("arena_bytes", &Program::arena_bytes, "batch"_a)
+      .def_prop_ro("arena_bytes", &Program::arena_bytes)
       .def("describe", &Program::describe);
 });
 

@@ -80,25 +80,6 @@ Geometry make_geometry(const std::string& function, Op op, const std::array<i64,
   return geo;
 }
 
-void check_requantisation(const std::string& function, const Requantisation& r, i64 largest) {
-  if (r.shift < 1 || r.shift > 62) {
-    fail(function, "shift", "be in [1, 62]", std::to_string(r.shift));
-  }
-  if (r.low < 0 || r.low > r.high || r.high > 255) {
-    fail(function, "low, high", "be an interval in [0, 255]", text(Pair{r.low, r.high}));
-  }
-  using Wide = __int128;
-  const auto magnitude = [](Wide v) { return v < 0 ? -v : v; };
-  for (std::size_t t = 0; t < r.multiplier.size(); ++t) {
-    const Wide bound = largest * magnitude(r.multiplier[t]) + magnitude(r.offset[t]) +
-                       255 * magnitude(r.residual_multiplier) + (Wide{1} << (r.shift - 1));
-    if (bound >= Wide{1} << 62) {
-      fail(function, "multiplier, offset", "keep every value below 2**62 in magnitude",
-           text(Pair{r.multiplier[t], r.offset[t]}) + " at filter " + std::to_string(t));
-    }
-  }
-}
-
 PackedLayer::PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry,
                          const void* weight, const Requantisation& requantisation)
     : geometry_(geometry),

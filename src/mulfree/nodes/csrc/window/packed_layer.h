@@ -67,9 +67,6 @@ struct Requantisation {
   i32 residual_multiplier;
 };
 
-// Checks the ranges, and that 64 bits hold every intermediate, for sums of up to `largest`.
-void check_requantisation(const std::string& function, const Requantisation& r, i64 largest);
-
 // One layer: weights packed for one set of kernels.
 class PackedLayer {
  public:
