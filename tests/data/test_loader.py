@@ -305,6 +305,7 @@ def test_a_training_loop_finds_set_epoch() -> None:
     loader = BatchLoader(numbered(20), 4, train=True)
     loader.sampler.set_epoch(5)
     assert loader.epoch == 5
+    assert loader.batch_sampler is None
     with pytest.raises(ConfigError, match="set_epoch: `epoch` must not be negative, got -1"):
         loader.set_epoch(-1)
 

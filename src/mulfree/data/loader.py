@@ -118,6 +118,11 @@ class BatchLoader:
         """The object whose `set_epoch` a training loop calls: the loader itself."""
         return self
 
+    @property
+    def batch_sampler(self) -> None:
+        """None: Lightning reads it from an object with a `sampler`."""
+        return None
+
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next pass; a loaded position within that epoch is kept."""
         if epoch < 0:
