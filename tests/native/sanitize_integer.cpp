@@ -16,10 +16,10 @@ namespace {
 
 using mulfree::nodes::Fields;
 using mulfree::nodes::Geometry;
-using mulfree::nodes::Op;
 using mulfree::nodes::i32;
-using mulfree::runtime::i64;
 using mulfree::nodes::i8;
+using mulfree::nodes::Op;
+using mulfree::runtime::i64;
 using mulfree::runtime::Pair;
 using mulfree::runtime::Program;
 using mulfree::runtime::u8;

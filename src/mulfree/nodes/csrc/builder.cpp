@@ -40,9 +40,9 @@ i64 Builder::end(i64 outputs) {
   return first_output_;
 }
 
-const Value* Builder::append(NativeOpPointer op) {
+const Value* Builder::append(NativeOp op) {
   ops_.push_back(std::move(op));
-  return ops_.back()->writes();
+  return ops_.back().writes;
 }
 
 const Value* Builder::scratch(i64 c, i64 h, i64 w, const Value* home) {
@@ -51,7 +51,7 @@ const Value* Builder::scratch(i64 c, i64 h, i64 w, const Value* home) {
   return &scratch_.back();
 }
 
-void Builder::layer(const Geometry& geo) {
+void Builder::reserve(const Geometry& geo) {
   Value& x = *reads_[0];
   x.border_h = std::max(x.border_h, geo.padding.first);
   x.border_w = std::max(x.border_w, geo.padding.second);
@@ -59,8 +59,8 @@ void Builder::layer(const Geometry& geo) {
            static_cast<double>(geo.summands());
 }
 
-std::map<std::string, NodeKernel::Append>& NodeKernel::all() {
-  static std::map<std::string, Append> kernels;
+std::map<std::string, NodeKernel>& node_kernels() {
+  static std::map<std::string, NodeKernel> kernels;
   return kernels;
 }
 

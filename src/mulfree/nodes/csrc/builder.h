@@ -32,17 +32,21 @@ class Builder {
   i64 end(i64 outputs);
 
   // Appends an op; returns the value that it writes.
-  const Value* append(NativeOpPointer op);
+  const Value* append(NativeOp op);
+  const Value* rows(std::vector<const Value*> reads, const Value* y,
+                    std::function<void(const Rows& rows)> work) {
+    return append(rows_op(std::move(reads), y, std::move(work)));
+  }
   // A value between the ops of the node, in memory of its own or in the memory of `home`.
   const Value* scratch(i64 c, i64 h, i64 w, const Value* home = nullptr);
   // Widens the border of the first value read to the padding of a layer, and counts its work.
-  void layer(const Geometry& geometry);
-  // Name of the kernel; by default the last op describes itself.
-  void set_name(const std::string& name) { name_ = name; }
+  void reserve(const Geometry& geometry);
+  // Name of the kernel after the kind of the node.
+  void set_name(const std::string& name) { name_ = op_ + ": " + name; }
 
   // What the program takes over.
-  std::vector<NativeOpPointer>& ops() { return ops_; }
-  std::string name() const { return name_.empty() ? ops_.back()->describe() : name_; }
+  std::vector<NativeOp>& ops() { return ops_; }
+  const std::string& name() const { return name_; }
   i64 outputs() const { return outputs_; }
   double work() const { return work_; }
 
@@ -52,17 +56,21 @@ class Builder {
   const Value* const writes_;
   const i64 first_output_;
   std::deque<Value>& scratch_;
-  std::vector<NativeOpPointer> ops_;
-  std::string name_;
+  std::vector<NativeOp> ops_;
+  std::string name_ = op_;
   i64 outputs_ = 0;
   double work_ = 0;
 };
 
-// The kernel of a kind of node: a static object in nodes/<op>/kernel.cpp registers it.
-struct NodeKernel {
-  using Append = void (*)(Builder& node, const Fields& fields);
-  NodeKernel(const char* op, Append append) { all()[op] = append; }
-  static std::map<std::string, Append>& all();
-};
+using NodeKernel = void (*)(Builder& node, const Fields& fields);
+
+// Of each kind of node its kernel.
+std::map<std::string, NodeKernel>& node_kernels();
+
+// Defines and registers the kernel of a kind of node: its body follows.
+#define MULFREE_NODE(op)                                                           \
+  static void kernel_of_##op(Builder& node, const Fields& fields);                 \
+  static const auto registered_##op = node_kernels().emplace(#op, kernel_of_##op); \
+  static void kernel_of_##op(Builder& node, const Fields& fields)
 
 }  // namespace mulfree::nodes

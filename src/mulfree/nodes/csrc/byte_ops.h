@@ -1,11 +1,12 @@
-// Ops on bytes that kernels of several nodes append.
+// Ops on bytes that kernels of several nodes append; each returns y.
 #pragma once
 
-#include "native_op.h"
+#include "builder.h"
 
 namespace mulfree::nodes {
 
-NativeOpPointer make_lut(const Value* x, const Value* y, std::vector<u8> table);
-NativeOpPointer make_pad(const Value* x, const Value* y, i64 left, i64 top);
+// `table` [c, 256].
+const Value* append_lut(Builder& node, const Value* x, const Value* y, std::vector<u8> table);
+const Value* append_pad(Builder& node, const Value* x, const Value* y, i64 left, i64 top);
 
 }  // namespace mulfree::nodes

@@ -26,18 +26,29 @@ void fill_border(const Value& value, u8* arena) {
 
 }  // namespace
 
+void NativeOp::prepare() const {
+  if (layer != nullptr) layer->set_row(reads[0]->row());
+}
+
 i64 NativeOp::tasks(int team) const {
+  if (layer != nullptr) return layer->tasks(whole_filters ? 1 : team);
   const i64 shares = team == 1 ? 1 : kTasksPerThread * team;
-  return std::min(writes_->h, std::max(shares, writes_->bytes() / kTaskBytes));
+  return std::min(writes->h, std::max(shares, writes->bytes() / kTaskBytes));
 }
 
 void NativeOp::run(const Frame& frame, i64 task, i64 tasks) const {
-  if (task == 0) fill_border(*writes_, frame.arena);
+  if (task == 0) fill_border(*writes, frame.arena);
   work(frame, task, tasks);
 }
 
-void NativeOp::work(const Frame& frame, i64 task, i64 tasks) const {
-  rows(frame, task * writes_->h / tasks, (task + 1) * writes_->h / tasks);
+NativeOp rows_op(std::vector<const Value*> reads, const Value* y,
+                 std::function<void(const Rows& rows)> work) {
+  const Value* const x = reads.empty() ? y : reads[0];
+  const auto task_of_rows = [x, y, work = std::move(work)](const Frame& frame, i64 task,
+                                                           i64 tasks) {
+    work({*x, *y, frame, task * y->h / tasks, (task + 1) * y->h / tasks});
+  };
+  return {std::move(reads), y, task_of_rows, nullptr};
 }
 
 }  // namespace mulfree::nodes

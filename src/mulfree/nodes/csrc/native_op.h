@@ -1,8 +1,8 @@
 // A native op of an integer network: it writes one value, or a part of the output, of one image.
 #pragma once
 
+#include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "window/packed_layer.h"
@@ -31,38 +31,36 @@ struct Frame {
   float* output;  // of all nodes that end
 };
 
-class NativeOp {
- public:
-  NativeOp(std::vector<const Value*> reads, const Value* writes)
-      : reads_(std::move(reads)), writes_(writes) {}
-  NativeOp(const NativeOp&) = delete;
-  NativeOp& operator=(const NativeOp&) = delete;
-  virtual ~NativeOp() = default;
+// Writes one value. Loops over bytes keep their bounds in local variables: a byte may alias any
+// other number.
+struct NativeOp {
+  std::vector<const Value*> reads;
+  const Value* writes;
+  // One of `tasks` independent tasks; results do not depend on their number.
+  std::function<void(const Frame& frame, i64 task, i64 tasks)> work;
+  std::unique_ptr<PackedLayer> layer;  // of a layer
+  bool whole_filters = false;          // a task computes some filters of that layer at all pixels
 
-  const std::vector<const Value*>& reads() const { return reads_; }
-  const Value* writes() const { return writes_; }
-
-  virtual std::string describe() const = 0;
   // Called once, when the borders of all values are known.
-  virtual void prepare() {}
-  // Packed weights, if any.
-  virtual PackedLayer* layer() const { return nullptr; }
-  // Independent tasks, enough for `team` threads; results do not depend on their number.
-  virtual i64 tasks(int team) const;
+  void prepare() const;
+  // Enough for `team` threads.
+  i64 tasks(int team) const;
   void run(const Frame& frame, i64 task, i64 tasks) const;
-
- protected:
-  // One task; rows [begin, end) of `writes` unless `tasks` is overridden.
-  virtual void work(const Frame& frame, i64 task, i64 tasks) const;
-  virtual void rows(const Frame&, i64, i64) const {}
-
- private:
-  std::vector<const Value*> reads_;
-  const Value* writes_;
 };
 
-// Loops of ops that write bytes keep their bounds in local variables: a byte may alias any member.
+// Rows [begin, end) of y, made of x.
+struct Rows {
+  const Value& x;
+  const Value& y;
+  const Frame& frame;
+  i64 begin, end;
 
-using NativeOpPointer = std::unique_ptr<NativeOp>;
+  const u8* from(i64 row) const { return x.origin(frame.arena) + row * x.row(); }
+  u8* to(i64 row) const { return y.origin(frame.arena) + row * y.row(); }
+};
+
+// An op whose tasks are rows of y; x is the first value read, or y itself if there is none.
+NativeOp rows_op(std::vector<const Value*> reads, const Value* y,
+                 std::function<void(const Rows& rows)> work);
 
 }  // namespace mulfree::nodes

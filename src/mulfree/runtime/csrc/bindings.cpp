@@ -51,7 +51,7 @@ nodes::Fields fields(const std::string& op, const nb::dict& given) {
 
 std::vector<std::string> node_kernels() {
   std::vector<std::string> ops;
-  for (const auto& [op, append] : nodes::NodeKernel::all()) ops.push_back(op);
+  for (const auto& [op, kernel] : nodes::node_kernels()) ops.push_back(op);
   return ops;
 }
 

@@ -4,8 +4,6 @@
 #include <chrono>
 #include <unordered_map>
 
-#include "input.h"
-
 namespace mulfree::runtime {
 
 using namespace nodes;
@@ -20,6 +18,28 @@ constexpr i64 kLine = 64;
 // Images of more taps are shared by all threads: the calling one, which checks for signals, must
 // not wait long for others.
 constexpr double kMaxSingleThreaded = i64{1} << 32;
+
+// y = table[c, pixel], or y is the input of a frame that is quantised.
+NativeOp input_op(const Value* y, std::vector<u8> tables) {
+  return rows_op({}, y, [tables = std::move(tables)](const Rows& rows) {
+    const Value& y = rows.y;
+    const i64 width = y.w, channels = y.c;
+    for (i64 row = rows.begin; row < rows.end; ++row) {
+      for (i64 c = 0; c < channels; ++c) {
+        u8* const to = rows.to(row) + c;
+        const u8* const from = rows.frame.input + (c * y.h + row) * width;
+        if (rows.frame.quantised) {
+#pragma GCC unroll 8
+          for (i64 x = 0; x < width; ++x) to[x * channels] = from[x];
+        } else {
+          const u8* const table = tables.data() + c * 256;
+#pragma GCC unroll 8
+          for (i64 x = 0; x < width; ++x) to[x * channels] = table[from[x]];
+        }
+      }
+    }
+  });
+}
 
 }  // namespace
 
@@ -91,7 +111,7 @@ void Program::input(i64 id, const u8* table, Pair shape) {
     fail("input", "table", "have shape " + text(Pair{y.c, 256}), text(shape));
   }
   input_ = &y;
-  ops_.push_back(make_input(&y, {table, table + y.c * 256}));
+  ops_.push_back(input_op(&y, {table, table + y.c * 256}));
   nodes_.push_back(0);
   names_.emplace_back("input");
   written_[static_cast<std::size_t>(id)] = true;
@@ -101,19 +121,18 @@ void Program::append(const std::vector<i64>& reads, std::optional<i64> writes,
                      const Fields& fields) {
   const std::string& op = fields.op();
   check_open(op);
-  const auto kernel = NodeKernel::all().find(op);
-  if (kernel == NodeKernel::all().end()) fail("append", "op", "have a native kernel", op);
+  const auto kernel = node_kernels().find(op);
+  if (kernel == node_kernels().end()) fail("append", "op", "have a native kernel", op);
   std::vector<Value*> xs;
   for (const i64 id : reads) xs.push_back(&operand(op, "reads", id, true));
   const Value* const y = writes.has_value() ? &operand(op, "writes", *writes, false) : nullptr;
   Builder node(op, *kernels_, std::move(xs), y, outputs_, scratch_);
   kernel->second(node, fields);
-  std::string name = node.name();
-  for (NativeOpPointer& made : node.ops()) {
+  for (NativeOp& made : node.ops()) {
     ops_.push_back(std::move(made));
     nodes_.push_back(names_.size());
   }
-  names_.push_back(std::move(name));
+  names_.push_back(node.name());
   outputs_ += node.outputs();
   work_ += node.work();
   if (writes.has_value()) written_[static_cast<std::size_t>(*writes)] = true;
@@ -141,8 +160,8 @@ std::vector<Program::Block> Program::blocks() {
     }
   }
   for (std::size_t i = 0; i < ops_.size(); ++i) {
-    std::vector<const Value*> used = ops_[i]->reads();
-    used.push_back(ops_[i]->writes());
+    std::vector<const Value*> used = ops_[i].reads;
+    used.push_back(ops_[i].writes);
     for (const Value* v : used) {
       Block& block = blocks[numbers.at(v->home == nullptr ? v : v->home)];
       block.first = std::min(block.first, static_cast<i64>(i));
@@ -182,11 +201,11 @@ void Program::compile(const std::vector<i64>& offsets, i64 size) {
     if (v.home != nullptr) v.offset = v.home->offset;
   }
   PackedLayer* last = nullptr;
-  for (const NativeOpPointer& op : ops_) {
-    op->prepare();
-    if (op->layer() == nullptr) continue;
-    if (last != nullptr) last->set_next(op->layer());
-    last = op->layer();
+  for (const NativeOp& op : ops_) {
+    op.prepare();
+    if (op.layer == nullptr) continue;
+    if (last != nullptr) last->set_next(op.layer.get());
+    last = op.layer.get();
   }
   arena_size_ = size;
   compiled_ = true;
@@ -227,11 +246,11 @@ Frame Program::frame(const Batch& batch, i64 image, u8* arena) const {
 }
 
 void Program::run_single_threaded(const Frame& frame, int worker, Watch& watch) const {
-  for (const NativeOpPointer& op : ops_) {
-    const i64 tasks = op->tasks(1);
+  for (const NativeOp& op : ops_) {
+    const i64 tasks = op.tasks(1);
     for (i64 task = 0; task < tasks; ++task) {
       if (watch.stops(worker)) return;
-      op->run(frame, task, tasks);
+      op.run(frame, task, tasks);
     }
   }
 }
@@ -244,14 +263,14 @@ void Program::run_shared(const Frame& frame, int worker, int team, Watch& watch,
   Progress* progress = progress_.data();
   for (std::size_t i = 0; i < ops_.size(); ++i, progress += team) {
     const auto start = Clock::now();
-    const i64 tasks = ops_[i]->tasks(team);
+    const i64 tasks = ops_[i].tasks(team);
     i64 done = 0;
     for (int k = 0; k < team; ++k) {
       const int owner = (worker + k) % team;
       const i64 begin = owner * tasks / team, end = (owner + 1) * tasks / team;
       if (progress[owner].taken >= end - begin) continue;
       for (i64 task; !watch.stops(worker) && (task = begin + progress[owner].taken++) < end;) {
-        ops_[i]->run(frame, task, tasks);
+        ops_[i].run(frame, task, tasks);
         ++done;
       }
     }

@@ -16,7 +16,7 @@ namespace mulfree::runtime {
 
 using nodes::Frame;
 using nodes::i64;
-using nodes::NativeOpPointer;
+using nodes::NativeOp;
 using nodes::Pair;
 using nodes::u8;
 using nodes::Value;
@@ -97,7 +97,7 @@ class Program {
   std::deque<Value> values_;  // ops point into it
   std::deque<Value> scratch_;
   std::vector<bool> written_;
-  std::vector<NativeOpPointer> ops_;
+  std::vector<NativeOp> ops_;
   std::vector<std::size_t> nodes_;  // of each op the number of its node
   std::vector<std::string> names_;  // of each node its kernel
   const Value* input_ = nullptr;

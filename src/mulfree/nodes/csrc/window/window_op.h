@@ -10,6 +10,9 @@ inline const u8* first_window(const Value& x, Pair padding, u8* arena) {
   return x.origin(arena) - padding.first * x.row() - padding.second * x.c;
 }
 
+// Appends the op of a layer, named after its kernel.
+void append_layer(Builder& node, NativeOp op);
+
 // Appends an adder (W is u8) or convolution (i8) layer; a second value that the node reads is the
 // residual.
 template <class W>
