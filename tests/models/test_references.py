@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import types
 import weakref
 from collections import deque
@@ -121,6 +122,7 @@ HOLDS: list[Callable[[nn.Conv2d], object]] = [
     weak_values,
     itself,
     lambda layer: iter([layer]),
+    itertools.repeat,
     lambda layer: reversed([layer]),
     lambda layer: {"layer": layer}.values(),
     lambda layer: enumerate(zip([layer], [1], strict=True)),

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import itertools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -85,9 +85,9 @@ def test_other_forwards_are_not_refused(forward: Callable[[Net, Tensor], Any]) -
     assert type(model.get_submodule("other")) is Adder2d
 
 
-def test_old_layers_that_no_attribute_leads_to() -> None:
-    model = Net(lambda m, x: next(vars(m)["layers"])(x))
-    vars(model)["layers"] = itertools.repeat(model.conv)
+def test_old_layers_that_no_attribute_leads_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Net(lambda m, x: sys.modules["hidden"](x))  # type: ignore[operator]
+    monkeypatch.setitem(sys.modules, "hidden", model.conv)  # type: ignore[arg-type]
     refused(model, r"must use the layers that are registered, got an old conv that is still used")
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gc
 import types
 import weakref
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType)
-_COLLECTIONS = (list, tuple, set, frozenset, deque)
 # Searched separately.
 _REGISTERED = ("_modules", "_parameters")
 
@@ -48,7 +45,7 @@ def held_outside(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[tupl
         where = f" of {name or type(module).__name__}"
         attributes: dict[str, Any] = {}
         for cls in reversed(type(module).__mro__):
-            if not _is_torch(cls):
+            if cls is not object and not _is_torch(cls):
                 attributes |= vars(cls)
         attributes |= vars(module)
         for attribute, value in attributes.items():
@@ -76,44 +73,24 @@ def _layers_in(value: object, owners: Mapping[int, nn.Module], seen: set[int]) -
 
 def _parts(value: Any, home: Any) -> Iterator[tuple[Any, Any]]:
     """Objects referenced by `value`; `home` are the globals of the function that led to it."""
-    if isinstance(value, Mapping):
-        with contextlib.suppress(Exception):  # A user's mapping may raise anything.
-            yield from ((item, home) for pair in list(value.items()) for item in pair)
-    elif isinstance(value, _COLLECTIONS):
-        yield from ((item, home) for item in value)
-    elif isinstance(value, functools.partial):
-        yield from ((item, home) for item in (value.func, value.args, value.keywords))
-    elif isinstance(value, types.MethodType):
-        yield from ((value.__self__, home), (value.__func__, home))
-    elif isinstance(value, (staticmethod, classmethod)):
-        yield value.__func__, home
-    elif isinstance(value, property):
-        yield from ((item, home) for item in (value.fget, value.fset))
-    elif isinstance(value, functools.cached_property):
-        yield value.func, home
-    elif isinstance(value, weakref.ReferenceType):
+    if isinstance(value, weakref.ReferenceType):
         yield value(), home
     elif isinstance(value, types.FunctionType):
         yield from _held_by_function(value, home)
-    elif type(value).__module__ in ("builtins", "functools"):
-        # Iterators, dictionary views, generators, caches: no attributes.
-        yield from ((item, home) for item in gc.get_referents(value))
     elif isinstance(value, (nn.Module, Optimizer)) or not _is_torch(type(value)):
-        yield from _attributes(value, home)
+        yield from ((item, home) for item in gc.get_referents(value))
 
 
 def _held_by_function(function: types.FunctionType, home: Any) -> Iterator[tuple[Any, Any]]:
     home = function.__globals__ if home is None else home
-    yield function.__defaults__, home
-    yield function.__kwdefaults__, home
-    for cell in function.__closure__ or ():
-        with contextlib.suppress(ValueError):  # Empty.
-            yield cell.cell_contents, home
+    everything = (function.__globals__, function.__builtins__)
+    for item in gc.get_referents(function):
+        if not any(item is each for each in everything):
+            yield item, home
     # Functions of libraries are skipped: they lead to everything imported.
     if function.__globals__ is home and not function.__module__.startswith("torch."):
         names = set(_names(function.__code__))
         yield from ((home[name], home) for name in sorted(names) if name in home)
-    yield vars(function), home
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -124,19 +101,8 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _attributes(value: Any, home: Any) -> Iterator[tuple[Any, Any]]:
-    attributes = getattr(value, "__dict__", None)
-    if isinstance(attributes, dict):
-        yield from ((item, home) for item in list(attributes.values()))
-    for cls in type(value).__mro__:
-        slots = vars(cls).get("__slots__", ())
-        for slot in (slots,) if isinstance(slots, str) else slots:
-            with contextlib.suppress(AttributeError):
-                yield object.__getattribute__(value, slot), home
-
-
 def _is_torch(cls: type) -> bool:
-    return cls.__module__.partition(".")[0] in ("torch", "builtins")
+    return cls.__module__.partition(".")[0] == "torch"
 
 
 def storage_of(tensor: Tensor) -> int | None:
