@@ -69,7 +69,6 @@ CARD = SimpleNamespace(
     minor=0,
     multi_processor_count=132,
     total_memory=139 * 2**30,
-    clock_rate=1_980_000,
 )
 
 
@@ -93,7 +92,7 @@ FACTS = {
     "driver": None,
     "cuda": "13.0",
     "cudnn": 91300,
-    "sm_clock_mhz": 1980,
+    "sm_clock_mhz": None,
     "memory_clock_mhz": None,
 }
 

@@ -93,8 +93,8 @@ def gpu() -> dict[str, Any] | None:
         "driver": smi.get("driver_version"),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
-        "sm_clock_mhz": _megahertz(smi.get("clocks.max.sm"), device, "clock_rate"),
-        "memory_clock_mhz": _megahertz(smi.get("clocks.max.memory"), device, "memory_clock_rate"),
+        "sm_clock_mhz": _integer(smi.get("clocks.max.sm")),
+        "memory_clock_mhz": _integer(smi.get("clocks.max.memory")),
     }
 
 
@@ -111,12 +111,8 @@ def _nvidia_smi(device: str) -> dict[str, str]:
     return dict(zip(fields, values, strict=True)) if len(values) == len(fields) else {}
 
 
-def _megahertz(reported: str | None, device: object, attribute: str) -> int | None:
-    """Clock reported by `nvidia-smi`, or else by torch, in kHz if at all."""
-    if reported is not None and reported.isdecimal():
-        return int(reported)
-    kilohertz = getattr(device, attribute, None)
-    return kilohertz // 1000 if kilohertz else None
+def _integer(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
 
 
 def native() -> dict[str, Any]:
