@@ -14,7 +14,7 @@ def test_a_block_with_a_branch_of_zeros_is_its_shortcut(
     block: type[BasicBlock] | type[Bottleneck], stride: int
 ) -> None:
     module = block(8, 2 if block is Bottleneck else 8, stride)
-    nn.init.zeros_(module.last_norm.weight)
+    nn.init.zeros_(module.get_parameter(block.last_scale))
     images = torch.randn(3, 8, 6, 6)
     expected = module.downsample(images).relu()
     torch.testing.assert_close(module(images), expected)
@@ -27,7 +27,7 @@ def test_zero_init_residual(name: str) -> None:
     model = models.create_model(name, width=1 / 16, zero_init_residual=True)
     blocks = [module for module in model.modules() if isinstance(module, BasicBlock | Bottleneck)]
     assert blocks
-    assert not any(block.last_norm.weight.any() for block in blocks)
+    assert not any(block.get_parameter(block.last_scale).any() for block in blocks)
     assert all((block.bn1.weight == 1).all() for block in blocks)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mulfree.data.config import DataConfig
+from mulfree.data.config import DataConfig, SetConfig
 from mulfree.data.containers.locate import locate
 from mulfree.data.formats.cifar_pickle import CifarFiles
 from mulfree.data.formats.image_tree import load_image_tree
@@ -45,7 +45,7 @@ class CifarVariant:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def load(self, config: DataConfig, progress: Progress | None) -> DataSplits:
+    def load(self, config: DataConfig, options: SetConfig, progress: Progress | None) -> DataSplits:
         """Read the set in either format.
 
         Raises:

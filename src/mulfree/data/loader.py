@@ -120,7 +120,7 @@ class BatchLoader:
 
     @property
     def batch_sampler(self) -> None:
-        """None: Lightning reads it from an object with a `sampler`."""
+        """None; Lightning reads it beside `sampler`."""
         return None
 
     def set_epoch(self, epoch: int) -> None:

@@ -112,14 +112,11 @@ def _ordered(content: bytes) -> bytes:
 
 def _digest(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     entries = (
-        Entry(name, _CODES[tensor.dtype], tensor.shape, _bytes_of(tensor))
-        for name, tensor in tensors.items()
+        # The bytes of the elements.
+        Entry(key, _CODES[t.dtype], t.shape, t.reshape(-1).view(torch.uint8).numpy().data)
+        for key, t in tensors.items()
     )
     return digest_of(metadata, entries)
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _read_config(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> ModelConfig:

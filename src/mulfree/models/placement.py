@@ -215,15 +215,12 @@ def _rule(target: Operator, gradient: str | None) -> dict[str, str]:
 def _replacements(
     layers: Iterable[ReplaceableLayer], target: Operator, options: dict[str, str]
 ) -> dict[nn.Module, nn.Module]:
-    """New layer for each old one."""
-    return {layer.module: _replacement(layer.module, target, options) for layer in layers}
-
-
-def _replacement(old: nn.Module, target: Operator, options: dict[str, str]) -> nn.Module:
-    """Layer of `target` that replaces `old`."""
-    weight = old.weight
-    assert isinstance(weight, Tensor)
-    cls = target.linear if is_linear(old) else target.conv
-    with torch.device(weight.device):
-        new = made_like(old, cls, options)
-    return new.to(weight.dtype).train(old.training)
+    """New layer of `target` for each old one."""
+    new: dict[nn.Module, nn.Module] = {}
+    for old in (layer.module for layer in layers):
+        weight = old.weight
+        assert isinstance(weight, Tensor)
+        with torch.device(weight.device):
+            made = made_like(old, target.linear if is_linear(old) else target.conv, options)
+        new[old] = made.to(weight.dtype).train(old.training)
+    return new

@@ -21,6 +21,7 @@ class BasicBlock(nn.Module):
     """Two 3x3 layers and a shortcut: `relu(bn2(conv2(relu(bn1(conv1(x))))) + downsample(x))`."""
 
     expansion = 1
+    last_scale = "bn2.weight"
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -31,11 +32,6 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = _shortcut(in_channels, channels, stride)
         self.relu2 = nn.ReLU(inplace=True)
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """Last batch norm of the residual branch."""
-        return self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C_in, H, W]` to `[N, channels, H / stride, W / stride]`."""
@@ -49,6 +45,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 (with the stride) and 1x1 layers of 4 times the channels, and a shortcut."""
 
     expansion = 4
+    last_scale = "bn3.weight"
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -63,11 +60,6 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(out_channels)
         self.downsample = _shortcut(in_channels, out_channels, stride)
         self.relu3 = nn.ReLU(inplace=True)
-
-    @property
-    def last_norm(self) -> nn.BatchNorm2d:
-        """Last batch norm of the residual branch."""
-        return self.bn3
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, C_in, H, W]` to `[N, 4 channels, H / stride, W / stride]`."""
@@ -130,7 +122,7 @@ class ResidualNetwork(nn.Module):
                 blocks.append(block(width, options.scaled(count), stride))
                 width = options.scaled(count) * block.expansion
                 if zero_init_residual:
-                    nn.init.zeros_(blocks[-1].last_norm.weight)
+                    nn.init.zeros_(blocks[-1].get_parameter(block.last_scale))
             self.add_module(stage, nn.Sequential(*blocks))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Conv2d(width, options.num_classes, 1, bias=classifier_bias)

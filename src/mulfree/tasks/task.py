@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
+
+    from mulfree.tasks.means import Means
 
 
 class Targets(Protocol):
@@ -16,11 +17,9 @@ class Targets(Protocol):
 
     def count(self, targets: Any) -> int:
         """Return the number of images."""
-        ...
 
     def model_arguments(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return the arguments of `create_model` that follow from the classes of the data."""
-        ...
 
 
 class Criterion(Protocol):
@@ -28,37 +27,12 @@ class Criterion(Protocol):
 
     def at_least_float32(self, outputs: Any) -> Any:
         """Convert outputs in half precision to float32."""
-        ...
 
     def loss(self, outputs: Any, targets: Any, *, label_smoothing: float = 0.0) -> Tensor:
         """Return the loss of a network's outputs on the targets."""
-        ...
 
     def soft_loss(self, outputs: Any, reference: Any, temperature: float) -> Tensor:
         """Return the loss on the outputs of another network, which get no gradient."""
-        ...
-
-
-class Means(Protocol):
-    """Means over an epoch, of all ranks together."""
-
-    sums: dict[str, Tensor]
-
-    def update(self, values: Mapping[str, Tensor], images: int) -> None:
-        """Add the means over a batch."""
-        ...
-
-    def to(self, device: torch.device) -> None:
-        """Move the sums to a device."""
-        ...
-
-    def merged(self) -> dict[str, Tensor]:
-        """Return the sums of all ranks; these call it together."""
-        ...
-
-    def compute(self) -> dict[str, float]:
-        """Return the means over all ranks; these call it together."""
-        ...
 
 
 class Evaluator(Protocol):
@@ -66,11 +40,9 @@ class Evaluator(Protocol):
 
     def update(self, outputs: Any, targets: Any, reference: Any = None) -> None:
         """Add a batch, with the outputs of a network to compare with."""
-        ...
 
     def compute(self) -> Any:
         """Return the metrics."""
-        ...
 
 
 class Metrics(Protocol):
@@ -82,20 +54,16 @@ class Metrics(Protocol):
     @property
     def Means(self) -> type[Means]:
         """Class of the means over an epoch."""
-        ...
 
     @property
     def Evaluator(self) -> type[Evaluator]:
         """Class of the metrics over a whole set of images."""
-        ...
 
     def measure(self, outputs: Any, targets: Any) -> dict[str, Tensor]:
         """Return the metrics of a batch, scalar means over its images."""
-        ...
 
     def compare(self, outputs: Any, reference: Any, targets: Any, name: str) -> dict[str, Tensor]:
         """Return the metrics of the comparison with a network called `name`."""
-        ...
 
 
 class Report(Protocol):
@@ -103,19 +71,15 @@ class Report(Protocol):
 
     def epoch_line(self, row: Mapping[str, float], part: str) -> str:
         """Return the metrics of an epoch on one part of the data."""
-        ...
 
     def panels(self, names: Sequence[str]) -> list[tuple[str, list[str]]]:
         """Return a label and the curves of every panel, out of the names of metrics."""
-        ...
 
     def summary(self, metrics: Mapping[str, Any]) -> str:
         """Return the result on the test images."""
-        ...
 
     def comparison(self, metrics: Mapping[str, Any], name: str) -> str:
         """Return the comparison with the network called `name` on the test images."""
-        ...
 
 
 class Outputs(Protocol):
@@ -125,7 +89,6 @@ class Outputs(Protocol):
 
     def decode(self, outputs: Any, names: Sequence[str], count: int) -> list[tuple[str, float]]:
         """Return what the outputs for one image mean."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)

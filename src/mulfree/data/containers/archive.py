@@ -146,18 +146,12 @@ def _selected(path: Path, name: str, filter: Filter) -> str | None:
     return plain if filter(plain) else None
 
 
-class _UniqueNames:
-    """Refusal of duplicate names, which would make a member ambiguous."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        # Hashes rather than names: a large set has a million.
-        self._seen: set[int] = set()
-
-    def check(self, name: str) -> None:
-        if hash(name) in self._seen:
-            raise _member_error(self._path, name, "must not occur twice")
-        self._seen.add(hash(name))
+def _check_unique(path: Path, name: str, seen: set[int]) -> None:
+    """Refuse duplicate names, which would make a member ambiguous."""
+    # Hashes rather than names: a large set has a million.
+    if hash(name) in seen:
+        raise _member_error(path, name, "must not occur twice")
+    seen.add(hash(name))
 
 
 def _check_size(path: Path, name: str, size: int) -> None:
@@ -188,7 +182,7 @@ def _folder_members(path: Path, filter: Filter) -> Iterator[Member]:
 
 
 def _zip_members(path: Path, file: BinaryIO, filter: Filter) -> Iterator[Member]:
-    names = _UniqueNames(path)
+    seen: set[int] = set()
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         _check_expansion(path, sum(entry.file_size for entry in entries), _expansion_limit(path))
@@ -201,7 +195,7 @@ def _zip_members(path: Path, file: BinaryIO, filter: Filter) -> Iterator[Member]
                 kind = stat.S_IFMT(entry.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG):
                     raise _member_error(path, name, "must be a plain file, not a link or device")
-                names.check(name)
+                _check_unique(path, name, seen)
                 chosen.append((name, entry))
         for number, (name, entry) in enumerate(chosen, start=1):
             _check_size(path, name, entry.file_size)
@@ -232,14 +226,14 @@ def _tar_members(path: Path, file: BinaryIO, read: Read, filter: Filter) -> Iter
         _check_expansion(path, expanded, limit)
         return data
 
-    archive, names = TarReader(bounded), _UniqueNames(path)
+    archive, seen = TarReader(bounded), set[int]()
     size, progress, number = path.stat().st_size, 0.0, 0
     while (entry := archive.next()) is not None:
         if entry.kind == "folder" or (name := _selected(path, entry.name, filter)) is None:
             continue
         if entry.kind != "file":
             raise _member_error(path, name, "must be a plain file, not a link or device")
-        names.check(name)
+        _check_unique(path, name, seen)
         _check_size(path, name, entry.size)
         data = archive.content(entry.size)
         if len(data) < entry.size:

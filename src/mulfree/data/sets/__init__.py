@@ -34,7 +34,6 @@ class DataSet(Protocol):
 
     def load(self, config: DataConfig, options: SetConfig, progress: Progress | None) -> DataSplits:
         """Read the images; `mulfree.data.load` applies hold-out, limit and augmentation."""
-        ...
 
 
 def get_set(name: str) -> DataSet:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from mulfree.data.cifar import CifarVariant
-from mulfree.data.config import DataConfig, SetConfig
+from mulfree.data.config import SetConfig
 from mulfree.data.formats.cifar_pickle import CifarFiles
-from mulfree.data.samples import DataSplits, Progress
 
 Config = SetConfig
 
-VARIANT = CifarVariant(
+load = CifarVariant(
     classes=10,
     folder="cifar-10-batches-py",
     archive="cifar-10-python.tar.gz",
@@ -23,9 +22,4 @@ VARIANT = CifarVariant(
     ),
     mean=(0.4914, 0.4822, 0.4465),
     std=(0.2023, 0.1994, 0.2010),
-)
-
-
-def load(config: DataConfig, options: SetConfig, progress: Progress | None) -> DataSplits:
-    """Read the set, see `CifarVariant.load`."""
-    return VARIANT.load(config, progress)
+).load

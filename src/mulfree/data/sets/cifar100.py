@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from mulfree.data.cifar import CifarVariant
-from mulfree.data.config import DataConfig, SetConfig
+from mulfree.data.config import SetConfig
 from mulfree.data.formats.cifar_pickle import CifarFiles
-from mulfree.data.samples import DataSplits, Progress
 
 Config = SetConfig
 
-VARIANT = CifarVariant(
+load = CifarVariant(
     classes=100,
     folder="cifar-100-python",
     archive="cifar-100-python.tar.gz",
@@ -23,9 +22,4 @@ VARIANT = CifarVariant(
     ),
     mean=(0.5071, 0.4867, 0.4408),
     std=(0.2675, 0.2565, 0.2761),
-)
-
-
-def load(config: DataConfig, options: SetConfig, progress: Progress | None) -> DataSplits:
-    """Read the set, see `CifarVariant.load`."""
-    return VARIANT.load(config, progress)
+).load
