@@ -110,13 +110,6 @@ def test_texts_that_a_file_unpacks_to_count(monkeypatch: pytest.MonkeyPatch) -> 
     assert Meter([buffer.getvalue()] * 6).run(None, Bounds(max_decoding_bytes=1_500_000)) == [2] * 3
 
 
-def test_pixels_of_an_image_are_an_option() -> None:
-    files = [(0, of_size(11, 10), "number 0")]
-    with pytest.raises(ArtifactError, match=r"^data.load: number 0 must have at most 100 pixels, "):
-        next(decode_all(files, None, Bounds(max_image_pixels=100), MANY))
-    assert len(list(decode_all(files, None, Bounds(max_image_pixels=110), MANY))) == 1
-
-
 @pytest.mark.parametrize(("side", "total"), [(None, 2 * 300), (5, 2 * 300), (20, 2 * 1200)])
 def test_all_images_together(side: int | None, total: int) -> None:
     files = [(0, of_size(10, 10), f"number {number}") for number in range(3)]

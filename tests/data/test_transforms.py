@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,28 +160,6 @@ def test_compiles_to_one_graph(augmentation: Augmentation | None) -> None:
     first = compiled(rows, drawn)  # when no constant is there yet
     assert torch.equal(first, load(rows, drawn))
     assert torch.equal(compiled(rows, drawn), first)
-
-
-def test_constants_are_kept_for_each_device_and_part_of_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    transform = Transform(mean=(0.5,), std=(0.25,), augmentation=ResizedCrop(size=4))
-    fresh = replace(transform, augmentation=ResizedCrop(size=4))
-    images, drawn = batch(2, 1, 8, 8), transform.draw(2, generator())
-    result = transform(images, drawn)
-    assert transform(images.to("meta"), drawn.to("meta")).is_meta
-    assert transform == fresh
-    assert hash(transform) == hash(fresh)
-    assert repr(transform) == repr(fresh)
-    assert "constants" not in repr(transform)
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("made again")
-
-    for maker in ("tensor", "linspace"):
-        monkeypatch.setattr(torch, maker, refuse)
-    assert torch.equal(transform(images, drawn), result)
-    assert transform(images.to("meta"), drawn.to("meta")).is_meta
 
 
 @pytest.mark.gpu

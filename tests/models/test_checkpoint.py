@@ -136,14 +136,11 @@ def test_a_file_without_a_digest_and_one_that_another_tool_has_rewritten(tmp_pat
     assert models.config_of(models.load_model(path)).name == "resnet20"
 
 
-def test_a_pipe_and_a_device(tmp_path: Path) -> None:
+def test_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "device").symlink_to("/dev/zero")
-    for name in ("pipe", "device"):
-        with pytest.raises(
-            ArtifactError, match=r"a readable safetensors file .*Not a regular file"
-        ):
-            models.load_model(tmp_path / name)
+    for path in (tmp_path, tmp_path / "no", tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ArtifactError, match=r"^load_model: .*must be a readable safetensors"):
+            models.load_model(path)
 
 
 def with_another_classifier(model: nn.Module) -> None:
@@ -212,11 +209,6 @@ def test_nothing_is_left_of_a_write_that_fails(
         models.save_weights(trained(), path)
     assert [file.name for file in tmp_path.iterdir()] == ["w"]
     assert path.read_bytes() == before
-
-
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no/w'$"):
-        models.save_weights(trained(), tmp_path / "no" / "w")
 
 
 def rewritten(
@@ -327,12 +319,6 @@ def test_a_file_of_another_kind(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="must be a readable safetensors file"):
         models.load_model(path)
-
-
-def test_no_file(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "no"):
-        with pytest.raises(ArtifactError, match=r"^load_model: .*must be a readable safetensors"):
-            models.load_model(path)
 
 
 def test_equal_networks_give_equal_files(tmp_path: Path) -> None:

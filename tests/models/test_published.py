@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.models.test_wrappers import compiled
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
@@ -347,12 +348,6 @@ def test_metadata_that_tells_nothing(metadata: object) -> None:
     state._metadata = metadata  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match="`operator` must be given"):
         models.load_published(state, "resnet20")
-
-
-def compiled(model: nn.Module) -> nn.Module:
-    wrapped = torch.compile(model)
-    assert isinstance(wrapped, nn.Module)
-    return wrapped
 
 
 @pytest.mark.parametrize(

@@ -47,30 +47,12 @@ def closure(layer: nn.Module) -> Callable[[Tensor], Any]:
     return lambda images: layer(images)
 
 
-def default(layer: nn.Module) -> Callable[..., Any]:
-    def run(images: Tensor, layer: nn.Module = layer) -> Any:
-        return layer(images)
-
-    return run
-
-
-def keyword_default(layer: nn.Module) -> Callable[..., Any]:
-    def run(images: Tensor, *, layer: nn.Module = layer) -> Any:
-        return layer(images)
-
-    return run
-
-
 def hidden(layer: nn.Module) -> list[nn.Module]:
     return [nn.Sequential(nn.ReLU(), layer)]
 
 
 def weak(layer: nn.Module) -> object:
     return weakref.ref(layer)
-
-
-def weak_values(layer: nn.Module) -> object:
-    return weakref.WeakValueDictionary({"layer": layer})
 
 
 def compiled_forward(layer: nn.Module) -> object:
@@ -94,38 +76,24 @@ def cached(layer: nn.Module) -> Callable[[], nn.Module]:
 HOLDS: list[Callable[[nn.Conv2d], object]] = [
     lambda layer: layer,
     lambda layer: [layer],
-    lambda layer: (layer,),
-    lambda layer: {layer},
-    lambda layer: {"layer": layer},
-    lambda layer: {layer: "layer"},
+    lambda layer: [{"a": (deque([{layer: "b"}]),)}],
     lambda layer: types.MappingProxyType({"layer": layer}),
-    lambda layer: deque([layer]),
-    lambda layer: [{"a": ({"b": [layer]},)}],
-    lambda layer: functools.partial(layer),
-    lambda layer: functools.partial(nn.functional.conv2d, weight=layer.weight),
-    lambda layer: layer.forward,
     lambda layer: functools.partial(map, layer.forward),
     compiled_forward,
     lambda layer: torch.func.vmap(layer),
-    lambda layer: [layer.weight],
     lambda layer: layer.bias,
-    lambda layer: layer.weight.data,
     lambda layer: [layer.weight.detach().flatten()],
     Holder,
     Slotted,
     lambda layer: types.SimpleNamespace(run=Holder(layer)),
     closure,
-    default,
-    keyword_default,
+    lambda layer: lambda layer=layer: layer,
     hidden,
     weak,
-    weak_values,
     itself,
     lambda layer: iter([layer]),
     itertools.repeat,
-    lambda layer: reversed([layer]),
-    lambda layer: {"layer": layer}.values(),
-    lambda layer: enumerate(zip([layer], [1], strict=True)),
+    lambda layer: enumerate({"layer": layer}.values()),
     lambda layer: (layer for _ in range(1)),
     cached,
     lambda layer: torch.optim.SGD(layer.parameters(), lr=0.1),

@@ -31,11 +31,6 @@ def test_zero_init_residual(name: str) -> None:
     assert all((block.bn1.weight == 1).all() for block in blocks)
 
 
-def test_the_bottleneck_strides_on_its_3x3_layer() -> None:
-    block = Bottleneck(8, 4, stride=2)
-    assert [block.conv1.stride, block.conv2.stride, block.conv3.stride] == [(1, 1), (2, 2), (1, 1)]
-
-
 def test_small_input_keeps_the_size_up_to_the_second_stage() -> None:
     model = models.create_model("resnet18", width=1 / 16, small_input=True)
     sizes = {}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.data.files import write_folder, write_tar, write_zip
 
-from mulfree.data.containers import archive, tar
+from mulfree.data.containers import archive
 from mulfree.data.containers.archive import iter_files
 from mulfree.data.containers.folder import folder_files
 from mulfree.errors import ArtifactError
@@ -79,13 +79,6 @@ def test_names_that_lead_elsewhere(
     assert str(tmp_path / "hostile") in str(caught.value)
 
 
-def test_an_error_shows_the_start_of_a_long_name(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "long", {"../" + "x" * 10000: b""})
-    with pytest.raises(ArtifactError, match=r"x\.\.\.x+' must not point") as caught:
-        list(iter_files(path))
-    assert len(str(caught.value)) < 400 + len(str(path))
-
-
 @pytest.mark.parametrize(
     "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE]
 )
@@ -96,23 +89,6 @@ def test_tar_links_and_devices(tmp_path: Path, kind: bytes) -> None:
         file.addfile(entry)
     with pytest.raises(ArtifactError, match=r"'train/cat/1.png' must be a plain file, not a link"):
         list(iter_files(tmp_path / "x.tar"))
-
-
-def test_tar_sparse_member(tmp_path: Path) -> None:
-    entry = tarfile.TarInfo("holes")
-    entry.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(10**15)}
-    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as file:
-        file.addfile(entry)
-    with pytest.raises(ArtifactError, match="'holes' must be a plain file"):
-        list(iter_files(tmp_path / "x.tar"))
-
-
-def test_tar_header_extension_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_tar(tmp_path / "x.tar", {"x" * 5000: b""})
-    monkeypatch.setattr(tar, "MAX_EXTENDED_BYTES", 1024)
-    message = r"x.tar is damaged or incomplete: headers of a member must have at most 1024 bytes"
-    with pytest.raises(ArtifactError, match=message):
-        list(iter_files(path))
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2", "zip"])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections.abc import Callable
@@ -9,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from tests.data.files import labelled, pixels, png, uint8, write_folder, write_tar, write_zip
 
 from mulfree.data import BatchLoader, DataConfig
@@ -167,32 +165,6 @@ def test_a_large_set_is_checked_where_it_is_read(
     assert torch.equal(load(path)[1]["train"].images, before)
 
 
-def xz_of_bombs(path: Path, count: int) -> Path:
-    """Images of a single colour, 64 million pixels each in 8 kB, all of them in 2 kB."""
-    buffer = io.BytesIO()
-    Image.new("1", (8192, 8192)).save(buffer, "PNG")
-    names = [f"{split}/a/{n}.png" for split in ("train", "test") for n in range(count // 2)]
-    return xz(path, dict.fromkeys(names, buffer.getvalue()))
-
-
-@pytest.mark.parametrize("side", [None, 16])
-def test_bombs_of_images(
-    tmp_path: Path, cache: Path, side: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = xz_of_bombs(tmp_path / "bomb.tar.xz", 256)
-    assert path.stat().st_size < 4096
-    # What is refused does not depend on what is decoded meanwhile.
-    decoded = np.zeros((3, side or 8192, side or 1), np.uint8)
-    monkeypatch.setattr("mulfree.images.ImageFile.decode", lambda *_: decoded)
-    with pytest.raises(
-        ArtifactError,
-        match=r"^data.load: .*bomb.tar.xz: member 'train/a/1.png' must not be decoded to more than "
-        r"268435456 bytes with the images before it, got 402653184 \(a guard against",
-    ):
-        load(path, side)
-    assert os.listdir(cache) == []
-
-
 def test_a_bound_is_raised_by_its_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     black = png(np.zeros((3, 32, 32), np.uint8))
     path = xz(tmp_path / "x.tar.xz", dict.fromkeys(labelled(), black))
@@ -214,14 +186,6 @@ def test_a_bound_is_raised_by_its_option(tmp_path: Path, monkeypatch: pytest.Mon
     assert attempt(max_image_pixels=1024, max_decoding_bytes=1) == 4
     with pytest.raises(OSError, match=r"stay free \(`min_free_bytes`\); name another folder"):
         attempt(min_free_bytes=2**61)
-
-
-def test_files_of_a_folder_count_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mulfree.data.containers.bounds.FLOOR_BYTES", 1)
-    path = write_folder(tmp_path / "x", labelled(side=8))
-    config = DataConfig(max_expansion=1)
-    # Noise is not compressed: the files are larger than their pixels.
-    assert len(load_image_tree(path, config, None, side=None)[1]["train"]) == 4
 
 
 def test_splits_may_spell_a_class_in_different_ways(tmp_path: Path) -> None:

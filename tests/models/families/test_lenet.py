@@ -24,16 +24,6 @@ def test_tiny_images_are_enlarged_by_repeating_pixels() -> None:
     torch.testing.assert_close(model(large), model(images), atol=0, rtol=0)
 
 
-def test_the_pooling_before_the_third_layer_is_the_identity_at_the_native_size() -> None:
-    model = models.create_model("lenet5_bn", in_channels=1).eval()
-    shapes = []
-    model.get_submodule("avgpool").register_forward_hook(
-        lambda _module, inputs, output: shapes.append((inputs[0].shape, output.shape))
-    )
-    model(torch.randn(2, 1, 28, 28))
-    assert shapes == [((2, 16, 5, 5), (2, 16, 5, 5))]
-
-
 def test_an_embedding_is_a_layer_and_its_normalisation() -> None:
     plain = models.create_model("lenet5_bn", operator="adder2d", in_channels=1)
     model = models.create_model("lenet5_bn", operator="adder2d", in_channels=1, embedding=2)
