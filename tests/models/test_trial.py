@@ -87,7 +87,7 @@ def test_other_forwards_are_not_refused(forward: Callable[[Net, Tensor], Any]) -
 
 def test_old_layers_that_no_attribute_leads_to(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Net(lambda m, x: sys.modules["hidden"](x))  # type: ignore[operator]
-    monkeypatch.setitem(sys.modules, "hidden", model.conv)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "hidden", model.conv)
     refused(model, r"must use the layers that are registered, got an old conv that is still used")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import gc
 import types
@@ -83,7 +84,7 @@ def _parts(value: Any, home: Any) -> Iterator[tuple[Any, Any]]:
 
 def _held_by_function(function: types.FunctionType, home: Any) -> Iterator[tuple[Any, Any]]:
     home = function.__globals__ if home is None else home
-    everything = (function.__globals__, function.__builtins__)
+    everything = (function.__globals__, vars(builtins))
     for item in gc.get_referents(function):
         if not any(item is each for each in everything):
             yield item, home

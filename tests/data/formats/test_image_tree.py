@@ -42,8 +42,10 @@ def test_pixels_labels_and_classes(tmp_path: Path, write: Write) -> None:
 
 def test_classes_are_numbered_by_name_and_splits_by_any_of_their_names(tmp_path: Path) -> None:
     image = png(pixels(0, 8))
-    names = ("x/Training/zebra/1.png", "x/val/ape/1.png", "x/Training/ape\u00a0x/\u202f1.png")
-    names += ("x/val/ape x/1.png", "x/Training/ape/1.png")
+    names = [
+        *("x/Training/zebra/1.png", "x/val/ape/1.png", "x/Training/ape\u00a0x/\u202f1.png"),
+        *("x/val/ape x/1.png", "x/Training/ape/1.png"),
+    ]
     classes, splits = load(write_zip(tmp_path / "x.zip", dict.fromkeys(names, image)))
     assert classes == ("ape", "ape x", "zebra")
     assert splits["train"].labels.tolist() == [2, 1, 0]
