@@ -12,11 +12,11 @@ import torch
 
 from mulfree.bench.correctness import check
 from mulfree.bench.device import (
+    DTYPES,
     Precision,
     captured,
     clock_of,
     computing_in,
-    dtype_of,
     tuned_convolutions,
 )
 from mulfree.bench.layers import BenchLayer
@@ -63,13 +63,13 @@ def time_layer(
     kind = INPUTS[0]
     formats = list(itertools.product(precisions, (False, True)))
     tensors = {
-        (dtype_of(precision), last): operands(
-            problem, kind, device=device, dtype=dtype_of(precision), channels_last=last
+        (DTYPES[precision], last): operands(
+            problem, kind, device=device, dtype=DTYPES[precision], channels_last=last
         )
         for precision, last in formats
     }
     for precision, last in formats:
-        check(operator, problem, *tensors[dtype_of(precision), last][:2], precision=precision)
+        check(operator, problem, *tensors[DTYPES[precision], last][:2], precision=precision)
     entries = []
     for direction, precision in itertools.product(passes, precisions):
         candidates: dict[str, Callable[[], object]] = {}
@@ -77,7 +77,7 @@ def time_layer(
         replayed = True
         with computing_in(precision), tuned_convolutions():
             for entry, last in itertools.product((operator, get_operator(BASELINE)), (False, True)):
-                given = tensors[dtype_of(precision), last]
+                given = tensors[DTYPES[precision], last]
                 build = partial(make, entry, problem, direction, given)
                 label = entry.name + (" channels_last" if last else "")
                 names[entry.name].append(label)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from statistics import geometric_mean
 from typing import Any
 
 from benchmarks.gpu.schedule import MEASURED
 
-from mulfree.bench.timing import geometric_mean
 from mulfree.cost.counting import BASELINE
 from mulfree.cost.table import text_table
 

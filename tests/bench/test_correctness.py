@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mulfree.bench.correctness import BenchmarkError, check
-from mulfree.bench.device import PRECISIONS, Precision, dtype_of
+from mulfree.bench.device import DTYPES, PRECISIONS, Precision
 from mulfree.functional import adder2d
 from mulfree.operators import Operator, get_operator
 from mulfree.operators.window import ConvProblem
@@ -41,7 +41,7 @@ def test_the_definition_passes_in_every_format(
     precision: Precision, layout: torch.memory_format
 ) -> None:
     operands = [
-        torch.randn(shape).to(dtype_of(precision)).contiguous(memory_format=layout)
+        torch.randn(shape).to(DTYPES[precision]).contiguous(memory_format=layout)
         for shape in (WINDOW.input_shape, WINDOW.weight_shape)
     ]
     definition = operator_with(partial(adder2d, backend="reference"))
@@ -54,7 +54,7 @@ def test_a_coarser_format_may_err_more_but_not_too_much(precision: Precision, er
         exact: Tensor = get_operator("adder2d").reference(*operands)
         return exact + error
 
-    dtype = dtype_of(precision)
+    dtype = DTYPES[precision]
     input, weight = torch.randn(WINDOW.input_shape), torch.randn(WINDOW.weight_shape)
     with pytest.raises(BenchmarkError, match=rf"in {precision} is not timed: error of its output"):
         check(operator_with(wrong), WINDOW, input.to(dtype), weight.to(dtype), precision=precision)
@@ -67,7 +67,7 @@ def test_a_coarser_format_may_err_more_but_not_too_much(precision: Precision, er
 def test_the_kernels_of_the_gpu_pass(precision: Precision, layout: torch.memory_format) -> None:
     problem = ConvProblem(batch=3, in_channels=16, out_channels=24, size=(9, 11))
     operands = [
-        torch.randn(shape).to("cuda", dtype_of(precision)).contiguous(memory_format=layout)
+        torch.randn(shape).to("cuda", DTYPES[precision]).contiguous(memory_format=layout)
         for shape in (problem.input_shape, problem.weight_shape)
     ]
     check(get_operator("adder2d"), problem, operands[0], operands[1], precision=precision)

@@ -8,18 +8,9 @@ import pytest
 import torch
 
 from mulfree.bench import device
-from mulfree.bench.device import PRECISIONS, captured, clock_of, computing_in, dtype_of
+from mulfree.bench.device import captured, clock_of, computing_in
 
 CPU = torch.device("cpu")
-
-
-def test_dtypes() -> None:
-    assert [dtype_of(precision) for precision in PRECISIONS] == [
-        torch.float32,
-        torch.float32,
-        torch.bfloat16,
-        torch.float16,
-    ]
 
 
 def test_the_clock_of_a_gpu_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mulfree.bench.timing import Spread, compare, fastest, geometric_mean, interleave
+from mulfree.bench.timing import Spread, compare, fastest, interleave
 
 
 class Machine:
@@ -63,10 +63,6 @@ def test_ratios_are_of_medians_and_their_quartiles_of_rounds() -> None:
     assert timings["own"]["ratio"] == 2.0
     assert timings["own"]["ratio_q1"] == 2.0
     assert timings["own"]["ratio_q3"] == 3.0
-
-
-def test_geometric_mean() -> None:
-    assert geometric_mean([1.0, 4.0]) == pytest.approx(2.0)
 
 
 def test_the_fastest_has_the_smallest_median() -> None:

@@ -1,21 +1,21 @@
 """One way of running a network, and the memory that it takes in a process of its own.
 
-This file is also run as a program, by its path and not as a part of `mulfree.bench`, which
-would load torch: `python -P candidate_process.py JSON` prints the memory that a candidate takes.
+As a program, which does not load torch by itself, it prints the memory that a candidate takes:
+`python -m mulfree.bench.candidate_process JSON`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import runpy
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mulfree.bench.memory import peak_memory
 
 LIBRARIES = {
     "mulfree": "mulfree.runtime",
@@ -79,8 +79,6 @@ def runner(library: str, path: str, shape: Sequence[int], threads: int) -> Calla
 def main(argument: str) -> str:
     """Measure in this process: JSON in, JSON out."""
     settings = json.loads(argument)
-    # Not imported as a module, for the same reason as this file.
-    peak_memory = runpy.run_path(str(Path(__file__).with_name("memory.py")))["peak_memory"]
     importlib.import_module(LIBRARIES[settings["library"]])
 
     def load_and_run() -> None:

@@ -21,7 +21,7 @@ from mulfree.models import create_model, save_weights
 from mulfree.quantization import quantize
 from mulfree.runtime import save
 
-TWIN, TORCH = "mulfree int8 conv2d", "torch fp32"
+TORCH = "torch fp32"
 ONNX_FLOAT, ONNX_INT8 = "onnxruntime fp32", "onnxruntime int8"
 
 CNNS = (TORCH, ONNX_FLOAT, ONNX_INT8)
@@ -47,11 +47,6 @@ class Candidate:
     def runner(self, shape: Sequence[int], threads: int) -> Callable[[], Any]:
         """A function that runs it, see `candidate_process.runner`."""
         return runner(self.library, str(self.path), shape, threads)
-
-
-def operator_name(operator: str) -> str:
-    """Name of the candidate with an operator in the runtime."""
-    return f"mulfree int8 {operator}"
 
 
 def make_candidates(
@@ -87,7 +82,7 @@ def make_candidates(
         _settle(network, images)
         path = directory / f"{model}_{name}.artifact"
         save(quantize(network, [images]), path)
-        candidates.append(Candidate(name=operator_name(name), library="mulfree", path=path))
+        candidates.append(Candidate(name=f"mulfree int8 {name}", library="mulfree", path=path))
     weights, plain, static = (
         directory / f"{model}{suffix}" for suffix in (".safetensors", ".onnx", "_int8.onnx")
     )

@@ -17,7 +17,7 @@ Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-_DTYPES: dict[Precision, torch.dtype] = {
+DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "tf32": torch.float32,
     "bf16": torch.bfloat16,
@@ -25,11 +25,6 @@ _DTYPES: dict[Precision, torch.dtype] = {
 }
 
 _WARM_UP = 3
-
-
-def dtype_of(precision: Precision) -> torch.dtype:
-    """The dtype of tensors in a number format."""
-    return _DTYPES[precision]
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:

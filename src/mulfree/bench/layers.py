@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from mulfree.bench.passes import taps_per_s
 from mulfree.cost.counting import count
 from mulfree.models import create_model
 from mulfree.operators import get_operator
 from mulfree.operators.window import ConvProblem
-
-_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +67,3 @@ def _window(layer: nn.Module, batch: int, input_shape: tuple[int, ...]) -> ConvP
         dilation=settings.dilation,
         groups=settings.groups,
     )
-
-
-def gtaps_per_s(problem: ConvProblem, direction: str, timing: Mapping[str, float]) -> float:
-    """Rate of a timed pass in 10^9 taps a second."""
-    return taps_per_s(problem, direction, timing["median_s"]) / 1e9

@@ -14,6 +14,16 @@ from mulfree.operators.window import ConvProblem
 # Inputs as after a rectifier, as inside a network, and without one.
 INPUTS = ("relu", "signed")
 
+# Whether the input and the weight get a gradient.
+_DIFFERENTIATED = {
+    "forward": (False, False),
+    "forward_backward": (True, True),
+    "input_grad": (True, False),
+    "weight_grad": (False, True),
+}
+ALL_PASSES = tuple(_DIFFERENTIATED)
+PASSES = ALL_PASSES[:2]
+
 Operands = tuple[Tensor, Tensor, Tensor]
 Run = Callable[[], object]
 
@@ -64,62 +74,22 @@ def make(operator: Operator, problem: ConvProblem, direction: str, tensors: Oper
     Args:
         operator: The operator.
         problem: The geometry.
-        direction: One of `ALL_PASSES`.
+        direction: One of `ALL_PASSES`; a gradient alone is timed without its forward pass.
         tensors: As from `operands`.
     """
-    return _MAKERS[direction](operator, problem, *tensors)
+    *factors, grad = tensors
+    needed = _DIFFERENTIATED[direction]
+    factors = [
+        tensor.detach().requires_grad_(on) for tensor, on in zip(factors, needed, strict=True)
+    ]
+    wanted = [tensor for tensor in factors if tensor.requires_grad]
 
+    def forward() -> Tensor:
+        return operator.function(*factors, None, *problem.sliding)
 
-def _forward(
-    operator: Operator, problem: ConvProblem, input: Tensor, weight: Tensor, grad: Tensor
-) -> Run:
-    settings = (None, *problem.sliding)
-
-    def run() -> None:
-        with torch.no_grad():
-            operator.function(input, weight, *settings)
-
-    return run
-
-
-def _input_grad(
-    operator: Operator, problem: ConvProblem, input: Tensor, weight: Tensor, grad: Tensor
-) -> Run:
-    return _gradient(operator, problem, (input.detach().requires_grad_(), weight), grad)
-
-
-def _weight_grad(
-    operator: Operator, problem: ConvProblem, input: Tensor, weight: Tensor, grad: Tensor
-) -> Run:
-    return _gradient(operator, problem, (input, weight.detach().requires_grad_()), grad)
-
-
-def _gradient(
-    operator: Operator, problem: ConvProblem, tensors: tuple[Tensor, Tensor], grad: Tensor
-) -> Run:
-    """The backward pass alone, towards the tensor that requires a gradient."""
-    output = operator.function(*tensors, None, *problem.sliding)
-    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    if direction == "forward":
+        return torch.no_grad()(forward)
+    if direction == "forward_backward":
+        return lambda: torch.autograd.grad(forward(), wanted, grad)
+    output = forward()
     return lambda: torch.autograd.grad(output, wanted, grad, retain_graph=True)
-
-
-def _forward_backward(
-    operator: Operator, problem: ConvProblem, input: Tensor, weight: Tensor, grad: Tensor
-) -> Run:
-    settings = (None, *problem.sliding)
-    both = [tensor.detach().requires_grad_() for tensor in (input, weight)]
-
-    def run() -> None:
-        torch.autograd.grad(operator.function(*both, *settings), both, grad)
-
-    return run
-
-
-_MAKERS: dict[str, Callable[[Operator, ConvProblem, Tensor, Tensor, Tensor], Run]] = {
-    "forward": _forward,
-    "forward_backward": _forward_backward,
-    "input_grad": _input_grad,
-    "weight_grad": _weight_grad,
-}
-ALL_PASSES = tuple(_MAKERS)
-PASSES = ALL_PASSES[:2]

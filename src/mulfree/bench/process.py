@@ -5,26 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mulfree.bench.correctness import BenchmarkError
 
 
-def memory_in_process(
-    words: Sequence[str], settings: Mapping[str, Any], name: str
-) -> dict[str, int]:
-    """Peak memory that a program of Python prints as JSON.
+def memory_in_process(program: str, settings: Mapping[str, Any], name: str) -> dict[str, int]:
+    """Peak memory that a program prints as JSON.
 
     Args:
-        words: Arguments of the interpreter that start the program.
-        settings: Last argument, as JSON.
+        program: Name of a module that runs as a program.
+        settings: Its argument, as JSON.
         name: Name of the candidate in messages.
 
     Raises:
         BenchmarkError: The process failed.
     """
-    command = [sys.executable, *words, json.dumps(settings)]
+    command = [sys.executable, "-P", "-m", program, json.dumps(settings)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.strip().splitlines()[-1:] or [f"status {done.returncode}"]

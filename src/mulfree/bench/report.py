@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
-def milliseconds(timing: Mapping[str, float]) -> str:
-    """Median and quartiles."""
+def milliseconds(timing: Mapping[str, float], digits: int = 3) -> str:
+    """Median and quartiles, with so many digits."""
     median, q1, q3 = (timing[key] * 1e3 for key in ("median_s", "q1_s", "q3_s"))
-    return f"{median:.3g} ({q1:.3g}-{q3:.3g})"
+    return f"{median:.{digits}g} ({q1:.{digits}g}-{q3:.{digits}g})"
 
 
 def ratio(timing: Mapping[str, float]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mulfree.bench.report import milliseconds
 from mulfree.cost.table import text_table
 from mulfree.files import write_atomically
 
@@ -31,17 +32,15 @@ def _times(result: Mapping[str, Any]) -> str:
     rows = []
     for entry in result["times"]:
         for name, timing in entry["timings"].items():
-            median, q1, q3 = (timing[key] * 1e3 for key in ("median_s", "q1_s", "q3_s"))
-            ratio = timing.get("ratio", 1.0)
             rows.append(
                 [
                     entry["model"],
                     str(entry["batch"]),
                     str(entry["threads"]),
                     name,
-                    f"{median:.4g} ({q1:.4g}-{q3:.4g})",
+                    milliseconds(timing, digits=4),
                     f"{entry['images_per_s'][name]:.0f}",
-                    f"{1 / ratio:.2f}",
+                    f"{1 / timing.get('ratio', 1.0):.2f}",
                 ]
             )
     columns = ("model", "batch", "threads", "network", "ms a batch", "images/s", "times as fast")

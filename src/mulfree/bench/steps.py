@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from mulfree.bench.device import (
+    DTYPES,
     Precision,
     captured,
     clock_of,
     computing_in,
-    dtype_of,
     tuned_convolutions,
 )
 from mulfree.bench.memory import peak_device_memory, peak_memory
@@ -26,7 +26,6 @@ from mulfree.cost.counting import BASELINE
 from mulfree.models import create_model
 from mulfree.training import AdaptiveLocalLR
 
-MakeOptimizer = Callable[[nn.Module], Optimizer]
 Step = Callable[[Tensor, Tensor], None]
 
 NUM_CLASSES = 10
@@ -82,7 +81,6 @@ def bench_step(
     batch: int,
     input_size: Sequence[int],
     rounds: int,
-    make_optimizer: MakeOptimizer = sgd,
     options: StepOptions = _PLAIN,
     both_layouts: bool = False,
 ) -> dict[str, Any]:
@@ -94,7 +92,6 @@ def bench_step(
         batch: Images in a batch.
         input_size: Shape of one image.
         rounds: Samples of each.
-        make_optimizer: Gives the optimiser of a network.
         options: Device, number format and mode of both.
         both_layouts: Time both networks in channels_last too; the faster format of each counts.
 
@@ -109,7 +106,7 @@ def bench_step(
             label = name + (CHANNELS_LAST if last else "")
             names[name].append(label)
             candidates[label] = training_step(
-                model, name, batch, input_size, make_optimizer, replace(options, channels_last=last)
+                model, name, batch, input_size, replace(options, channels_last=last)
             )
         samples = interleave(candidates, rounds=rounds, clock=clock_of(options.device))
     best = {name: fastest(samples, labels) for name, labels in names.items()}
@@ -131,7 +128,6 @@ def training_step(
     operator: str,
     batch: int,
     input_size: Sequence[int],
-    make_optimizer: MakeOptimizer = sgd,
     options: StepOptions = _PLAIN,
 ) -> Callable[[], object]:
     """Function that makes one training step on a fixed batch of random images.
@@ -140,7 +136,7 @@ def training_step(
         RuntimeError: The step cannot be captured, or not be compiled as one graph.
     """
     generator = torch.Generator().manual_seed(0)
-    step = build_step(model, operator, input_size, make_optimizer, options)
+    step = build_step(model, operator, input_size, options)
     images = torch.randn((batch, *input_size), generator=generator)
     labels = torch.randint(NUM_CLASSES, (batch,), generator=generator)
     images = images.to(options.device, memory_format=options.memory_format)
@@ -171,7 +167,6 @@ def build_step(
     model: str,
     operator: str,
     input_size: Sequence[int],
-    make_optimizer: MakeOptimizer = sgd,
     options: StepOptions = _PLAIN,
 ) -> Step:
     """Function that makes one training step of a new network on images and labels.
@@ -183,11 +178,11 @@ def build_step(
     )
     # torch's stubs declare memory formats for tensors only.
     network.train().to(options.device).to(memory_format=options.memory_format)  # type: ignore[call-overload]
-    optimizer = make_optimizer(network)
+    optimizer = sgd(network)
     half = options.precision in ("bf16", "fp16")
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(options.device.type, dtype_of(options.precision), enabled=half):
+        with torch.autocast(options.device.type, DTYPES[options.precision], enabled=half):
             return nn.functional.cross_entropy(network(images), labels)
 
     if options.mode in ("compile", "reduce-overhead"):
@@ -210,7 +205,6 @@ def step_memory(
     *,
     batch: int,
     input_size: Sequence[int],
-    make_optimizer: MakeOptimizer = sgd,
     options: StepOptions = _PLAIN,
 ) -> dict[str, int]:
     """Peak memory of training steps; on the CPU of this process, which should be a fresh one.
@@ -219,11 +213,8 @@ def step_memory(
     process needed before the network was built does not. The libraries' thread pools and caches
     are created by a tiny step first, so that they do not count.
     """
-    training_step(model, operator, MIN_BATCH, input_size, make_optimizer, options)()
-
-    def make() -> Callable[[], object]:
-        return training_step(model, operator, batch, input_size, make_optimizer, options)
-
+    training_step(model, operator, MIN_BATCH, input_size, options)()
+    make = partial(training_step, model, operator, batch, input_size, options)
     if options.device.type == "cuda":
         return peak_device_memory(make, options.device)
 

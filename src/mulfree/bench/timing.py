@@ -114,8 +114,3 @@ def compare(samples: Mapping[str, list[float]], baseline: str) -> dict[str, dict
 def fastest(samples: Mapping[str, list[float]], names: Iterable[str]) -> str:
     """The name with the smallest median."""
     return min(names, key=lambda name: Spread.of(samples[name]).median)
-
-
-def geometric_mean(values: Iterable[float]) -> float:
-    """The n-th root of the product of n positive numbers."""
-    return statistics.geometric_mean(values)

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,17 +53,12 @@ def test_one_architecture_in_five_files(candidates: list[Candidate]) -> None:
     assert candidates[4].path.stat().st_size < 0.5 * candidates[3].path.stat().st_size
 
 
-def test_right_candidates_pass(candidates: list[Candidate]) -> None:
-    runtime.check(candidates, SIZE)
-
-
 def test_an_integer_that_is_wrong(
     candidates: list[Candidate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def wrong(graph: Any, array: Any) -> Any:
-        return reference.run(graph, array) + np.float32(0.5)
-
-    monkeypatch.setattr(runtime, "reference", SimpleNamespace(run=wrong))
+    runtime.check(candidates, SIZE)
+    right = reference.run
+    monkeypatch.setattr(reference, "run", lambda *operands: right(*operands) + np.float32(0.5))
     line = "mulfree int8 adder2d must equal the reference, got logits that differ by up to 0.5"
     with pytest.raises(BenchmarkError, match=line):
         runtime.check(candidates, SIZE)
@@ -110,55 +104,49 @@ def test_every_library_measures_its_memory(candidates: list[Candidate]) -> None:
         assert memory.keys() == {"before", "peak", "added"}
 
 
-def measured(options: BenchOptions, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Networks, batches, threads and rounds of a run without measurements."""
-    asked: dict[str, Any] = {"made": [], "timed": []}
+LARGE, SMALL = ((3, 224, 224), 1000), ((3, 32, 32), 10)
+
+
+@pytest.mark.parametrize(
+    ("quick", "networks", "timed"),
+    [
+        (
+            False,
+            {
+                **dict.fromkeys(("resnet18", "resnet34", "resnet50"), LARGE),
+                **dict.fromkeys(("resnet20", "resnet32", "vgg_small"), SMALL),
+            },
+            [(1, 1, 21), (1, 2, 21), (32, 1, 7), (32, 2, 7)],
+        ),
+        (True, {"resnet20": SMALL}, [(1, 1, 5)]),
+    ],
+)
+def test_all_networks_at_their_sizes_or_one_in_few_rounds(
+    quick: bool, networks: Any, timed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Any] = {}
+    asked: list[tuple[int, ...]] = []
 
     def make(model: str, operator: str, folder: Path, **options: Any) -> list[Any]:
-        asked["made"].append((model, options["input_size"], options["num_classes"]))
+        made[model] = (options["input_size"], options["num_classes"])
         return []
 
     def time(candidates: Any, **options: Any) -> dict[str, Any]:
-        asked["timed"].append((options["batch"], options["threads"], options["rounds"]))
+        asked.append((options["batch"], options["threads"], options["rounds"]))
         return {}
 
     monkeypatch.setattr(runtime, "make_candidates", make)
     monkeypatch.setattr(runtime, "check", lambda candidates, size: None)
     monkeypatch.setattr(runtime, "bench_networks", time)
-    parts: list[str] = []
+    options, parts = BenchOptions(quick=quick), list[str]()
     runtime.run(options, parts.append)
     assert len(parts) == runtime.SUITE.parts(options)
-    return asked
-
-
-def test_all_networks_at_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = measured(BenchOptions(), monkeypatch)
-    large, small = (3, 224, 224), (3, 32, 32)
-    assert asked["made"] == [
-        ("resnet18", large, 1000),
-        ("resnet34", large, 1000),
-        ("resnet50", large, 1000),
-        ("resnet20", small, 10),
-        ("resnet32", small, 10),
-        ("vgg_small", small, 10),
-    ]
-    assert asked["timed"] == [(1, 1, 21), (1, 2, 21), (32, 1, 7), (32, 2, 7)] * 6
-
-
-def test_quick_is_one_network_and_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = measured(BenchOptions(quick=True), monkeypatch)
-    assert asked == {"made": [("resnet20", (3, 32, 32), 10)], "timed": [(1, 1, 5)]}
+    assert list(made.items()) == list(networks.items())
+    assert asked == timed * len(networks)
 
 
 def test_onnx_runtime_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.partition(".")[0] == "onnxruntime":
-            raise ModuleNotFoundError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     line = r"bench: `runtime` needs onnxruntime: pip install mulfree\[onnx\]"
     with pytest.raises(BackendUnavailableError, match=line):
         runtime.check_options(BenchOptions())

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
@@ -59,21 +58,6 @@ def test_the_device_reaches_every_measurement(monkeypatch: pytest.MonkeyPatch) -
         result = suite.run(options, lambda part: None)
     assert set(seen) == {"cuda"}
     assert result["ratio"] == 1.0
-
-
-def test_memory_of_this_process(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: dict[str, Any] = {}
-
-    def spy(**settings: Any) -> dict[str, int]:
-        asked.update(settings)
-        return PEAK
-
-    monkeypatch.setattr(memory, "step_memory", spy)
-    memory.main(json.dumps({"model": "x", "threads": torch.get_num_threads()}))
-    assert json.loads(capsys.readouterr().out) == PEAK
-    assert asked == {"model": "x"}
 
 
 def test_a_suite_is_a_module_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

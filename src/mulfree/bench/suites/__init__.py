@@ -82,10 +82,6 @@ class BenchOptions:
         }
 
 
-def _accept(options: BenchOptions) -> None:
-    """Accept all options."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """A suite of measurements.
@@ -103,7 +99,7 @@ class Suite:
     parts: Callable[[BenchOptions], int]
     run: Callable[[BenchOptions, Advance], Any]
     report: Callable[[str, Any], str]
-    check: Callable[[BenchOptions], None] = _accept
+    check: Callable[[BenchOptions], None] = lambda options: None
     alone: bool = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,6 @@ from mulfree.bench.suites import Advance, BenchOptions, Suite
 from mulfree.bench.suites.step import check_options
 from mulfree.cost.counting import BASELINE
 from mulfree.cost.table import text_table
-
-_PROGRAM = "import sys; from mulfree.bench.suites import memory; memory.main(sys.argv[1])"
 
 
 def run(options: BenchOptions, advance: Advance) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def _memory_of(step: dict[str, Any], device: torch.device) -> dict[str, int]:
         # The device's allocator counts by itself, the operating system only whole processes.
         return step_memory(**step, options=StepOptions(device=device))
     settings = {**step, "threads": torch.get_num_threads()}
-    return memory_in_process(["-c", _PROGRAM], settings, step["operator"])
+    return memory_in_process(__name__, settings, step["operator"])
 
 
 def main(arguments: str) -> None:
@@ -66,3 +65,6 @@ SUITE = Suite(
     report=report,
     check=check_options,
 )
+
+if __name__ == "__main__":
+    main(sys.argv[1])

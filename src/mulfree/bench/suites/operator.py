@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from statistics import geometric_mean
 from typing import Any
 
 import torch
 
 from mulfree.bench.correctness import check
 from mulfree.bench.device import clock_of, computing_in, tuned_convolutions
-from mulfree.bench.layers import BenchLayer, gtaps_per_s, layers_of
-from mulfree.bench.passes import INPUTS, PASSES, make, operands, taps
+from mulfree.bench.layers import BenchLayer, layers_of
+from mulfree.bench.passes import INPUTS, PASSES, make, operands, taps, taps_per_s
 from mulfree.bench.report import milliseconds, ratio
 from mulfree.bench.suites import Advance, BenchOptions, Suite
-from mulfree.bench.timing import compare, geometric_mean, interleave
+from mulfree.bench.timing import compare, interleave
 from mulfree.cost.counting import BASELINE
 from mulfree.cost.table import text_table
 from mulfree.operators import Operator, get_operator
@@ -71,6 +72,7 @@ def bench_layer(
             with computing_in("fp32"), tuned_convolutions():
                 samples = interleave(candidates, rounds=rounds, clock=clock)
             timings = compare(samples, BASELINE)
+            own = timings[operator.name]
             entries.append(
                 {
                     "model": layer.model,
@@ -81,8 +83,8 @@ def bench_layer(
                     "input": kind,
                     "pass": direction,
                     "timings": timings,
-                    "ratio": timings[operator.name]["ratio"],
-                    "gtaps_per_s": gtaps_per_s(problem, direction, timings[operator.name]),
+                    "ratio": own["ratio"],
+                    "gtaps_per_s": taps_per_s(problem, direction, own["median_s"]) / 1e9,
                 }
             )
     return entries

@@ -222,8 +222,7 @@ def memory_of(
         "shape": [batch, *input_size],
         "threads": threads,
     }
-    # -P: the folder of that file has modules with names of the standard library's.
-    return memory_in_process(["-P", candidate_process.__file__], settings, candidate.name)
+    return memory_in_process(candidate_process.__name__, settings, candidate.name)
 
 
 SUITE = Suite(
