@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -124,7 +124,6 @@ def count(
         )
         repeats[id(call.layer)] += 1
 
-    total = sum((layer.cost for layer in layers), OpCounts())
     params = sum(parameter.numel() for parameter in model.parameters())
     return Profile(
         model=name or type(model).__name__,
@@ -133,13 +132,8 @@ def count(
         convention=convention,
         normalisation=normalisation,
         layers=tuple(layers),
-        total=Totals(
-            cost=total,
-            params=params,
-            weight_bytes=params * itemsize,
-            activation_bytes=sum(layer.activation_bytes for layer in layers),
-            energy=energy(total, dtype),
-        ),
+        # Layers that were not called have parameters, too.
+        total=replace(Totals.of(layers), params=params, weight_bytes=params * itemsize),
         uncalled=trace.uncalled(),
         functions=tuple(
             FunctionProfile(function=function, module=module, calls=calls)

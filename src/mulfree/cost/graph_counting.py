@@ -45,7 +45,6 @@ def count_graph(graph: Graph) -> Profile:
         )
         for node in graph.nodes
     ]
-    total = sum((layer.cost for layer in layers), OpCounts())
     return Profile(
         model=graph.name,
         input_size=pixels,
@@ -53,13 +52,7 @@ def count_graph(graph: Graph) -> Profile:
         convention="exact",
         normalisation=True,
         layers=tuple(layers),
-        total=Totals(
-            cost=total,
-            params=sum(layer.params for layer in layers),
-            weight_bytes=sum(layer.weight_bytes for layer in layers),
-            activation_bytes=sum(layer.activation_bytes for layer in layers),
-            energy=sum(layer.energy for layer in layers),
-        ),
+        total=Totals.of(layers),
     )
 
 

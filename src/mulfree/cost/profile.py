@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mulfree.opcounts import OpCounts
@@ -76,6 +77,17 @@ class Totals:
     weight_bytes: int
     activation_bytes: int
     energy: float
+
+    @classmethod
+    def of(cls, layers: Sequence[LayerProfile]) -> Totals:
+        """Sums over layers; a parameter of several of them belongs to the first."""
+        return cls(
+            cost=sum((layer.cost for layer in layers), OpCounts()),
+            params=sum(layer.params for layer in layers),
+            weight_bytes=sum(layer.weight_bytes for layer in layers),
+            activation_bytes=sum(layer.activation_bytes for layer in layers),
+            energy=sum(layer.energy for layer in layers),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from mulfree.cost.profile import LayerProfile, Profile
+from mulfree.cost.profile import LayerProfile, Profile, Totals
 from mulfree.cost.table import text_table
 from mulfree.errors import printable
-from mulfree.opcounts import OpCounts
 
 _TEXT_COLUMNS = ("layer", "operator", "output")
 _SIZE_COLUMNS = ("params", "bytes", "energy")
@@ -105,46 +104,18 @@ def _rows(profile: Profile) -> list[list[str]]:
                 f"{name} (call {layer.call + 1})" if layer.call else name,
                 layer.operator,
                 "x".join(map(str, layer.output_shape[1:])),
-                *_numbers(
-                    profile,
-                    layer.cost,
-                    layer.params,
-                    layer.weight_bytes + layer.activation_bytes,
-                    layer.energy,
-                ),
+                *_numbers(profile, layer),
             ]
         )
-    for kind, layers in others.items():
-        rows.append(
-            [
-                f"{len(layers)} x {kind}",
-                "",
-                "",
-                *_numbers(
-                    profile,
-                    sum((layer.cost for layer in layers), OpCounts()),
-                    sum(layer.params for layer in layers),
-                    sum(layer.weight_bytes + layer.activation_bytes for layer in layers),
-                    sum(layer.energy for layer in layers),
-                ),
-            ]
-        )
-    total = profile.total
-    numbers = _numbers(
-        profile,
-        total.cost,
-        total.params,
-        total.weight_bytes + total.activation_bytes,
-        total.energy,
-    )
-    return [*rows, ["total", "", "", *numbers]]
+    sums = {f"{len(layers)} x {kind}": Totals.of(layers) for kind, layers in others.items()}
+    sums["total"] = profile.total
+    return [*rows, *([name, "", "", *_numbers(profile, total)] for name, total in sums.items())]
 
 
-def _numbers(
-    profile: Profile, cost: OpCounts, params: int, size: int, energy: float
-) -> Sequence[str]:
-    counts = (*_listed_kinds(profile, cost).values(), params)
-    return (*map(scaled, counts), scaled(size, unit="B"), scaled(energy, unit="J", start="p"))
+def _numbers(profile: Profile, entry: LayerProfile | Totals) -> Sequence[str]:
+    counts = (*_listed_kinds(profile, entry.cost).values(), entry.params)
+    size = scaled(entry.weight_bytes + entry.activation_bytes, unit="B")
+    return (*map(scaled, counts), size, scaled(entry.energy, unit="J", start="p"))
 
 
 def scaled(value: float, unit: str = "", start: str = " ") -> str:
