@@ -36,9 +36,9 @@ def to_onnx(
 
     A float network reads `images`, float32 `[N, C, H, W]`, and a quantised one `pixels`, uint8 of
     the same shape; both give `logits`, float32 `[N, classes]`, for any N. A quantised network
-    computes the integers of `mulfree.runtime`, bit for bit. ONNX knows no adder layer: it is
-    written as a loop over taps, which runs anywhere, but is not fast. The metadata of the file say
-    how pictures become its input, and what its classes are called, as far as that is known.
+    computes the integers of `mulfree.runtime`, bit for bit. ONNX has no adder layer: it is
+    written as a loop over taps, which runs anywhere, but is not fast. The metadata of the file hold
+    the preprocessing of images and the names of classes, as far as these are known.
 
     Args:
         model: Any network that `torch.export` takes, in float32, or a quantised graph.

@@ -1,6 +1,6 @@
 """A float network as ONNX: torch's exporter, with adder layers written in standard operators.
 
-Torch knows no ONNX for `mulfree::adder2d`. While a network is exported the operator stands as one
+Torch has no ONNX for `mulfree::adder2d`. While a network is exported the operator stands as one
 node of its own, which is then replaced by the nodes of `mulfree.nodes.adder2d.onnx.distances`.
 """
 
@@ -94,7 +94,7 @@ def _set_facts(model: onnx.ModelProto, network: nn.Module, side: int) -> None:
     except ConfigError:
         return
     if spec is not None:
-        # Of another size than that of the training, pictures are resized to just that.
+        # Images of another size than in training are resized to just this size.
         resize = spec.resize if side == max(spec.size[1:]) else side
         set_facts(model, mean=spec.mean, std=spec.std, resize=resize, classes=spec.classes)
 
@@ -145,7 +145,7 @@ def _stand_in(
     norm: float,
     backend: str | None = None,
 ) -> Tensor:
-    """One node with everything that `_write_out` has to know."""
+    """One node with all arguments of `_write_out`."""
     geometry = ConvGeometry(
         channels=input.shape[1],
         size=(input.shape[2], input.shape[3]),
@@ -236,7 +236,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch has to say of itself: absent torchvision, its own deprecated corners."""
+    """Silence torch's messages: absent torchvision, its own deprecated functions."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
