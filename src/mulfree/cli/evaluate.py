@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, file_path, threads
-from mulfree.cli.network import add_data_options, apply_overrides, check_fit, load_trained
+from mulfree.cli.network import add_data_options, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
 from mulfree.errors import ConfigError, printable
@@ -26,19 +26,15 @@ def main(argv: list[str]) -> int:
     # Imported late: torch takes a second, and `mulfree -h` does not need it.
     import torch
 
-    from mulfree import data, training
+    from mulfree import training
     from mulfree.training.run.checkpoint import load_compatible
-    from mulfree.training.run.progress import decoding
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     trained = load_trained("evaluate", arguments.checkpoint, arguments.data_name)
-    config = apply_overrides(trained.data, arguments)
-    with decoding(show=True) as report:
-        splits = data.load(config, report)
+    config, splits = load_splits("evaluate", trained, arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = _loader(splits, config, arguments.split, device)
-    check_fit("evaluate", trained.model, splits, config.name)
     teacher = None
     if arguments.teacher is not None:
         teacher = load_compatible("evaluate: `--teacher`", arguments.teacher, trained.model)

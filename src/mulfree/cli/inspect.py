@@ -11,15 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, file_path, threads
-from mulfree.cli.network import Trained, add_data_options, apply_overrides, check_fit, load_trained
+from mulfree.cli.network import Trained, add_data_options, kind_of, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
 from mulfree.errors import ConfigError, choices_message
 from mulfree.files import check_writable
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mulfree.data import DataSplits
     from mulfree.inspection import Features, Fit, NetworkWeights
 
@@ -69,7 +67,7 @@ def _weights(argv: list[str]) -> int:
             weights = inspection.inspect_weights(
                 model, models.config_of(model).arguments["operator"]
             )
-        found.append((path, _kind(model), weights))
+        found.append((path, kind_of(model), weights))
     panels = [(_title(path, kind), weights) for path, kind, weights in found]
     inspection.save(inspection.plot_weights(panels, layers=arguments.layers), output)
     if arguments.json:
@@ -108,7 +106,7 @@ def _features(argv: list[str]) -> int:
     found: list[tuple[Path, str, Features]] = []
     for path, trained in networks:
         splits, points = _points(path, trained, arguments)
-        found.append((path, _kind(trained.model), points))
+        found.append((path, kind_of(trained.model), points))
     panels = [(_title(path, kind), points) for path, kind, points in found]
     inspection.save(inspection.plot_features(panels, splits.classes), output)
     if arguments.json:
@@ -129,13 +127,9 @@ def _points(path: Path, trained: Trained, arguments: Namespace) -> tuple[DataSpl
     import torch
 
     from mulfree import data, inspection
-    from mulfree.training.run.progress import decoding
 
-    config = apply_overrides(trained.data, arguments)
-    with decoding(show=True) as report:
-        splits = data.load(config, report)
     with _naming(path):
-        check_fit("inspect", trained.model, splits, config.name)
+        config, splits = load_splits("inspect", trained, arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = data.BatchLoader(
         splits.test,
@@ -178,13 +172,6 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{error} ({path})") from error
-
-
-def _kind(model: nn.Module) -> str:
-    from mulfree import models
-
-    recipe = models.config_of(model)
-    return f"{recipe.name} {recipe.arguments['operator']}"
 
 
 def _title(path: Path, kind: str) -> str:

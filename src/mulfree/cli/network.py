@@ -49,14 +49,34 @@ def add_data_options(parser: Parser) -> None:
     )
 
 
-def apply_overrides(config: DataConfig, arguments: Namespace) -> DataConfig:
-    """Replace parts of a configuration by the options of `add_data_options`."""
+def load_splits(
+    command: str, trained: Trained, arguments: Namespace
+) -> tuple[DataConfig, DataSplits]:
+    """Load the data of a network, with the options of `add_data_options`.
+
+    Raises:
+        ConfigError: The data has another number of classes or channels than the network.
+    """
+    from mulfree import data, models
+    from mulfree.training.run.progress import decoding
+
     given = {
         "root": arguments.data_root,
         "cache": arguments.data_cache,
         "eval_batch_size": arguments.data_eval_batch_size,
     }
-    return replace(config, **{key: value for key, value in given.items() if value is not None})
+    options = {key: value for key, value in given.items() if value is not None}
+    config = replace(trained.data, **options)
+    with decoding(show=True) as report:
+        splits = data.load(config, report)
+    network = models.config_of(trained.model).arguments
+    for key in ("num_classes", "in_channels"):
+        if network[key] != getattr(splits, key):
+            raise ConfigError(
+                f"{command}: `--data.name` must be a data set with {key} {network[key]} as the "
+                f"network has it, got {config.name} with {getattr(splits, key)}"
+            )
+    return config, splits
 
 
 def load_trained(command: str, path: str | Path, data_name: str | None) -> Trained:
@@ -173,18 +193,9 @@ def _holds_graph(path: Path) -> bool:
         return False
 
 
-def check_fit(command: str, model: nn.Module, splits: DataSplits, name: str) -> None:
-    """Refuse data of another number of classes or channels than the network's.
-
-    Raises:
-        ConfigError: They differ.
-    """
+def kind_of(model: nn.Module) -> str:
+    """Names of a network and its operator."""
     from mulfree import models
 
-    arguments = models.config_of(model).arguments
-    for key in ("num_classes", "in_channels"):
-        if arguments[key] != getattr(splits, key):
-            raise ConfigError(
-                f"{command}: `--data.name` must be a data set with {key} {arguments[key]} as the "
-                f"network has it, got {name} with {getattr(splits, key)}"
-            )
+    config = models.config_of(model)
+    return f"{config.name} {config.arguments['operator']}"

@@ -11,7 +11,7 @@ from torch import nn
 
 from mulfree import models
 from mulfree.cli.arguments import Parser, positive, sizes
-from mulfree.cli.network import load_any
+from mulfree.cli.network import kind_of, load_any
 from mulfree.cli.output import print_text
 from mulfree.cost import (
     ENERGY_45NM,
@@ -118,10 +118,5 @@ def _refuse_options(given: Mapping[str, Any], kind: str, name: str) -> None:
 def _count(
     model: nn.Module, *, input_size: tuple[int, ...] | None = None, **counted: Any
 ) -> Profile:
-    config = models.config_of(model)
-    return count(
-        model,
-        input_size or models.input_size(model),
-        name=f"{config.name} {config.arguments['operator']}",
-        **counted,
-    )
+    size = input_size or models.input_size(model)
+    return count(model, size, name=kind_of(model), **counted)

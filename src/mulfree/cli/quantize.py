@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, file_path, positive, threads
-from mulfree.cli.network import Trained, add_data_options, apply_overrides, check_fit, load_trained
+from mulfree.cli.network import Trained, add_data_options, kind_of, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
 from mulfree.files import check_writable
@@ -37,28 +37,23 @@ def main(argv: list[str]) -> int:
     # Imported late: torch takes a second to import, which `mulfree -h` does not need.
     import torch
 
-    from mulfree import data, models, runtime, training
+    from mulfree import data, runtime, training
     from mulfree.quantization import Preprocessing, quantize
     from mulfree.training.run.network import image_spec
-    from mulfree.training.run.progress import decoding
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     trained = load_trained("quantize", arguments.checkpoint, arguments.data_name)
-    config = apply_overrides(trained.data, arguments)
-    with decoding(show=True) as report:
-        splits = data.load(config, report)
+    config, splits = load_splits("quantize", trained, arguments)
     # A network can have been trained in double precision.
     model = trained.model.float()
-    check_fit("quantize", model, splits, config.name)
     images = _calibration(splits, arguments.images)
     bits, options = _options(arguments, trained, images[0])
     spec = image_spec(config.name, splits)
     preprocessing = Preprocessing(
         mean=spec.mean, std=spec.std, resize=spec.resize, classes=spec.classes
     )
-    recipe = models.config_of(model)
-    name = f"{recipe.name} {recipe.arguments['operator']}"
+    name = kind_of(model)
     test = data.BatchLoader(
         splits.test, config.eval_batch_size, train=False, transform=splits.test_transform
     )
