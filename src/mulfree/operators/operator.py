@@ -50,6 +50,11 @@ def uses_adaptive_local_lr(parameter: Tensor) -> bool:
     return bool(getattr(parameter, _MARK, False))
 
 
+def per_tap(counts: OpCounts) -> Callable[[nn.Module, tuple[int, ...], tuple[int, ...]], OpCounts]:
+    """`Operator.count` of the same operations for every pair of input and weight."""
+    return lambda layer, input_shape, output_shape: counts * taps(layer, output_shape)
+
+
 def taps(layer: nn.Module, output_shape: tuple[int, ...]) -> int:
     """Pairs of input and weight met in one call: output elements times weights of a filter."""
     weight = layer.weight

@@ -162,19 +162,6 @@ def test_properties(
     assert adder2d(patch.abs(), patch.abs()).abs().max() == 0
 
 
-def test_not_a_number_is_not_hidden() -> None:
-    x = torch.rand(1, 2, 5, 5)
-    w = torch.randn(3, 2, 3, 3)
-    x[0, 1, 0, 0] = float("nan")
-    y = adder2d(x, w)
-    assert y[0, :, 0, 0].isnan().all()
-    assert y[0, :, 1:, 1:].isfinite().all()
-    x[0, 1, 0, 0] = float("inf")
-    y = adder2d(x, w)
-    assert (y[0, :, 0, 0] == -float("inf")).all()
-    assert y[0, :, 1:, 1:].isfinite().all()
-
-
 @pytest.mark.parametrize("backend", [None, "reference"])
 @pytest.mark.parametrize("gradient", ["adder", "sign", "l2", "l1.5", "l1"])
 @pytest.mark.parametrize(
@@ -194,26 +181,6 @@ def test_not_finite_values_go_where_the_definition_sends_them(
             x, w, g = tensors
             results = run(x, w, g, window, gradient=gradient, backend=backend)
             assert_not_finite_as_defined(results, x, w, g, window, gradient)
-
-
-def test_pixel_beyond_all_windows_keeps_its_nan_to_itself() -> None:
-    x, w = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 2, 2)
-    x[0, 0, 3, 3] = nan
-    x.requires_grad_()
-    y = adder2d(x, w, stride=3)
-    y.sum().backward()
-    assert x.grad is not None
-    assert x.grad.tolist() == [[[[1.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]]]
-
-
-def test_nan_weight_reaches_the_pixels_that_it_meets() -> None:
-    x, w = torch.randn(1, 1, 5, 5, requires_grad=True), torch.randn(1, 1, 3, 3)
-    w[0, 0, 1, 1] = nan
-    for backend in BACKENDS:
-        (grad,) = torch.autograd.grad(adder2d(x, w, backend=backend).sum(), x)
-        assert grad.isnan().nonzero()[:, 2:].tolist() == [
-            [row, column] for row in (1, 2, 3) for column in (1, 2, 3)
-        ]
 
 
 def test_same_result_for_any_number_of_threads() -> None:
@@ -261,18 +228,11 @@ _X, _W = torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 3, 3)
         ((_X, _W), {"groups": 3}, ShapeError, r"`groups` must be a positive divisor .* got 3"),
         ((_X, _W[:, :, :0]), {}, ShapeError, r"a window of at least 1x1, got \[4, 3, 0, 3\]"),
         ((_X, _W), {"gradient": "hard"}, ConfigError, r"`gradient` must be adder, .* got 'hard'"),
-        ((_X, _W), {"gradient": "l3"}, ConfigError, r"`gradient` must be .* got 'l3'"),
         ((_X, _W), {"norm": 0.5}, ConfigError, r"`norm` must be between 1 and 2, got 0.5"),
-        ((_X, _W), {"stride": 2**63}, ShapeError, r"`stride` must be .* got 9223372036854775808"),
-        ((_X, _W), {"dilation": "1"}, ShapeError, r"`dilation` must be .* got '1'"),
-        ((_X, _W), {"groups": 1.0}, ShapeError, r"`groups` must be an integer .* got 1.0"),
         ((_X, _W), {"groups": 2**63}, ShapeError, r"`groups` must be an integer .* got 9223372036"),
-        ((_X, _W), {"gradient": ["sign"]}, ConfigError, r"`gradient` must be .* got \['sign'\]"),
         ((_X, _W), {"norm": float("nan")}, ConfigError, r"`norm` must be between 1 and 2, got nan"),
         ((_X, _W), {"backend": 1}, BackendUnavailableError, r"`backend` must be one of .* got 1"),
         ((_X[:, None], _W), {}, ShapeError, r"`input` must have shape .* \[2, 1, 3, 8, 8\]"),
-        ((_X.to(torch.complex64), _W), {}, DTypeError, r"`input` must be .* torch.complex64"),
-        ((_X, _W.bool()), {}, DTypeError, r"`weight` must have the dtype of `input` .* torch.bool"),
         (
             (_X, _W),
             {"padding": 2**30},
@@ -280,22 +240,10 @@ _X, _W = torch.zeros(2, 3, 8, 8), torch.zeros(4, 3, 3, 3)
             r"`output` must have at most 2\*\*40 values, got shape \[2, 4, 2147483654, 214748",
         ),
         (
-            (_X.to("meta"), _W.to("meta")),
-            {"padding": 2**31 - 1},
-            ShapeError,
-            r"`output` must have at most 2\*\*40 values, got shape",
-        ),
-        (
             (_X, _W),
             {"padding": 2**30, "dilation": 2**30},
             ShapeError,
             r"`dilation` and `padding` must leave windows that fit into memory, got padding",
-        ),
-        (
-            (_X, _W),
-            {"backend": "nativ"},
-            BackendUnavailableError,
-            r"`backend` must be one of .* did you mean 'native'",
         ),
         (
             (_X, _W),

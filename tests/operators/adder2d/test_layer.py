@@ -16,14 +16,6 @@ from mulfree.operators import uses_adaptive_local_lr
 from mulfree.operators.adder2d.gradient import parse_gradient
 
 
-def test_layer_is_the_function() -> None:
-    layer = Adder2d(4, 6, (3, 5), stride=2, padding=(1, 2), dilation=2, groups=2, bias=True)
-    x = torch.randn(2, 4, 12, 13)
-    expected = adder2d(x, layer.weight, layer.bias, 2, (1, 2), 2, 2)
-    assert torch.equal(layer(x), expected)
-    assert layer(x).shape == nn.Conv2d(4, 6, (3, 5), 2, (1, 2), 2, 2)(x).shape
-
-
 def test_gradient_rule_and_norm_reach_the_function() -> None:
     x = torch.randn(2, 3, 6, 6)
     for gradient in ("adder", "sign", "l1.5"):
@@ -80,11 +72,8 @@ def test_representation(layer: nn.Module, text: str) -> None:
     ("options", "error", "message"),
     [
         ({"in_channels": 0}, ShapeError, r"`in_channels` must be an integer .* >= 1, got 0"),
-        ({"in_channels": 2.0}, ShapeError, r"`in_channels` must be an integer .* got 2.0"),
         ({"out_channels": 2**63}, ShapeError, r"`out_channels` must be .* got 9223372036854775808"),
         ({"groups": 0}, ShapeError, r"`groups` must be an integer .* >= 1, got 0"),
-        ({"groups": "2"}, ShapeError, r"`groups` must be an integer .* got '2'"),
-        ({"stride": 2**63}, ShapeError, r"`stride` must be .* got 9223372036854775808"),
         ({"padding": None}, ShapeError, r"`padding` must be .* got None"),
         ({"padding": "sme"}, ConfigError, r"`padding` must be one of .* did you mean 'same'"),
         ({"padding": "same", "stride": 2}, ConfigError, r"`stride` must be 1 with padding='same'"),
@@ -102,8 +91,6 @@ def test_representation(layer: nn.Module, text: str) -> None:
         ({"groups": 3}, ShapeError, r"`groups` must divide in_channels \(=2\) .* got 3"),
         ({"kernel_size": 0}, ShapeError, r"`kernel_size` must be .* got 0"),
         ({"stride": -1}, ShapeError, r"`stride` must be .* got -1"),
-        ({"gradient": "l9"}, ConfigError, r"`gradient` must be .* got 'l9'"),
-        ({"norm": 3.0}, ConfigError, r"`norm` must be between 1 and 2, got 3.0"),
     ],
 )
 def test_refusals(options: dict[str, Any], error: type[Exception], message: str) -> None:

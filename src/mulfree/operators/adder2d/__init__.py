@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 
 from mulfree.opcounts import OpCounts
-from mulfree.operators.adder2d.cost import count
 from mulfree.operators.adder2d.functional import adder2d as adder2d
 from mulfree.operators.adder2d.functional import adder_linear as adder_linear
 from mulfree.operators.adder2d.layer import Adder2d as Adder2d
 from mulfree.operators.adder2d.layer import AdderLinear as AdderLinear
-from mulfree.operators.operator import Operator
+from mulfree.operators.operator import Operator, per_tap
 from mulfree.operators.window import ConvProblem
 
 OPERATOR = Operator(
@@ -19,10 +18,11 @@ OPERATOR = Operator(
     reference=partial(adder2d, backend="reference"),
     conv=Adder2d,
     linear=AdderLinear,
-    count=count,
-    # Four outputs of nine taps each; padding takes part.
+    # The difference and its accumulation.
+    count=per_tap(OpCounts(add=2)),
+    # Eight outputs of nine taps each, of one channel in two; padding takes part.
     count_example=(
-        ConvProblem(batch=1, in_channels=1, out_channels=1, size=(2, 2)),
-        OpCounts(add=2 * 4 * 9),
+        ConvProblem(batch=1, in_channels=2, out_channels=2, groups=2, size=(2, 2)),
+        OpCounts(add=2 * 8 * 9),
     ),
 )

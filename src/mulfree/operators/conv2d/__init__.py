@@ -6,8 +6,7 @@ import torch
 from torch import nn
 
 from mulfree.opcounts import OpCounts
-from mulfree.operators.conv2d.cost import count
-from mulfree.operators.operator import Operator
+from mulfree.operators.operator import Operator, per_tap
 from mulfree.operators.window import ConvProblem
 
 OPERATOR = Operator(
@@ -16,10 +15,10 @@ OPERATOR = Operator(
     reference=torch.nn.functional.conv2d,
     conv=nn.Conv2d,
     linear=nn.Linear,
-    count=count,
-    # Four outputs of nine taps each; padding takes part.
+    count=per_tap(OpCounts(mul=1, add=1)),
+    # Eight outputs of nine taps each, of one channel in two; padding takes part.
     count_example=(
-        ConvProblem(batch=1, in_channels=1, out_channels=1, size=(2, 2)),
-        OpCounts(mul=4 * 9, add=4 * 9),
+        ConvProblem(batch=1, in_channels=2, out_channels=2, groups=2, size=(2, 2)),
+        OpCounts(mul=8 * 9, add=8 * 9),
     ),
 )
