@@ -152,13 +152,6 @@ def test_no_tensor_is_larger_than_the_windows_and_the_output(tmp_path: Path) -> 
     assert max(sizes) == 9 * 16 * 64
 
 
-def test_an_input_size_is_a_float_networks(tmp_path: Path) -> None:
-    graph = network()
-    line = r"to_onnx: `input_size` must be left out with a quantised graph, got \(3, 16, 16\)"
-    with pytest.raises(ConfigError, match=line):
-        to_onnx(graph, tmp_path / "model.onnx", input_size=(3, 16, 16))
-
-
 def test_a_kind_of_node_without_onnx(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = network()
     monkeypatch.setattr(integers, "facet", lambda op, name: None)

@@ -122,18 +122,6 @@ def test_long_sums_of_floats_are_precise(tmp_path: Path) -> None:
     assert float(error) < 4 * 136**0.5 * np.finfo(np.float32).eps / 2
 
 
-def test_precision(tmp_path: Path) -> None:
-    line = "to_onnx: `model` must have float32 parameters, got torch.float16 of weight"
-    with pytest.raises(DTypeError, match=line):
-        to_onnx(nn.Linear(2, 3).half(), tmp_path / "model.onnx")
-
-
-def test_a_size_that_nobody_knows(tmp_path: Path) -> None:
-    line = "`input_size` must be given for a network that create_model did not build, got a Conv2d"
-    with pytest.raises(ConfigError, match=line):
-        to_onnx(nn.Conv2d(2, 3, 1), tmp_path / "model.onnx")
-
-
 def spec(side: int, **values: Any) -> models.ImageSpec:
     facts = {"mean": (0.5, 0.25, 0.125), "std": (1.0, 2.0, 3.0), "resize": side + 1}
     own = {"size": (3, side, side), "classes": ("cat", "ж"), "data": "pets"}
@@ -159,11 +147,6 @@ def test_what_a_network_was_trained_on_is_in_the_file(
     }
 
 
-def test_what_is_no_network(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"to_onnx: `model` must be a torch.nn.Module, got 'x'"):
-        to_onnx("x", tmp_path / "x.onnx")  # type: ignore[arg-type]
-
-
 def test_a_network_that_no_file_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mulfree.export.onnx._MAX_BYTES", 100)
     with pytest.raises(
@@ -173,30 +156,53 @@ def test_a_network_that_no_file_can_hold(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("size", [(3, 32), (3, 0, 32), (3, 32, 32.0), (3, "a", 5), (3, None, 1)])
-def test_a_size_that_is_none(size: Any, tmp_path: Path) -> None:
-    network = models.create_model("resnet20")
-    line = r"to_onnx: `input_size` must be three positive sizes C, H, W, got \(3, "
-    with pytest.raises(ConfigError, match=line):
-        to_onnx(network, tmp_path / "model.onnx", input_size=size)
+FITTING = r"to_onnx: `input_size` must fit ResidualNetwork, got \("
 
 
-def test_a_size_that_does_not_fit(tmp_path: Path) -> None:
-    line = (
-        r"to_onnx: `input_size` must fit ResidualNetwork, got \(1, 32, 32\): ResidualNetwork: "
-        r"`images` must have shape \[N, 3, H, W\]"
-    )
-    with pytest.raises(ShapeError, match=line):
-        to_onnx(models.create_model("resnet20"), tmp_path / "x.onnx", input_size=(1, 32, 32))
-
-
-def test_a_size_that_no_memory_holds(tmp_path: Path) -> None:
-    size = (3, 2**40, 2**40)
-    with pytest.raises(ShapeError, match=r"must fit ResidualNetwork, got \(3, 1099511627776, 1099"):
-        to_onnx(models.create_model("resnet20"), tmp_path / "x.onnx", input_size=size)
-
-
-def test_pixels_are_a_quantised_networks(tmp_path: Path) -> None:
-    line = "to_onnx: `pixels` must be left out with a float network, got True"
-    with pytest.raises(ConfigError, match=line):
-        to_onnx(models.create_model("resnet20"), tmp_path / "model.onnx", pixels=True)
+@pytest.mark.parametrize(
+    ("network", "options", "error", "line"),
+    [
+        (
+            nn.Linear(2, 3).half(),
+            {},
+            DTypeError,
+            "to_onnx: `model` must have float32 parameters, got torch.float16 of weight",
+        ),
+        (
+            nn.Conv2d(2, 3, 1),
+            {},
+            ConfigError,
+            "to_onnx: `input_size` must be given for a network that create_model did not build, "
+            "got a Conv2d",
+        ),
+        ("x", {}, ConfigError, "to_onnx: `model` must be a torch.nn.Module, got 'x'"),
+        (
+            "resnet20",
+            {"pixels": True},
+            ConfigError,
+            "to_onnx: `pixels` must be left out with a float network, got True",
+        ),
+        *(
+            (
+                "resnet20",
+                {"input_size": size},
+                ConfigError,
+                r"to_onnx: `input_size` must be three positive sizes C, H, W, got \(3, ",
+            )
+            for size in ((3, 32), (3, 0, 32), (3, 32, 32.0), (3, "a", 5), (3, None, 1))
+        ),
+        (
+            "resnet20",
+            {"input_size": (1, 32, 32)},
+            ShapeError,
+            FITTING + r"1, 32, 32\): ResidualNetwork: `images` must have shape \[N, 3, H, W\]",
+        ),
+        ("resnet20", {"input_size": (3, 2**40, 2**40)}, ShapeError, FITTING + "3, 1099511627776"),
+    ],
+)
+def test_refusals(
+    network: Any, options: Any, error: type[Exception], line: str, tmp_path: Path
+) -> None:
+    model = models.create_model(network) if network == "resnet20" else network
+    with pytest.raises(error, match=line):
+        to_onnx(model, tmp_path / "model.onnx", **options)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,29 +85,26 @@ def test_what_has_no_density(values: list[float], message: str) -> None:
         fit(np.array(values))
 
 
-@pytest.mark.parametrize("operator", ["conv2d", "adder2d"])
-def test_the_same_layers_of_both_operators(operator: str) -> None:
-    model = models.create_model("lenet5_bn", operator=operator, in_channels=1)
-    found = inspection.inspect_weights(model, operator)
-    assert list(found.layers) == ["conv2", "conv3", "conv4"]
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [
+        ({"operator": "conv2d"}, ["conv2", "conv3", "conv4"]),
+        ({"operator": "adder2d"}, ["conv2", "conv3", "conv4"]),
+        # First and last are left out even where they are adder layers.
+        ({"operator": "adder2d", "keep": ()}, ["conv2", "conv3", "conv4"]),
+        (
+            {"operator": "adder2d", "keep": ["conv3"], "embedding": 2},
+            ["conv2", "conv4", "embedding.0"],
+        ),
+    ],
+)
+def test_inner_layers_of_the_operator(options: dict[str, Any], layers: list[str]) -> None:
+    model = models.create_model("lenet5_bn", in_channels=1, **options)
+    found = inspection.inspect_weights(model, options["operator"])
+    assert list(found.layers) == layers
     assert found.layers["conv2"].fit.count == 16 * 6 * 25
-    assert found.pooled.fit.count == 16 * 6 * 25 + 120 * 16 * 25 + 84 * 120
-
-
-def test_kept_layers_are_not_adder_layers() -> None:
-    model = models.create_model(
-        "lenet5_bn", operator="adder2d", keep=["conv3"], width=0.5, embedding=2
-    )
-    assert list(inspection.inspect_weights(model, "adder2d").layers) == [
-        "conv2",
-        "conv4",
-        "embedding.0",
-    ]
-
-
-def test_first_and_last_are_left_out_even_where_they_are_adder_layers() -> None:
-    model = models.create_model("lenet5_bn", operator="adder2d", keep=(), width=0.5)
-    assert list(inspection.inspect_weights(model, "adder2d").layers) == ["conv2", "conv3", "conv4"]
+    counts = {"conv2": 16 * 6 * 25, "conv3": 120 * 16 * 25, "conv4": 84 * 120, "embedding.0": 168}
+    assert found.pooled.fit.count == sum(counts[name] for name in layers)
 
 
 def test_layers_are_standardised_before_they_are_pooled() -> None:

@@ -4,7 +4,6 @@ import sys
 from typing import Any
 
 import pytest
-import torch
 
 from mulfree.bench import suites
 from mulfree.bench.suites import SUITES, BenchOptions, get_suite, memory, operator, step
@@ -42,17 +41,13 @@ def test_quick_is_one_network_and_few_rounds(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_device_reaches_every_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def layer(*args: Any, rounds: int, device: torch.device) -> list[dict[str, Any]]:
-        seen.append(device.type)
-        return []
+    def measure(*args: Any, **settings: Any) -> Any:
+        seen.append((settings.get("device") or settings["options"].device).type)
+        return [] if "device" in settings else PEAK
 
-    def steps(**settings: Any) -> dict[str, int]:
-        seen.append(settings["options"].device.type)
-        return PEAK
-
-    monkeypatch.setattr(operator, "bench_layer", layer)
-    monkeypatch.setattr(step, "bench_step", steps)
-    monkeypatch.setattr(memory, "step_memory", steps)
+    monkeypatch.setattr(operator, "bench_layer", measure)
+    monkeypatch.setattr(step, "bench_step", measure)
+    monkeypatch.setattr(memory, "step_memory", measure)
     options = BenchOptions(device="cuda", models=("lenet5_bn",), input_size=(1, 28, 28))
     for suite in (operator, step, memory):
         result = suite.run(options, lambda part: None)
