@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.runtime.graphs import array, random_graph, tiny, tiny_parts
+from tests.runtime.graphs import array, tiny, tiny_parts
 
 from mulfree.errors import ArtifactError
 from mulfree.nodes import NODES, Node, Value, get_node
 from mulfree.nodes.add import Add
-from mulfree.nodes.adder2d import Adder2d
 from mulfree.nodes.concat import Concat
 from mulfree.nodes.fields import field_checks
 from mulfree.nodes.linear import Linear
@@ -100,17 +99,9 @@ NUMBERS = {
     ("changes", "message"),
     [
         ({"x": {"name": ""}}, r"`values\[0\].name` must be a printable text of 1..200 .*got ''"),
-        ({"x": {"name": "a\nb"}}, r"must be a printable text of 1..200 characters, got 'a\\nb'"),
-        ({"x": {"name": "a" * 201}}, r"must be a printable text of 1..200 characters"),
         ({"x": {"shape": [1, 3, 3]}}, r"`values\[0\].shape` must be a tuple of 3 ints in 1..32768"),
-        ({"x": {"shape": (1, 3)}}, r"must be a tuple of 3 ints in 1..32768, got \(1, 3\)"),
-        ({"x": {"shape": (1, 0, 3)}}, r"must be a tuple of 3 ints in 1..32768, got \(1, 0, 3\)"),
         ({"x": {"shape": (1, 3, 2**14), "scale": 1}}, r"`values\[0\].scale` must be a float in"),
-        ({"x": {"scale": 0.0}}, r"must be a float in 1e-30..1e30, got 0.0"),
-        ({"x": {"scale": float("nan")}}, r"must be a float in 1e-30..1e30, got nan"),
         ({"x": {"zero_point": 256}}, r"`values\[0\].zero_point` must be an int in 0..255, got 256"),
-        ({"x": {"zero_point": True}}, r"must be an int in 0..255, got True"),
-        ({"x": {"zero_point": np.int64(3)}}, r"must be an int in 0..255, got np.int64\(3\)"),
         ({"y": {"name": "x"}}, r"`values` must have names of their own, got 'x'"),
         ({"y": {"name": "w"}}, r"`values` must be made by a node, got 'w'"),
         ({"y": {"shape": (2, 2, 1)}}, r"`y.shape` must be \(2, 2, 2\) as adder makes"),
@@ -119,35 +110,26 @@ NUMBERS = {
         ({"input": {"table": array([[1]], "int8")}}, r"`input.table` must be a contiguous, aligne"),
         ({"input": {"mean": (0.5, 0.5)}}, r"`input.mean` must have 1 elements, got \(0.5, 0.5\)"),
         ({"input": {"mean": 0.5}}, r"`input.mean` must be a tuple of finite floats, got 0.5"),
-        ({"input": {"std": (float("inf"),)}}, r"must be a tuple of finite floats, got \(inf,\)"),
         ({"input": {"std": (0.0,)}}, r"`input.std` must be positive, got \(0.0,\)"),
         ({"input": {"resize": 2}}, r"`input.resize` must be at least the input's side 3, got 2"),
         ({"adder": {"name": "fc"}}, r"`nodes` must have names of their own, got 'fc'"),
         ({"adder": {"input": "z"}}, r"`adder.input` must be made by an earlier node, got 'z'"),
-        ({"adder": {"input": "y"}}, r"`adder.input` must be made by an earlier node, got 'y'"),
         ({"adder": {"output": "x"}}, r"`adder.output` must be made only once, got 'x'"),
-        ({"adder": {"output": None}}, r"`nodes\[0\].output` must be a printable text"),
         ({"mean": {"output": "w"}, "fc": {"input": "w"}}, r"must be a declared value, got 'w'"),
         ({"mean": {"input": "x"}}, r"`values` must be read by a node, got 'y'"),
-        ({"adder": {"shift": 0}}, r"`nodes\[0\].shift` must be an int in 1..62, got 0"),
-        ({"adder": {"shift": 63}}, r"`nodes\[0\].shift` must be an int in 1..62, got 63"),
         (
             {"adder": {"clamp_min": 9, "clamp_max": 8}},
             r"`adder.clamp_max` must be at least clamp_min \(9\), got 8",
         ),
-        ({"adder": {"stride": (0, 1)}}, r"stride` must be a tuple of 2 ints in 1..32768"),
         ({"adder": {"padding": (0, 2)}}, r"`adder.padding` must be below the kernel's \[2, 2\]"),
         ({"adder": {"groups": 2}}, r"`adder.groups` must divide the 1 channels and 2 filters"),
         (
             {"adder": {"multiplier": SMALL}},
             r"`adder.multiplier` must have 2 elements, got int32\[1",
         ),
-        ({"adder": {"offset": SMALL}}, r"offset` must be a contiguous, aligned, finite int64"),
         ({"adder": {"offset": array([5], "int64")}}, r"`adder.offset` must have 2 elements"),
-        ({"adder": {"offset": [5, 5]}}, r"offset` must be a contiguous, aligned, finite int64"),
         ({"adder": {"offset": array([0, -(2**63)], "int64")}}, r"must keep the sum below 2\*\*62"),
         ({"adder": {"shift": 62, "offset": array([0, 2**61], "int64")}}, r"sum below 2\*\*62"),
-        ({"adder": {"residual": ""}}, r"residual` must be a printable .* or None, got ''"),
         ({"adder": {"residual": "q"}}, r"`adder.input` must be made by an earlier node, got 'q'"),
         ({"adder": {"residual": "x"}}, r"`adder.residual` must have the output's shape \[2, 2, 2"),
         (
@@ -161,11 +143,6 @@ NUMBERS = {
         (
             {"adder": {"weight": np.zeros((2, 0, 2, 1), np.uint8)}},
             r"`adder.weight` must not be emp",
-        ),
-        ({"adder": {"weight": np.zeros((2, 2, 2, 1), np.int8)}}, r"finite uint8 array of rank 4"),
-        (
-            {"adder": {"weight": np.zeros((1, 1, 2, 2), np.uint8).transpose(3, 2, 1, 0)}},
-            r"must be a contiguous, aligned, finite uint8 array of rank 4",
         ),
         (
             {"adder": {"weight": np.zeros((2, 4, 2, 1), np.uint8)}},
@@ -183,19 +160,11 @@ NUMBERS = {
             {"mean": {"clamp_min": 9, "clamp_max": 8}},
             r"`mean.clamp_max` must be at least clamp_min",
         ),
-        ({"mean": {"multiplier": 2**31}}, r"`nodes\[1\].multiplier` must be an int in -2147483648"),
         ({"mean": {"offset": 2**62}}, r"`mean.multiplier` must keep the sum below 2\*\*62, got"),
-        ({"mean": {"offset": 2**63}}, r"`nodes\[1\].offset` must be an int in -92"),
         ({"mean": {"kernel": (2**15, 2**15)}}, r"`mean.kernel` must have fewer than 2\*\*31 / 255"),
         ({"fc": {"weight": np.zeros((2, 3), np.int8)}}, r"weight` must have shape \[1..32768, 2\]"),
-        ({"fc": {"weight": np.zeros((0, 2), np.int8)}}, r"`fc.weight` must have shape"),
         ({"fc": {"scale": np.ones(1, np.float32)}}, r"`fc.scale` must have 2 elements"),
         ({"fc": {"bias": np.ones(1, np.float32)}}, r"`fc.bias` must have 2 elements"),
-        ({"fc": {"bias": array([0, np.nan], "float32")}}, r"finite float32 array of rank 1"),
-        (
-            {"fc": {"weight": np.zeros((3, 2), np.int8), "scale": np.ones(3, np.float32)}},
-            r"fc.bias",
-        ),
     ],
 )
 def test_a_field_that_does_not_fit(changes: Any, message: str) -> None:
@@ -208,7 +177,6 @@ def test_a_field_that_does_not_fit(changes: Any, message: str) -> None:
     [
         ({"name": 3}, r"`graph.name` must be a printable text of 1..200 characters, got 3"),
         ({"classes": ("cat",)}, r"`classes` must have 2 names, got 1"),
-        ({"classes": ["cat", "dog"]}, r"`graph.classes` must be a tuple of texts"),
         ({"classes": ("cat", "")}, r"`graph.classes` must be a tuple of texts"),
         ({"input": None}, r"`input` must be an Input, got None"),
         ({"values": ()}, r"`values` must be 1 to 4096, got 0"),
@@ -219,7 +187,6 @@ def test_a_field_that_does_not_fit(changes: Any, message: str) -> None:
             {"nodes": tiny_parts()["nodes"][2:] * MAX_NODES * 2},
             r"`nodes` must be 1 to 4096, got 81",
         ),
-        ({"nodes": tiny_parts()["nodes"][::-1]}, r"`fc.input` must be made by an earlier node"),
     ],
 )
 def test_a_graph_that_does_not_hold_together(parts: Any, message: str) -> None:
@@ -230,90 +197,61 @@ def test_a_graph_that_does_not_hold_together(parts: Any, message: str) -> None:
 POOL = {"op": "max_pool", "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0)}
 ADD = {"op": "add", "multiplier": 1, "other_multiplier": 1, "offset": 0, "shift": 1, "clamp_min": 0}
 NO_BORDER = {"left": 0, "right": 0, "top": 0, "bottom": 0}
+DEEP = 70000 // 256
+
+
+def pool(minimum: list[int], **changes: Any) -> dict[str, Any]:
+    return {**POOL, "minimum": array(minimum, "uint8"), **changes}
+
+
+def add(**changes: Any) -> dict[str, Any]:
+    return {**ADD, "other": "x", "clamp_max": 255, **changes}
+
+
+def concat(order: list[int], other: str = "x") -> dict[str, Any]:
+    return {"op": "concat", "others": (other,), "order": array(order, "int32")}
+
+
+def lut(channels: int) -> dict[str, Any]:
+    return {"op": "lut", "table": np.zeros((channels, 256), np.uint8)}
 
 
 @pytest.mark.parametrize(
     ("shape", "made", "node", "message"),
     [
+        ((1, 4, 4), (1, 3, 3), pool([2]), r"`node.minimum` must hav"),
+        ((2, 4, 4), (2, 3, 3), pool([1]), r"`node.minimum` must hav"),
         (
             (1, 4, 4),
             (1, 3, 3),
-            {**POOL, "minimum": array([2], "uint8")},
-            r"`node.minimum` must hav",
-        ),
-        (
-            (2, 4, 4),
-            (2, 3, 3),
-            {**POOL, "minimum": array([1], "uint8")},
-            r"`node.minimum` must hav",
-        ),
-        (
-            (1, 4, 4),
-            (1, 3, 3),
-            {**POOL, "minimum": array([0], "uint8"), "kernel": (3, 3), "padding": (2, 0)},
+            pool([0], kernel=(3, 3), padding=(2, 0)),
             r"`node.padding` must be at most half of the kernel \[3, 3\], got \(2, 0\)",
         ),
-        (
-            (1, 4, 4),
-            (1, 4, 4),
-            {**ADD, "other": "x", "clamp_max": -1},
-            r"`nodes\[0\].clamp_max` must be an in",
-        ),
-        (
-            (1, 4, 4),
-            (1, 4, 4),
-            {**ADD, "other": "x", "clamp_min": 9, "clamp_max": 8},
-            r"`node.clamp_max` must be at",
-        ),
-        (
-            (1, 4, 4),
-            (1, 4, 4),
-            {**ADD, "other": "x", "clamp_max": 8, "offset": 2**62},
-            r"`node.multiplier` must keep the sum below 2\*\*62",
-        ),
-        (
-            (2, 4, 4),
-            (2, 4, 4),
-            {"op": "lut", "table": np.zeros((1, 256), np.uint8)},
-            r"`node.table`",
-        ),
+        ((1, 4, 4), (1, 4, 4), add(clamp_min=9, clamp_max=8), r"`node.clamp_max` must be at"),
+        ((1, 4, 4), (1, 4, 4), add(offset=2**62), r"`node.multiplier` must keep the sum below 2"),
+        ((2, 4, 4), (2, 4, 4), lut(1), r"`node.table` must be \[2, 256\]"),
+        ((1, 258, 256), (1, 258, 256), lut(1), r"`fc.weight` must have fewer than 2\*\*31 / 32640"),
         (
             (1, 4, 4),
             (1, 8, 9),
             {"op": "repeat", "factor": 2},
-            r"`y.shape` must be \(1, 8, 8\) as nod",
+            r"`y.shape` must be \(1, 8, 8\) as n",
         ),
+        ((2, 3, 3), (4, 3, 3), concat([0, 1, 2]), r"`node.order` must be a permutation of 0..3"),
         (
-            (1, 4, 4),
-            (1, 4, 4),
-            {"op": "repeat", "factor": 0},
-            r"factor` must be an int in 1..32768",
+            (2, 3, 3),
+            (4, 3, 3),
+            concat([0, 1, 2, 2]),
+            r"`node.order` must be a p.* got int32\[4\]",
         ),
+        ((2, 3, 3), (4, 3, 3), concat([-1, 1, 2, 3]), r"`node.order` must be a permutation"),
+        ((2, 3, 3), (3, 3, 3), concat([3, 1, 2, 0]), r"`y.shape` must be \(4, 3"),
+        ((2, 3, 3), (4, 3, 3), concat([0, 1, 2, 3], "z"), r"`node.input` must be made by an earli"),
         (
-            (1, 4, 4),
-            (1, 4, 4),
-            {"op": "pad", **NO_BORDER, "top": -1},
-            r"top` must be an int in 0..327",
-        ),
-        (
-            (70000 // 256, 16, 16),
+            (DEEP, 16, 16),
             (2, 1, 1),
-            {
-                "op": "conv2d",
-                "weight": np.zeros((2, 16, 16, 70000 // 256), np.int8),
-                "multiplier": NUMBERS["multiplier"],
-                "offset": NUMBERS["offset"],
-                "shift": 1,
-                "clamp_min": 0,
-                "clamp_max": 255,
-            },
+            {"op": "conv2d", "weight": np.zeros((2, 16, 16, DEEP), np.int8), **NUMBERS},
             r"`node.weight` must have so few taps that 32640 times their number is below 2\*\*31",
-        ),
-        (
-            (1, 258, 256),
-            (1, 258, 256),
-            {"op": "lut", "table": np.zeros((1, 256), np.uint8)},
-            r"`fc.weight` must have fewer than 2\*\*31 / 32640 taps",
         ),
     ],
 )
@@ -341,43 +279,6 @@ def test_the_operands_of_a_sum_have_one_shape() -> None:
     parts["nodes"] = (adder, mean, total, replace(fc, input="w"))
     with pytest.raises(ArtifactError, match=r"`sum.other` must have the shape \[2, 1, 1\], got"):
         Graph(**parts)
-
-
-CONCAT = {"op": "concat", "others": ("x",)}
-
-
-@pytest.mark.parametrize(
-    ("made", "node", "message"),
-    [
-        ((4, 3, 3), {**CONCAT, "order": array([0, 1, 2], "int32")}, r"`node.order` must be a perm"),
-        (
-            (4, 3, 3),
-            {**CONCAT, "order": array([0, 1, 2, 2], "int32")},
-            r"`node.order` must be a permutation of 0..3, got int32\[4\]",
-        ),
-        ((4, 3, 3), {**CONCAT, "order": array([-1, 1, 2, 3], "int32")}, r"`node.order` must be a"),
-        ((4, 3, 3), {**CONCAT, "order": array([0] * 4, "int64")}, r"finite int32 array of rank 1"),
-        ((3, 3, 3), {**CONCAT, "order": array([3, 1, 2, 0], "int32")}, r"`y.shape` must be \(4, 3"),
-        (
-            (2, 3, 3),
-            {"op": "concat", "others": ["x"], "order": array([0, 1], "int32")},
-            r"`nodes\[0\].others` must be a tuple of printable texts of 1..200 characters, got",
-        ),
-        (
-            (2, 3, 3),
-            {"op": "concat", "others": None, "order": array([0, 1], "int32")},
-            r"`nodes\[0\].others` must be a tuple of printable texts of 1..200 characters, got N",
-        ),
-        (
-            (4, 3, 3),
-            {"op": "concat", "others": ("z",), "order": array([0, 1, 2, 3], "int32")},
-            r"`node.input` must be made by an earlier node, got 'z'",
-        ),
-    ],
-)
-def test_channels_that_do_not_fit(made: Any, node: Any, message: str) -> None:
-    with pytest.raises(ArtifactError, match="^Graph: .*" + message):
-        one_node((2, 3, 3), made, **node)
 
 
 def test_stacked_values_are_alike() -> None:
@@ -476,71 +377,37 @@ def test_powers_of_two_are_shifts() -> None:
         assert graph.counts()[0].mul == mul
 
 
-def test_random_graphs_are_valid() -> None:
-    rng = np.random.default_rng(1)
-    seen = {type(node) for _ in range(50) for node in random_graph(rng).nodes}
-    assert seen == set(map(get_node, NODES))
-
-
 def test_borders_of_all_readers_count_together() -> None:
-    """One reader asks for many rows around the value, another for many columns."""
+    """One reader requires many rows around the value, another many columns."""
     side = 2**14
-    layer: dict[str, Any] = {
-        "input": "x",
-        "multiplier": array([1], "int32"),
-        "offset": array([0], "int64"),
-        "shift": 1,
-        "clamp_min": 0,
-        "clamp_max": 255,
-    }
-    total: dict[str, Any] = {"multiplier": 1, "other_multiplier": 1, "offset": 0, "shift": 1}
-    shapes = {
-        "x": (1, 1, 1),
-        "a": (1, 2, 1),
-        "b": (1, 1, 2),
-        "wide": (1, 2, 2),
-        "high": (1, 2, 2),
-    }
-    tall = np.zeros((1, 2 * side, 1, 1), np.uint8)
+    parts = tiny_parts()
+    _, y, z = parts["values"]
+    adder, _, fc = parts["nodes"]
+    tall = np.zeros((2, 2 * side, 1, 1), np.uint8)
+    fields = {"weight": tall, "padding": (side, 0)}
+    turned = {"weight": tall.transpose(0, 2, 1, 3).copy(), "padding": (0, side)}
+    flat = array([[0, 0, 0, 0]] * 2, "int8")
+    parts["values"] = (
+        Value(name="x", shape=(1, 1, 1), scale=1.0, zero_point=0),
+        replace(y, shape=(2, 2, 1)),
+        replace(z, shape=(2, 1, 2)),
+    )
+    parts["nodes"] = (
+        replace(adder, **fields),
+        replace(adder, **turned, name="turned", output="z"),
+        replace(fc, input="y", output="early", name="early", weight=flat),
+        replace(fc, weight=flat),
+    )
     with pytest.raises(ArtifactError, match=rf"`x.shape` must have at most {MAX_ELEMENTS} elemen"):
-        Graph(
-            name="cross",
-            input=tiny_parts()["input"],
-            values=tuple(
-                Value(name=name, shape=shape, scale=1.0, zero_point=0)
-                for name, shape in (shapes | {"y": (1, 2, 2)}).items()
-            ),
-            nodes=(
-                Adder2d(name="1", output="a", weight=tall, padding=(side, 0), **layer),
-                Adder2d(
-                    name="2",
-                    output="b",
-                    weight=tall.transpose(0, 2, 1, 3).copy(),
-                    padding=(0, side),
-                    **layer,
-                ),
-                Pad(name="3", input="a", output="wide", **NO_BORDER | {"right": 1}),
-                Pad(name="4", input="b", output="high", **NO_BORDER | {"bottom": 1}),
-                Add(
-                    name="5",
-                    input="wide",
-                    other="high",
-                    output="y",
-                    clamp_min=0,
-                    clamp_max=255,
-                    **total,
-                ),
-                classifier(4),
-            ),
-        )
+        Graph(**parts)
 
 
 def test_pooling_needs_no_border() -> None:
     """Neither near the limit of a value's size, nor with padding far beyond it."""
     none = array([0], "uint8")
     side = 2**13
-    pool = POOL | {"minimum": none, "kernel": (3, 3), "padding": (1, 1), "stride": (32, 32)}
-    full = one_node((1, side, side), (1, side // 32, side // 32), **pool)
+    small = POOL | {"minimum": none, "kernel": (3, 3), "padding": (1, 1), "stride": (32, 32)}
+    full = one_node((1, side, side), (1, side // 32, side // 32), **small)
     assert full.values[0].elements == MAX_ELEMENTS
     huge = {"kernel": (2**15,) * 2, "padding": (2**14,) * 2, "minimum": none}
     graph = one_node((1, 4, 4), (1, 5, 5), **POOL | huge)
