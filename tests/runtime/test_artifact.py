@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tests.runtime.files import closed, opened, resealed
-from tests.runtime.graphs import random_graph, tiny
+from tests.runtime.graphs import tiny
 
 from mulfree.errors import ArtifactError
 from mulfree.nodes.linear import Linear
@@ -53,13 +53,6 @@ def test_round_trip(tmp_path: Path) -> None:
     assert path.read_bytes() == artifact.to_bytes(graph) == CONTENT
     picture = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
     np.testing.assert_array_equal(reference.run(graph, picture), reference.run(tiny(), picture))
-
-
-def test_random_graphs_round_trip() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        content = artifact.to_bytes(random_graph(rng))
-        assert artifact.to_bytes(artifact.from_bytes(content)) == content
 
 
 def test_tensors_are_mapped_and_read_only(tmp_path: Path) -> None:
@@ -279,12 +272,6 @@ def test_doubled_keys_inside_the_graph() -> None:
     refused(closed(header, data, text), "a key occurs twice")
 
 
-def test_infinite_weights() -> None:
-    position = CONTENT.index(np.array([1, -1], "<f4").tobytes())
-    damaged = CONTENT[:position] + np.array([1, np.inf], "<f4").tobytes() + CONTENT[position + 8 :]
-    refused(resealed(damaged), r"`nodes\[2\].bias` must be a contiguous, aligned, finite float32")
-
-
 def test_what_bits_do_not_decide() -> None:
     """Weights that are other weights are a valid graph with another result."""
     graph: Graph = artifact.from_bytes(resealed(CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])))
@@ -298,24 +285,6 @@ def changed_metadata(change: Callable[[dict[str, Any]], None]) -> bytes:
     text = json.dumps(header)
     text += " " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text.encode() + data
-
-
-def test_a_flipped_bit_gives_the_same_graph_or_none() -> None:
-    rng = np.random.default_rng(3)
-    outcomes = {"refused": 0, "equal": 0}
-    for _ in range(6):
-        content = artifact.to_bytes(random_graph(rng, 3))
-        for position in rng.integers(8 * len(content), size=100):
-            data = bytearray(content)
-            data[position // 8] ^= 1 << (position % 8)
-            try:
-                graph = artifact.from_bytes(data)
-            except ArtifactError:
-                outcomes["refused"] += 1
-            else:
-                assert artifact.to_bytes(graph) == content
-                outcomes["equal"] += 1
-    assert outcomes["refused"] > 590
 
 
 def test_every_part_is_under_the_digest() -> None:
@@ -386,12 +355,8 @@ def test_file_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ArtifactError, match=r"^runtime.from_file: `file` must have at most .* more"
     ):
         artifact.from_file(_Drops(CONTENT + b"x"))
-
-
-def test_a_file_object_of_text() -> None:
-    with pytest.raises(
-        ArtifactError, match=r"^runtime.from_file: `file` must be open in binary mo"
-    ):
+    line = r"^runtime.from_file: `file` must be open in binary mo"
+    with pytest.raises(ArtifactError, match=line):
         artifact.from_file(io.StringIO("text"))  # type: ignore[arg-type]
 
 
