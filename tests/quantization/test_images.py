@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mulfree.errors import ConfigError, DataError, MulfreeError
+from mulfree.errors import DataError, MulfreeError
 from mulfree.quantization import Preprocessing
 from mulfree.quantization.images import read_images
 
@@ -117,9 +117,3 @@ def test_errors_of_a_loader_of_mulfree_pass() -> None:
 
     with pytest.raises(DataError, match=r"^gone$"):
         read(loader())
-
-
-def test_a_failing_loader_is_the_cause() -> None:
-    with pytest.raises(ConfigError) as caught:
-        read(failing())
-    assert isinstance(caught.value.__cause__, KeyError)

@@ -36,7 +36,7 @@ from mulfree.quantization.fusion import fuse
 from mulfree.quantization.layout import QuantLayout
 from mulfree.quantization.lower import lower
 from mulfree.quantization.qparams import QuantParams
-from mulfree.runtime import artifact, reference
+from mulfree.runtime import reference
 
 Shape = tuple[int, int, int]
 PICTURES = Preprocessing(mean=(0.0,) * 2, std=(1.0,) * 2, resize=64)
@@ -152,22 +152,6 @@ def test_a_layer_with_groups_a_border_and_a_pool() -> None:
     assert layer.clamp_min == graph.by_name[layer.output].zero_point
 
 
-def check_kernels(graph: runtime.Graph, images: Tensor) -> None:
-    """The native kernels, of the graph and of its file, equal the definition."""
-    array = images.numpy()
-    expected = reference.run(graph, array)
-    np.testing.assert_array_equal(runtime.Session(graph, threads=2).run(array), expected)
-    loaded = artifact.from_bytes(artifact.to_bytes(graph))
-    np.testing.assert_array_equal(runtime.Session(loaded).run(array), expected)
-
-
-def stage(*modules: nn.Module) -> nn.Module:
-    """An adder layer behind a first layer, then `modules`."""
-    return nn.Sequential(
-        nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), *modules, head(4)
-    )
-
-
 def test_one_layer_is_exact_to_half_a_step() -> None:
     """Exact input and weights, or weights out of range: only the result is rounded."""
     norm = nn.BatchNorm2d(5)
@@ -277,16 +261,11 @@ def test_geometries(
 def test_borders(
     border: tuple[int, ...], layer: nn.Conv2d | Adder2d, padding: tuple[int, int] | None
 ) -> None:
-    def forward(net: Any, x: Tensor) -> Tensor:
-        x = functional.pad(net.first(x), border)
-        result: Tensor = net.head(torch.relu(net.norm(net.layer(x))))
-        return result
-
-    first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
     layer.reset_parameters()
-    net = Net(forward, first=first, layer=layer, norm=nn.BatchNorm2d(4), head=head(4))
+    pad = Net(lambda n, x: functional.pad(x, border))
+    net = staged(pad, layer, nn.BatchNorm2d(4), nn.ReLU())
     graph = lowered(net, warm(net, (2, 8, 8)), 4)
-    node = next(n for n in graph.nodes if n.name == "layer")
+    node = next(n for n in graph.nodes if n.name == "4")
     assert isinstance(node, Adder2dNode | Conv2d)
     assert len(nodes_of(graph, Pad)) == (padding is None)
     if padding is not None:
@@ -294,11 +273,11 @@ def test_borders(
 
 
 def test_sums_of_values_and_copies_of_fewer_bits() -> None:
-    def forward(net: Any, x: Tensor) -> Tensor:
+    def forward(net: Any, x: Tensor) -> Any:
         a = net.first(x)
         b = torch.relu(net.norm(net.layer(a)))
         c = torch.relu(a + b)
-        return net.head(net.last(c) + (a + c))  # type: ignore[no-any-return]
+        return net.head(net.last(c) + (a + c))
 
     first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4))
     net = Net(
@@ -342,11 +321,11 @@ def test_windows_means_and_repeated_pixels() -> None:
 
 @pytest.mark.parametrize("bits", [8, 4])
 def test_channels_behind_one_another(bits: int) -> None:
-    def forward(net: Any, x: Tensor) -> Tensor:
+    def forward(net: Any, x: Tensor) -> Any:
         a = torch.relu(net.one(x))
         b = net.two(a)
         joined = torch.cat([a, b, x, a], 1)
-        return net.head(torch.relu(net.last(joined)))  # type: ignore[no-any-return]
+        return net.head(torch.relu(net.last(joined)))
 
     net = Net(
         forward,
@@ -355,8 +334,7 @@ def test_channels_behind_one_another(bits: int) -> None:
         last=nn.Sequential(Adder2d(13, 4, 1), nn.BatchNorm2d(4)),
         head=head(4),
     )
-    images = warm(net, (2, 8, 8))
-    graph = lowered(net, images, bits)
+    graph = lowered(net, warm(net, (2, 8, 8)), bits)
     (stack,) = nodes_of(graph, Concat)
     assert stack.order.tolist() == list(range(13))
     made = graph.by_name[stack.output]
@@ -366,22 +344,19 @@ def test_channels_behind_one_another(bits: int) -> None:
     assert stack.inputs[0] == stack.inputs[3]
     tables = {node.output for node in nodes_of(graph, Lut)}
     assert set(stack.inputs) <= tables | {made.name}
-    check_kernels(graph, images[0])
 
 
 def test_logits_behind_one_another() -> None:
     net = Net(lambda n, x: torch.cat([n.one(x), n.two(x)], 1), one=head(2), two=head(2))
-    images = warm(net, (2, 8, 8))
-    graph = lowered(net, images)
+    graph = lowered(net, warm(net, (2, 8, 8)))
     assert graph.outputs == 6
-    check_kernels(graph, images[0])
 
 
 def test_ceilings() -> None:
-    def forward(net: Any, x: Tensor) -> Tensor:
+    def forward(net: Any, x: Tensor) -> Any:
         a = functional.relu6(4 * net.one(x) + net.two(x))
         b = functional.hardtanh(net.three(a), 0.0, 0.5)
-        return net.head(net.last(b))  # type: ignore[no-any-return]
+        return net.head(net.last(b))
 
     net = Net(
         forward,
@@ -409,16 +384,15 @@ def test_a_ceiling_within_the_range() -> None:
 
 
 def test_sums_of_multiples() -> None:
-    def forward(net: Any, x: Tensor) -> Tensor:
+    def forward(net: Any, x: Tensor) -> Any:
         a = net.first(x)
         b = torch.relu(net.layer(a) - 0.5 * a)
-        return net.head((0.25 * a + b) / 2)  # type: ignore[no-any-return]
+        return net.head((0.25 * a + b) / 2)
 
     first = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
     layer = nn.Sequential(Adder2d(4, 4, 3, padding=1), nn.BatchNorm2d(4))
     net = Net(forward, first=first, layer=layer, head=head(4))
-    images = warm(net, (2, 8, 8))
-    graph = lowered(net, images)
+    graph = lowered(net, warm(net, (2, 8, 8)))
     (adder,), (total,) = nodes_of(graph, Adder2dNode), nodes_of(graph, Add)
     scales = [graph.by_name[name].scale for name in (adder.residual, adder.output)]
     factor = adder.residual_multiplier / 2**adder.shift
@@ -426,7 +400,6 @@ def test_sums_of_multiples() -> None:
     scales = [graph.by_name[name].scale for name in (*total.inputs, total.output)]
     assert total.multiplier / 2**total.shift == pytest.approx(scales[0] / scales[2] / 8)
     assert total.other_multiplier / 2**total.shift == pytest.approx(scales[1] / scales[2] / 2)
-    check_kernels(graph, images[0])
 
 
 def test_shifts_cannot_multiply_by_any_factor() -> None:

@@ -52,12 +52,6 @@ def test_copies(before: torch.dtype, after: torch.dtype) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {before}
 
 
-def test_wrapped_networks() -> None:
-    model = small()
-    for wrapped in (nn.DataParallel(model), torch.optim.swa_utils.AveragedModel(model)):
-        assert type(copied(wrapped)) is nn.Sequential
-
-
 def old_weight_norm(layer: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -204,10 +198,7 @@ def test_hooks_that_fail() -> None:
 
 
 def test_numbers_of_images_in_a_forward() -> None:
-    def forward(net: Any, x: Tensor) -> Any:
-        return net.head(net.layer(x)).view(2, -1)
-
-    model = Net(forward, layer=nn.Conv2d(2, 4, 3), head=head(4))
+    model = Net(lambda n, x: n.head(n.layer(x)).view(2, -1), layer=nn.Conv2d(2, 4, 3), head=head(4))
     with pytest.raises(
         ConfigError, match=r"must take images \[3, 2, 8, 8\].*\(RuntimeError: shape"
     ):
@@ -215,10 +206,7 @@ def test_numbers_of_images_in_a_forward() -> None:
 
 
 def test_one_logit_an_image() -> None:
-    def forward(net: Any, x: Tensor) -> Any:
-        return net.fc(x.flatten(1)).squeeze(-1)
-
-    model = Net(forward, fc=nn.Linear(128, 1))
+    model = Net(lambda n, x: n.fc(x.flatten(1)).squeeze(-1), fc=nn.Linear(128, 1))
     assert model(X).shape == (3,)
     checked(model)
 

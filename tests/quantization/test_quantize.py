@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from tests.quantization.networks import named, outputs, warm
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 
 from mulfree import data, models, runtime, training
-from mulfree.errors import ConfigError, DTypeError, ShapeError
+from mulfree.errors import ConfigError, ShapeError
 from mulfree.nn import Adder2d
 from mulfree.nodes.adder2d import Adder2d as AdderNode
 from mulfree.quantization import Preprocessing, quantize
@@ -59,17 +58,6 @@ def test_close_to_the_network(
     assert correlation(net, graph, torch.cat(images)) > least
 
 
-def test_the_network_is_not_changed(trained: tuple[nn.Module, list[Tensor]]) -> None:
-    net, images = trained
-    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    net.train()
-    quantize(net, images[:1], 4)
-    assert net.training
-    net.eval()
-    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    assert all(parameter.requires_grad for parameter in net.parameters())
-
-
 def test_a_layer_by_hand() -> None:
     layer = Adder2d(2, 2, 1)
     first = (nn.Conv2d(1, 2, 1), nn.ReLU())
@@ -107,14 +95,6 @@ def test_shifts_cost_a_convolutional_network_nothing() -> None:
     images = warm(net, (3, 16, 16))
     graph = quantize(net, images, 8, power_of_two_scales=True)
     assert correlation(net, graph, images[0]) > 0.99
-
-
-def test_batches_with_labels(trained: tuple[nn.Module, list[Tensor]]) -> None:
-    net, images = trained
-    pairs = [(batch, torch.zeros(len(batch))) for batch in images]
-    one, other = quantize(net, images), quantize(net, iter(pairs))
-    x = images[1].numpy()
-    np.testing.assert_array_equal(reference.run(one, x), reference.run(other, x))
 
 
 def test_trained_ranges_are_used_as_they_are(trained: tuple[nn.Module, list[Tensor]]) -> None:
@@ -159,42 +139,19 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"bits": 7}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 7"),
         ({"observer": "median"}, ConfigError, r"`observer` must be one of auto, minmax, "),
         ({"batches": []}, ShapeError, r"`batches` must hold images .* got nothing"),
-        ({"batches": [torch.zeros(3, 4, 4)]}, ShapeError, r"of one size, got \[3, 4, 4\]"),
-        ({"batches": [torch.zeros(0, 3, 4, 4)]}, ShapeError, r"got \[0, 3, 4, 4\]"),
-        (
-            {"batches": [torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 8, 8)]},
-            ShapeError,
-            r"got \[1, 3, 4, 4\], \[1, 3, 8, 8\]",
-        ),
         ({"model": nn.Sequential(nn.GELU())}, ConfigError, r"got GELU at 0"),
-        ({"ranges": {}}, ConfigError, r"`ranges` must hold a range of every value"),
         ({"ranges": [1]}, ConfigError, r"`ranges` must be a mapping or None, got \[1\]"),
         ({"bits": 8.0}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 8.0"),
         ({"bits": "8"}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got '8'"),
         ({"bits": True}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got True"),
         ({"bits": 10**5000}, ConfigError, r"`bits` must be one of .* an integer of 16610 bits"),
         ({"observer": None}, ConfigError, r"`observer` must be one of auto, .* got None"),
-        (
-            {"bias_correction": 1},
-            ConfigError,
-            r"`bias_correction` must be True, .* got 1",
-        ),
-        (
-            {"power_of_two_scales": "no"},
-            ConfigError,
-            r"`power_of_two_scales` must .* got 'no'",
-        ),
+        ({"bias_correction": 1}, ConfigError, r"`bias_correction` must be True, .* got 1"),
+        ({"power_of_two_scales": "no"}, ConfigError, r"`power_of_two_scales` must .* got 'no'"),
         ({"name": "a\nb"}, ConfigError, r"`name` must be a printable text of .* got 'a\\nb'"),
-        ({"name": ""}, ConfigError, r"`name` must be a printable text of .* got ''"),
-        ({"name": 5}, ConfigError, r"`name` must be a printable text of .* got 5"),
-        (
-            {"preprocessing": (0, 1)},
-            ConfigError,
-            r"`preprocessing` must be .* got \(0, 1\)",
-        ),
+        ({"preprocessing": (0, 1)}, ConfigError, r"`preprocessing` must be .* got \(0, 1\)"),
         (
             {"preprocessing": preprocessing(classes=("x" * 5000,) * 10)},
             ConfigError,
@@ -220,11 +177,7 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
             ConfigError,
             r"`preprocessing` must have a mean and std for each of 1 channels, got 3 and 3",
         ),
-        ({"batches": [{"image": 0}]}, ConfigError, r"got dict with \['image'\]"),
-        ({"batches": [torch.zeros(1, 1, 8, 8, dtype=torch.uint8)]}, DTypeError, r"torch.uint8"),
-        ({"batches": [torch.full((1, 1, 8, 8), torch.nan)]}, ConfigError, r"finite numbers, got"),
         ({"batches": torch.zeros(1, 2, 8, 8)}, ConfigError, r"\(ShapeError: LeNet5BN: `images`"),
-        ({"model": None}, ConfigError, r"`model` must be a torch.nn.Module, got 'NoneType'"),
         (
             {"model": nn.Sequential(OrderedDict({"x" * 300: nn.Conv2d(1, 1, 8)}))},
             ConfigError,
@@ -253,14 +206,6 @@ def test_numbers_of_numpy_are_numbers(trained: tuple[nn.Module, list[Tensor]]) -
     options: dict[str, Any] = {"bits": np.int64(4), "bias_correction": np.bool_(True)}
     one, other = quantize(net, images, 4, bias_correction=True), quantize(net, images, **options)
     assert artifact.to_bytes(one) == artifact.to_bytes(other)
-
-
-def test_images_of_other_types(trained: tuple[nn.Module, list[Tensor]]) -> None:
-    net, images = trained
-    whole = torch.cat(images)
-    expected = artifact.to_bytes(quantize(net, images))
-    for batches in (whole, whole.numpy(), [whole.double()], DataLoader(TensorDataset(whole), 100)):
-        assert artifact.to_bytes(quantize(net, batches)) == expected
 
 
 def test_pixels_become_what_the_artifact_makes_of_them(
