@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from mulfree import models
+from mulfree import models, operators
 from mulfree.errors import ArtifactError, ConfigError
 from mulfree.nn import Adder2d
 
@@ -284,13 +284,8 @@ def own_state(operator: str, **options: Any) -> dict[str, Tensor]:
 
 def assert_loads(loaded: nn.Module, state: Mapping[str, Tensor], operator: str) -> None:
     assert models.config_of(loaded).arguments["operator"] == operator
-    assert (
-        type(loaded.get_submodule("layer1.0.conv1"))
-        is {
-            "adder2d": Adder2d,
-            "conv2d": nn.Conv2d,
-        }[operator]
-    )
+    expected = operators.get_operator(operator).conv
+    assert type(loaded.get_submodule("layer1.0.conv1")) is expected
     torch.testing.assert_close(dict(loaded.state_dict()), dict(state), atol=0, rtol=0)
 
 

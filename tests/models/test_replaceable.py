@@ -21,22 +21,6 @@ def kinds(model: nn.Module) -> list[type[nn.Module]]:
     return [type(layer) for layer in model.children()]
 
 
-def with_attribute(conv: nn.Conv2d) -> None:
-    conv.note = "mine"  # type: ignore[assignment]
-
-
-def with_forward(conv: nn.Conv2d) -> None:
-    conv.forward = lambda input: 2 * input  # type: ignore[method-assign]
-
-
-def with_weight_hook(conv: nn.Conv2d) -> None:
-    conv.weight.register_hook(lambda gradient: 2 * gradient)
-
-
-def with_weight_attribute(conv: nn.Conv2d) -> None:
-    conv.weight.lr_scale = 0.1  # type: ignore[attr-defined]
-
-
 def with_a_buffer_as_weight(conv: nn.Conv2d) -> None:
     weight = conv.weight.detach()
     del conv.weight
@@ -47,8 +31,8 @@ LOSSES: list[tuple[Callable[[nn.Conv2d], object], str]] = [
     (lambda conv: conv.register_buffer("mask", torch.ones(3)), "buffer mask"),
     (lambda conv: conv.register_parameter("gain", nn.Parameter(torch.ones(3))), "parameter gain"),
     (lambda conv: conv.add_module("act", nn.ReLU()), "child act"),
-    (with_attribute, "attribute note"),
-    (with_forward, "replaced forward"),
+    (lambda conv: setattr(conv, "note", "mine"), "attribute note"),
+    (lambda conv: setattr(conv, "forward", lambda input: 2 * input), "replaced forward"),
     (lambda conv: setattr(conv, "_conv_forward", None), "attribute _conv_forward"),
     (lambda conv: setattr(conv, "_compiled_call_impl", print), "attribute _compiled_call_impl"),
     (lambda conv: setattr(conv, "transposed", True), "attribute transposed"),
@@ -70,12 +54,12 @@ LOSSES: list[tuple[Callable[[nn.Conv2d], object], str]] = [
         "hooks in _backward_pre_hooks",
     ),
     (lambda conv: conv.requires_grad_(False), "requires_grad=False of weight"),
-    (with_weight_hook, "hooks of weight"),
+    (lambda conv: conv.weight.register_hook(lambda gradient: 2 * gradient), "hooks of weight"),
     (
         lambda conv: conv.weight.register_post_accumulate_grad_hook(print),
         "hooks of weight",
     ),
-    (with_weight_attribute, "attribute lr_scale of weight"),
+    (lambda conv: setattr(conv.weight, "lr_scale", 0.1), "attribute lr_scale of weight"),
     (with_a_buffer_as_weight, "buffer weight"),
 ]
 

@@ -78,10 +78,11 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, cache: Path) -> None:
     path = write_tar(tmp_path / "x.tar", labelled(side=8))
     images = load(path)[1]["train"].images.clone()
     (entry,) = cache.iterdir()
+    train = (entry / "train.images.npy").read_bytes()
     for name, content in (
         ("train.images.npy", b""),
         ("train.labels.npy", (entry / "test.images.npy").read_bytes()),
-        ("train.images.npy", (entry / "train.labels.npy").read_bytes()),
+        ("train.images.npy", train.replace(b"(4, 3, 8, 8)", b"(4, 8, 3, 8)")),
         ("train.digests.npy", b""),
         ("index.json", b"{}"),
         ("index.json", b"[]"),
