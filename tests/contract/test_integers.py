@@ -42,22 +42,27 @@ def found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.usefixtures("found")
+@pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("name", OPERATORS)
-def test_a_form_names_a_layer_and_represents_the_weight(name: str) -> None:
+def test_a_form_names_a_layer_and_represents_the_weight(name: str, bits: int) -> None:
     """Fake and folded weights are the same numbers; gradients pass straight through."""
     form = integer_form(name)
     assert form is not None
     node = nodes.get_node(form.node)
     assert issubclass(node, SlidingLayer)
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(4, 3, 3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
-    qparams = quantization.qparams.QuantParams(scale=2.0**-4, zero_point=100, bits=8)
-    fake = form.fake_weight(weight, 8, *qparams.tensors())
+    weight = torch.randn(4, 3, 3, 2, generator=generator, dtype=torch.float64)
+    # Some are outside of the range of the input.
+    weight = weight.mul_(4).requires_grad_()
+    scale, zero_point = 2.0 ** (4 - bits), 2**bits * 2 // 5
+    qparams = quantization.qparams.QuantParams(scale=scale, zero_point=zero_point, bits=bits)
+    fake = form.fake_weight(weight, bits, *qparams.tensors())
     fake.sum().backward()
     assert weight.grad is not None
     assert (weight.grad == 1).all()
-    folded = form.fold(weight.detach().numpy(), 8, qparams, lambda scale: scale)
-    q = np.arange(256)[:, None, None, None, None]
+    folded = form.fold(weight.detach().numpy(), bits, qparams, lambda scale: scale)
+    assert folded.weight.dtype == (np.int8 if form.linear else np.uint8)
+    q = np.arange(2**bits)[:, None, None, None, None]
     x = qparams.scale * (q - qparams.zero_point)
     if form.linear:
         acc, exact = q * folded.weight.astype(int), x * fake.detach().numpy()

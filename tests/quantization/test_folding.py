@@ -67,38 +67,6 @@ def test_clipping_weights_costs_a_constant_only(qparams: QuantParams) -> None:
     assert result.largest == 255
 
 
-@pytest.mark.parametrize("qparams", QPARAMS, ids=["behind a ReLU", "signed"])
-def test_adder_weights_between_steps_are_off_by_half_a_step(qparams: QuantParams) -> None:
-    layer = Adder2d(3, 4, 3, bias=True).double()
-    result = folded(layer, qparams)
-    clipped = layer.weight.detach().numpy().clip(qparams.low, qparams.high).transpose(0, 2, 3, 1)
-    real = qparams.scale * (result.weight.astype(float) - qparams.zero_point)
-    assert np.abs(real - clipped).max() <= qparams.scale / 2 * (1 + 1e-12)
-    assert result.weight.dtype == np.uint8
-    assert result.weight.shape == (4, 3, 3, 3)
-
-
-@pytest.mark.parametrize("bits", [8, 4])
-def test_convolution(bits: int) -> None:
-    layer = nn.Conv2d(2, 3, 3).double()
-    qparams = QPARAMS[1]
-    result = folded(layer, qparams, bits=bits)
-    top = 2 ** (bits - 1) - 1
-    weight = layer.weight.detach().numpy().transpose(0, 2, 3, 1)
-    step = np.abs(weight).max((1, 2, 3)) / top
-    assert result.weight.dtype == np.int8
-    assert_array_equal(np.abs(result.weight).max((1, 2, 3)), [top] * 3)
-    assert_allclose(result.factor, qparams.scale * step)
-    rounded = result.weight * step[:, None, None, None]
-    assert (np.abs(rounded - weight).max((1, 2, 3)) <= step / 2 * (1 + 1e-12)).all()
-    q = np.random.default_rng(0).integers(0, 16, (3, 3, 2))
-    acc = (q * result.weight.astype(np.int64)).sum((1, 2, 3))
-    real = qparams.scale * (q - qparams.zero_point)
-    assert layer.bias is not None
-    expected = (real * rounded).sum((1, 2, 3)) + layer.bias.detach().numpy()
-    assert_allclose(result.factor * acc + result.offset, expected, rtol=1e-12)
-
-
 NORM = BatchNormParams(
     factor=np.array([2.0, -0.3, 0.0]),
     mean=np.array([-1.0, 0.5, 3.0]),

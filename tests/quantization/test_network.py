@@ -103,6 +103,19 @@ def test_hooks_that_change_nothing() -> None:
     assert len(seen) == count == 1
 
 
+def scripted() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script: nn.Module = torch.jit.trace(small().eval(), X)
+    return script
+
+
+def locked() -> nn.Module:
+    model = small()
+    vars(model)["lock"] = threading.Lock()
+    return model
+
+
 REFUSED: list[tuple[str, Any]] = [
     ("be a torch.nn.Module, got 'NoneType'", None),
     ("be a torch.nn.Module, got 'type'", nn.Conv2d),
@@ -112,27 +125,14 @@ REFUSED: list[tuple[str, Any]] = [
     ),
     ("got one on the meta device at 0.weight", small().to("meta")),
     ("got torch.complex64, torch.strided at weight", nn.Conv2d(2, 4, 3, dtype=torch.complex64)),
+    (r"be the network itself, got a compiled Script", scripted()),
+    (r"can be copied, got Sequential \(TypeError: cannot p", locked()),
 ]
 
 
 @pytest.mark.parametrize(("message", "model"), REFUSED, ids=[message for message, _ in REFUSED])
 def test_refused(message: str, model: Any) -> None:
     with pytest.raises(ConfigError, match=r"^quantize: `model` must .*" + message):
-        copied(model)
-
-
-def test_compiled_scripts_are_refused() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        script = torch.jit.trace(small().eval(), X)
-    with pytest.raises(ConfigError, match=r"must be the network itself, got a compiled Script"):
-        copied(script)
-
-
-def test_what_cannot_be_copied_is_refused() -> None:
-    model = small()
-    vars(model)["lock"] = threading.Lock()
-    with pytest.raises(ConfigError, match=r"can be copied, got Sequential \(TypeError: cannot p"):
         copied(model)
 
 
@@ -165,57 +165,56 @@ def test_variances(variance: float, eps: float) -> None:
         checked(model)
 
 
+def hooked(path: str, hook: Any) -> nn.Module:
+    model = small()
+    model.get_submodule(path).register_forward_hook(hook)
+    return model
+
+
+def huge() -> nn.Module:
+    model = small()
+    for name in ("weight", "bias"):
+        nn.init.constant_(model.get_parameter(f"3.2.{name}"), 3e38)
+    return model
+
+
+def view_changed(net: Any, x: Tensor) -> Any:
+    y = net.layer(x)
+    torch.relu_(y.view(y.shape))
+    return net.head(y)
+
+
 @pytest.mark.filterwarnings("ignore:Initializing zero-element")
-def test_layers_without_weights() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(144, 0))
-    with pytest.raises(ConfigError, match=r"layers with weights, got \[0, 144\] at 2.weight"):
-        checked(model)
-
-
-def test_results_that_are_not_finite() -> None:
-    model = small()
-    with torch.no_grad():
-        model.get_parameter("3.2.bias").fill_(3e38)
-        model.get_parameter("3.2.weight").fill_(3e38)
-    with pytest.raises(ConfigError, match=r"compute finite numbers of `batches`, got inf as a l"):
-        checked(model)
-
-
-@pytest.mark.parametrize("of_layer", [True, False])
-def test_hooks_that_change_something(of_layer: bool) -> None:
-    model = small()
-    module = model[0] if of_layer else model
-    module.register_forward_hook(lambda module, args, output: output * 2)
-    with pytest.raises(ConfigError, match=r"without hooks, .* got logits that differ by [0-9]"):
-        checked(model)
-
-
-def test_hooks_that_fail() -> None:
-    model = small()
-    model[0].register_forward_hook(lambda module, args, output: 1 / 0)
-    with pytest.raises(ConfigError, match=r"images \[3, 2, 8, 8\].*\(ZeroDivisionError: division"):
-        checked(model)
-
-
-def test_numbers_of_images_in_a_forward() -> None:
-    model = Net(lambda n, x: n.head(n.layer(x)).view(2, -1), layer=nn.Conv2d(2, 4, 3), head=head(4))
-    with pytest.raises(
-        ConfigError, match=r"must take images \[3, 2, 8, 8\].*\(RuntimeError: shape"
-    ):
-        checked(model)
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(144, 0)),
+            r"layers with weights, got \[0, 144\] at 2.weight",
+        ),
+        (huge, "compute finite numbers of `batches`, got inf as a logit"),
+        (lambda: hooked("0", lambda m, x, y: 2 * y), "without hooks, .* got logits that differ by"),
+        (lambda: hooked("", lambda m, x, y: 2 * y), r"got logits that differ by [0-9]"),
+        (
+            lambda: hooked("0", lambda m, x, y: 1 / 0),
+            r"images \[3, 2, 8, 8\].*\(ZeroDivisionError: division",
+        ),
+        (
+            lambda: Net(lambda n, x: n.h(n.c(x)).view(2, -1), c=nn.Conv2d(2, 4, 3), h=head(4)),
+            r"take images \[3, 2, 8, 8\].*\(RuntimeError: shape",
+        ),
+        (
+            lambda: Net(view_changed, layer=nn.Conv2d(2, 4, 3), head=head(4)),
+            "without hooks, views changed in place",
+        ),
+    ],
+)
+def test_refused_after_fusing(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^quantize: `model` must .*{message}"):
+        checked(make())
 
 
 def test_one_logit_an_image() -> None:
     model = Net(lambda n, x: n.fc(x.flatten(1)).squeeze(-1), fc=nn.Linear(128, 1))
     assert model(X).shape == (3,)
     checked(model)
-
-
-def test_changes_of_a_view() -> None:
-    def forward(net: Any, x: Tensor) -> Any:
-        y = net.layer(x)
-        torch.relu_(y.view(y.shape))
-        return net.head(y)
-
-    with pytest.raises(ConfigError, match=r"views changed in place"):
-        checked(Net(forward, layer=nn.Conv2d(2, 4, 3), head=head(4)))

@@ -19,6 +19,8 @@ from mulfree.nodes.adder2d import Adder2d as AdderNode
 from mulfree.quantization import Preprocessing, quantize
 from mulfree.runtime import artifact, reference
 
+Trained = tuple[nn.Module, list[Tensor]]
+
 
 def preprocessing(**change: Any) -> Preprocessing:
     options: dict[str, Any] = {"mean": (0.0,), "std": (1.0,), "resize": 8, **change}
@@ -26,7 +28,7 @@ def preprocessing(**change: Any) -> Preprocessing:
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[nn.Module, list[Tensor]]:
+def trained() -> Trained:
     """A digit classifier, and images of them in batches of 32."""
     splits = data.load(data.DataConfig())
     torch.manual_seed(0)
@@ -50,9 +52,7 @@ def correlation(net: nn.Module, graph: runtime.Graph, images: Tensor) -> float:
 
 # Three digits of logits at 8 bits; each bit less doubles the error.
 @pytest.mark.parametrize(("bits", "least"), [(8, 0.999), (6, 0.995), (5, 0.99), (4, 0.97)])
-def test_close_to_the_network(
-    trained: tuple[nn.Module, list[Tensor]], bits: int, least: float
-) -> None:
+def test_close_to_the_network(trained: Trained, bits: int, least: float) -> None:
     net, images = trained
     graph = quantize(net, images, bits)
     assert correlation(net, graph, torch.cat(images)) > least
@@ -76,9 +76,7 @@ def test_a_layer_by_hand() -> None:
     assert node.offset.tolist() == [round((64 - 14 / 15 * 255 / 4) * 2**26), 64 << 26]
 
 
-def test_only_layers_that_are_convolutions_multiply_with_shifts(
-    trained: tuple[nn.Module, list[Tensor]],
-) -> None:
+def test_only_layers_that_are_convolutions_multiply_with_shifts(trained: Trained) -> None:
     net, images = trained
     plain, shifts = (quantize(net, images, 8, power_of_two_scales=only) for only in (False, True))
     multiplying = [
@@ -97,7 +95,7 @@ def test_shifts_cost_a_convolutional_network_nothing() -> None:
     assert correlation(net, graph, images[0]) > 0.99
 
 
-def test_trained_ranges_are_used_as_they_are(trained: tuple[nn.Module, list[Tensor]]) -> None:
+def test_trained_ranges_are_used_as_they_are(trained: Trained) -> None:
     net, images = trained
     names = ["images", *(value.name for value in quantize(net, images).values)]
     ranges = dict.fromkeys(names, (-1.0, 3.0))
@@ -109,9 +107,7 @@ def test_trained_ranges_are_used_as_they_are(trained: tuple[nn.Module, list[Tens
     np.testing.assert_array_equal(reference.run(graph, x), reference.run(other, x))
 
 
-def test_normalisations_are_corrected_from_64_images_on(
-    trained: tuple[nn.Module, list[Tensor]],
-) -> None:
+def test_normalisations_are_corrected_from_64_images_on(trained: Trained) -> None:
     net, images = trained
     x = images[-1].numpy()
 
@@ -125,7 +121,7 @@ def test_normalisations_are_corrected_from_64_images_on(
         assert not np.array_equal(logits(count, None), logits(count, not default))
 
 
-def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
+def test_names_and_pictures(trained: Trained) -> None:
     net, images = trained
     graph = quantize(net, images)
     assert (graph.name, graph.classes) == ("LeNet5BN", None)
@@ -187,10 +183,7 @@ def test_names_and_pictures(trained: tuple[nn.Module, list[Tensor]]) -> None:
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_mistakes(
-    trained: tuple[nn.Module, list[Tensor]],
-    change: dict[str, Any],
-    error: type[Exception],
-    message: str,
+    trained: Trained, change: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     net, images = trained
     arguments: dict[str, Any] = {"model": net, "batches": images, **change}
@@ -201,16 +194,14 @@ def test_mistakes(
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_numbers_of_numpy_are_numbers(trained: tuple[nn.Module, list[Tensor]]) -> None:
+def test_numbers_of_numpy_are_numbers(trained: Trained) -> None:
     net, images = trained
     options: dict[str, Any] = {"bits": np.int64(4), "bias_correction": np.bool_(True)}
     one, other = quantize(net, images, 4, bias_correction=True), quantize(net, images, **options)
     assert artifact.to_bytes(one) == artifact.to_bytes(other)
 
 
-def test_pixels_become_what_the_artifact_makes_of_them(
-    trained: tuple[nn.Module, list[Tensor]],
-) -> None:
+def test_pixels_become_what_the_artifact_makes_of_them(trained: Trained) -> None:
     net, _ = trained
     pixels = torch.randint(0, 256, (8, 1, 8, 8), dtype=torch.uint8)
     how = preprocessing(mean=(0.5,), std=(0.25,))
@@ -220,7 +211,7 @@ def test_pixels_become_what_the_artifact_makes_of_them(
     np.testing.assert_array_equal(one.input.table, other.input.table)
 
 
-def test_wrapped_networks(trained: tuple[nn.Module, list[Tensor]]) -> None:
+def test_wrapped_networks(trained: Trained) -> None:
     net, images = trained
     expected = artifact.to_bytes(quantize(net, images))
     averaged = torch.optim.swa_utils.AveragedModel(net)

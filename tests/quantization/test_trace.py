@@ -121,10 +121,8 @@ def test_operations_in_place_and_without_effect() -> None:
 )
 def test_forwards_that_fail(forward: Any, message: str) -> None:
     net = Written(forward)
-    line = (
-        r"a network that runs and whose forward does not depend on the values of images \[2, 8, 8\]"
-    )
-    line = rf"^quantize: `model` must be {line}, got Written \({message}"
+    line = r"whose forward does not depend on the values of images \[2, 8, 8\], got Written \("
+    line = f"^quantize: `model` must be a network that runs and {line}{message}"
     with pytest.raises(ConfigError, match=line) as caught:
         trace(net, (2, 8, 8))
     assert "\n" not in str(caught.value)
