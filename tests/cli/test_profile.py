@@ -79,9 +79,19 @@ def test_an_artifact(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [cell.strip() for cell in lines[5].strip("|").split("|")] == [
         "adder", "adder2d", "2x2x2", "4", "72", "0", "12", "40 B", "17.36 pJ",
     ]  # fmt: skip
-    total = json.loads(profile(capsys, str(path), "--format", "json"))["total"]
-    assert (total["mul"], total["add"]) == (10, 88)
+    assert lines[-1] == "Arena of a session: 256 B for the values of one image."
+    content = json.loads(profile(capsys, str(path), "--format", "json"))
+    assert (content["total"]["mul"], content["total"]["add"]) == (10, 88)
+    assert content["arena_bytes"] == runtime.Session(path).arena_bytes == 256
     assert "| total |  |  | 10 | 88 |" in profile(capsys, str(path), "--format", "markdown")
+
+
+def test_an_artifact_without_native_kernels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime.save(tiny(), tmp_path / "tiny.mulfree")
+    monkeypatch.setenv("MULFREE_ISA", "sse9")
+    assert "Arena" not in profile(capsys, str(tmp_path / "tiny.mulfree"))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from mulfree.cost import (
     to_text,
 )
 from mulfree.cost.counting import CONVENTIONS
-from mulfree.errors import ConfigError, choices_message
+from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
 from mulfree.operators import OPERATORS
 from mulfree.runtime import Graph
+from mulfree.runtime.native import compiled
 
 _FORMATS = {"table": to_text, "json": to_json, "markdown": to_markdown}
 
@@ -103,8 +105,16 @@ def _count_file(name: str, named: Mapping[str, Any], counted: Mapping[str, Any])
     network = load_any(path, images_for=None if "input_size" in counted else "profile")
     if isinstance(network, Graph):
         _refuse_options(counted, "an artifact", name)
-        return count_graph(network)
+        return replace(count_graph(network), arena_bytes=_arena_bytes(network))
     return _count(network, **counted)
+
+
+def _arena_bytes(graph: Graph) -> int | None:
+    """Return the memory of a session for one image, or None without native kernels."""
+    try:
+        return compiled(graph).arena_bytes
+    except BackendUnavailableError:
+        return None
 
 
 def _refuse_options(given: Mapping[str, Any], kind: str, name: str) -> None:

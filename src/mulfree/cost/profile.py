@@ -105,6 +105,7 @@ class Profile:
         total: Sums.
         uncalled: Names of the layers that have parameters and were never called.
         functions: Arithmetic done by functions outside of layers.
+        arena_bytes: Memory for the values of one image in a session, of a quantised network.
     """
 
     model: str
@@ -116,6 +117,7 @@ class Profile:
     total: Totals
     uncalled: tuple[str, ...] = ()
     functions: tuple[FunctionProfile, ...] = ()
+    arena_bytes: int | None = None
 
     @property
     def uncounted(self) -> tuple[str, ...]:

@@ -77,6 +77,9 @@ def _notes(profile: Profile) -> list[str]:
         notes.append(f"Arithmetic not counted, done by functions: {_numbered(functions)}.")
     if profile.uncalled:
         notes.append(f"Parameters, but never called: {_listed(profile.uncalled)}.")
+    if profile.arena_bytes is not None:
+        size = scaled(profile.arena_bytes, unit="B")
+        notes.append(f"Arena of a session: {size} for the values of one image.")
     return notes
 
 
