@@ -15,7 +15,7 @@ class Clock:
     now = 0.0
 
     def taking(self, seconds: float, count: int) -> Entries:
-        def entries() -> Iterator[int]:
+        def entries() -> Iterator[dict[str, int]]:
             for number in range(count):
                 self.now += seconds
                 yield {"number": number}
