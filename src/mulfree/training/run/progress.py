@@ -14,33 +14,15 @@ _SECONDS = 0.1
 
 
 class Display:
-    """Progress display; this one shows nothing."""
+    """Progress of a run on standard output: a line per epoch and, on a terminal, a bar of steps.
 
-    def start(self, steps: int, done: int) -> None:
-        """Start at step `done` of `steps`."""
+    Args:
+        show: Whether anything is shown.
+    """
 
-    def step(self, step: int, epoch: int, loss: float) -> None:
-        """Show a step."""
-
-    def epoch(self, text: str) -> None:
-        """Show the results of an epoch."""
-
-    def stop(self) -> None:
-        """Stop; called once, also after a failure."""
-
-
-class Lines(Display):
-    """A line per epoch."""
-
-    def epoch(self, text: str) -> None:
-        """Print the line."""
-        print(text, flush=True)
-
-
-class Bar(Display):
-    """A bar over all steps, and a line per epoch above it."""
-
-    def __init__(self, console: Console) -> None:
+    def __init__(self, show: bool) -> None:
+        console = Console()
+        self._show = show
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -48,12 +30,13 @@ class Bar(Display):
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not (show and console.is_terminal),
         )
         self._task = self._progress.add_task("", total=None)
         self._shown = 0.0
 
     def start(self, steps: int, done: int) -> None:
-        """Show the bar."""
+        """Show the bar at step `done` of `steps`."""
         self._progress.update(self._task, total=steps, completed=done)
         self._progress.start()
 
@@ -66,12 +49,14 @@ class Bar(Display):
             self._progress.update(self._task, completed=step, description=text)
 
     def epoch(self, text: str) -> None:
-        """Print the line above the bar."""
-        self._progress.console.print(text, markup=False, highlight=False)
+        """Print the results of an epoch, above the bar."""
+        if self._show:
+            self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def stop(self) -> None:
-        """Remove the bar."""
-        self._progress.stop()
+        """Remove the bar; may be called at any time, also twice."""
+        if not self._progress.disable:
+            self._progress.stop()
 
 
 @contextlib.contextmanager
@@ -86,11 +71,3 @@ def decoding(show: bool) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("", total=1.0, visible=False)
         yield lambda share: progress.update(task, completed=share, visible=True)
-
-
-def display(mode: str) -> Display:
-    """Return the display for `trainer.progress` on this standard output."""
-    if mode == "none":
-        return Display()
-    console = Console()
-    return Bar(console) if console.is_terminal else Lines()

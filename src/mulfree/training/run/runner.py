@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -21,21 +21,15 @@ from mulfree.training.run.checkpoint import (
     companions_of,
     incomplete,
     load_checkpoint,
-    load_network,
     model_of,
 )
 from mulfree.training.run.config import TrainConfig
 from mulfree.training.run.devices import Place, is_main_process, place_run, rank
 from mulfree.training.run.directory import new_directory, resumed_directory
 from mulfree.training.run.network import build_method, check_model
-from mulfree.training.run.progress import Display, decoding, display
-from mulfree.training.run.report import (
-    Row,
-)
+from mulfree.training.run.progress import Display, decoding
+from mulfree.training.run.report import Row
 from mulfree.training.run.results import final_metrics, write_results
-
-if TYPE_CHECKING:
-    pass
 
 # Larger sets of images are not kept on the accelerator.
 _RESIDENT_BYTES = 2**31
@@ -100,7 +94,8 @@ def _train(config: TrainConfig, resume: Checkpoint | None, kept: contextlib.Exit
         # Before loading: weights loaded into float32 would be rounded.
         method.double()
     if resume is not None:
-        load_network(method.model, resume)
+        # Its tensors fit: `check_model` has compared them.
+        method.model.load_state_dict(resume.network)
     return _fit(config, method, splits, place, directory, resume, kept)
 
 
@@ -135,7 +130,7 @@ def _fit(
     )
     if directory is None:
         directory = new_directory(config, kept)
-    shown = display(settings.progress) if is_main_process() else Display()
+    shown = Display(settings.progress != "none" and is_main_process())
     signals = StopOnSignal(module.guard.request_stop)
     checkpoints = CheckpointIO()
     files = RunFiles(directory, shown, signals, checkpoints)
