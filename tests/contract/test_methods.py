@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.contract.toys import method as toy
-from tests.training.runs import assert_same, make_config
+from tests.training.runs import assert_same, checkpoints_of, make_config
 from torch import nn
 
 from mulfree import models
@@ -23,8 +24,6 @@ from mulfree.training import (
     train,
 )
 from mulfree.training.methods import get_method
-from mulfree.training.run import callbacks
-from mulfree.training.run.checkpoint import save_checkpoint
 from mulfree.training.run.results import companion_file
 
 NAMES = (*methods.METHODS, "toy")
@@ -71,6 +70,20 @@ def test_losses_and_gradients(name: str, weights: Path) -> None:
     assert all(value.shape == () and value.isfinite() for value in tested.values())
 
 
+@pytest.mark.compile
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_is_one_graph(name: str, training: bool, weights: Path) -> None:
+    torch._dynamo.reset()
+    method, other = (make_method(name, weights).train(training) for _ in range(2))
+    batch = torch.randn(2, 3, 28, 28), torch.tensor([0, 2])
+    compiled = torch.compile(method, fullgraph=True, dynamic=False, backend="eager")
+    for _ in range(2):
+        assert_same(compiled(batch), other(batch))
+    assert_same(method.state_dict(), other.state_dict())
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_written_and_read(name: str, weights: Path, tmp_path: Path) -> None:
     config = TrainConfig.from_dict({"method": options(name, weights)})
@@ -91,25 +104,17 @@ def test_every_parameter_is_in_one_group(name: str, weights: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_and_the_same_run_resumed(
-    name: str, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_and_the_same_run_resumed(name: str, weights: Path, tmp_path: Path) -> None:
     config = make_config(tmp_path / "run", method=options(name, weights))
-    written: list[bytes] = []
-
-    def keep(content: Any, path: Path) -> None:
-        save_checkpoint(content, path)
-        written.append(path.read_bytes())
-
-    monkeypatch.setattr(callbacks, "save_checkpoint", keep)
-    result = train(config)
+    first, *_ = checkpoints_of(config)
     whole = load_checkpoint(tmp_path / "run" / "last.ckpt")
-    assert result.metrics["method"] == name
-    assert 0 <= result.metrics["test_accuracy"] <= 1
-    files = ["curves.png", *map(companion_file, result.companions)]
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["method"] == name
+    assert 0 <= metrics["test_accuracy"] <= 1
+    files = ["curves.png", *map(companion_file, whole.companions)]
     assert all((tmp_path / "run" / file).exists() for file in files)
     (tmp_path / "half").mkdir()
-    (tmp_path / "half" / "last.ckpt").write_bytes(written[0])
+    (tmp_path / "half" / "last.ckpt").write_bytes(first)
     half = load_checkpoint(tmp_path / "half" / "last.ckpt")
     assert half.config.method == config.method
     assert train(half.config, half).finished

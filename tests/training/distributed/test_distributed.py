@@ -8,13 +8,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from tests.training.run.many_processes import plain, save_and_keep
-from tests.training.runs import start
-from torch import Tensor, nn
+from tests.training.runs import assert_same, start
+from torch import nn
 
 from mulfree import models
 from mulfree.cli.main import main
@@ -35,11 +33,8 @@ NETWORKS = {
     "conv": ["--model.name=plain", "--model.options.norm_logits=false"],
     "adder": [
         *("--model.name=lenet5_bn", "--model.operator=adder2d", "--model.options.width=0.25"),
-        *(
-            "--trainer.gradient_clip_norm=0.5",
-            "--trainer.sync_batchnorm=true",
-            "--trainer.accumulate_grad_batches=2",
-        ),
+        *("--trainer.gradient_clip_norm=0.5", "--trainer.sync_batchnorm=true"),
+        "--trainer.accumulate_grad_batches=2",
     ],
     # Percentiles of half a batch are not those of the whole.
     "qat": [
@@ -50,11 +45,8 @@ NETWORKS = {
     # A network without maxima, as among equal numbers rounding decides which is the largest.
     "pkkd": [
         *("--model.name=resnet20", "--model.operator=adder2d", "--model.options.width=0.125"),
-        *(
-            "--method.name=pkkd",
-            "--trainer.sync_batchnorm=true",
-            "--trainer.gradient_clip_norm=0.5",
-        ),
+        *("--trainer.gradient_clip_norm=0.5", "--trainer.sync_batchnorm=true"),
+        "--method.name=pkkd",
     ],
 }
 RESUMED = ("adder", "qat")
@@ -80,25 +72,11 @@ def assert_close(one: Path, other: Path) -> None:
     first, second = (load_checkpoint(directory / "last.ckpt") for directory in (one, other))
     assert first.step == second.step
     for key in ("state_dict", "optimizer_states"):
-        _assert_close(first.content[key], second.content[key], key)
+        assert_same(first.content[key], second.content[key], key, rtol=1e-9, atol=1e-9)
     for row, same in zip(first.history, second.history, strict=True):
         for name in row.keys() - {"seconds"}:
             # On test images the loss is computed in float32.
             assert row[name] == pytest.approx(same[name], rel=1e-6), name
-
-
-def _assert_close(one: Any, other: Any, where: str) -> None:
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            _assert_close(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list):
-        for index, pair in enumerate(zip(one, other, strict=True)):
-            _assert_close(*pair, f"{where}[{index}]")
-    elif isinstance(one, Tensor):
-        torch.testing.assert_close(other, one, rtol=1e-9, atol=1e-9, msg=where)
-    else:
-        assert one == other, where
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -164,8 +142,7 @@ def test_what_was_divided_is_written_in_parts_and_read_like_a_file(two: Path) ->
     from_parts, from_weights = load_model(run / "last.ckpt"), load_model(run)
     assert config_of(from_parts) == config_of(from_weights)
     assert {type(m) for m in from_weights.modules()} >= {nn.BatchNorm2d}
-    for name, tensor in from_weights.state_dict().items():
-        assert torch.equal(from_parts.state_dict()[name], tensor), name
+    assert_same(from_parts.state_dict(), from_weights.state_dict())
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "profile"])

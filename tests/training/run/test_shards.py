@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save
 from tests.training.run.test_checkpoint import Hostile
 from tests.training.runs import assert_same, make_config
-from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
@@ -36,16 +35,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "last.ckpt"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint; whether dictionaries are ordered does not matter."""
-    content = load_checkpoint(path).content
-    return {**content, "state_dict": dict(content["state_dict"])}
-
-
 @pytest.fixture
 def content(file: Path, mesh: DeviceMesh) -> dict[str, Any]:
     """State in memory of a run that saves that checkpoint with sharded weights."""
-    content = read(file)
+    content = load_checkpoint(file).content
     state = content["state_dict"]
     for name, tensor in state.items():
         if tensor.ndim > 0:
@@ -62,9 +55,8 @@ def path(content: dict[str, Any], tmp_path: Path) -> Path:
 def test_what_is_read_is_what_was_written(path: Path, file: Path) -> None:
     assert sorted(p.name for p in path.iterdir()) == ["content.ckpt", "shard-0.safetensors"]
     assert (path / "content.ckpt").stat().st_size < file.stat().st_size
-    assert_same(read(path), read(file))
-    for name, tensor in load_model(path).state_dict().items():
-        assert torch.equal(tensor, load_model(file).state_dict()[name])
+    assert_same(load_checkpoint(path).content, load_checkpoint(file).content)
+    assert_same(load_model(path).state_dict(), load_model(file).state_dict())
 
 
 def test_parts_of_several_processes_are_joined_in_order(tmp_path: Path) -> None:
@@ -89,7 +81,7 @@ def test_a_directory_is_a_checkpoint_or_that_of_a_run(path: Path) -> None:
 def test_files_and_directories_take_each_others_place(
     content: dict[str, Any], file: Path, path: Path
 ) -> None:
-    plain = read(file)
+    plain = load_checkpoint(file).content
     save_checkpoint(plain, path)
     assert path.is_file()
     save_sharded(content, path)
@@ -97,7 +89,7 @@ def test_files_and_directories_take_each_others_place(
     assert path.is_dir()
     for source in (path, file, path):
         copy_checkpoint(source, path.with_name("best.ckpt"))
-        assert_same(read(path.with_name("best.ckpt")), plain)
+        assert_same(load_checkpoint(path.with_name("best.ckpt")).content, plain)
     assert sorted(p.name for p in path.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
 
 
@@ -163,16 +155,6 @@ def test_a_killed_save_leaves_a_whole_checkpoint(
 # --- what is not to be trusted -----------------------------------------------------------------
 
 
-def flip(path: Path) -> None:
-    data = bytearray((path / "shard-0.safetensors").read_bytes())
-    data[-1] ^= 1
-    (path / "shard-0.safetensors").write_bytes(data)
-
-
-def truncate(path: Path) -> None:
-    (path / "shard-0.safetensors").write_bytes(b"")
-
-
 def replace_shard(path: Path) -> None:
     (path / "shard-0.safetensors").write_bytes(save({"/state_dict/x": torch.zeros(1)}))
 
@@ -180,8 +162,6 @@ def replace_shard(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (flip, rf"{WHOLE} \(shard-0.safetensors is damaged or of another one\), got .*last.ckpt"),
-        (truncate, rf"{WHOLE} \(shard-0.safetensors is damaged"),
         (replace_shard, rf"{WHOLE} \(shard-0.safetensors is damaged or of another one"),
         (
             lambda path: (path / "shard-0.safetensors").unlink(),
@@ -210,11 +190,12 @@ def test_damaged_parts(
     assert capsys.readouterr().out == ""
 
 
-def claimed(path: Path, part: bytes, **claims: Any) -> None:
-    """A checkpoint whose content claims something, and whose only part has the right digest."""
-    (path / "shard-0.safetensors").write_bytes(part)
-    content = {"shards": [hashlib.sha256(part).hexdigest()], **claims}
-    torch.save(content, path / "content.ckpt")
+def claimed(path: Path, *parts: bytes, **claims: Any) -> None:
+    """A checkpoint whose content claims something, and whose parts have the right digests."""
+    for rank, part in enumerate(parts):
+        (path / f"shard-{rank}.safetensors").write_bytes(part)
+    digests = [hashlib.sha256(part).hexdigest() for part in parts]
+    torch.save({"shards": digests, **claims}, path / "content.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -238,29 +219,11 @@ def test_contents_that_claim_what_is_not_there(
         load_checkpoint(path)
 
 
-def test_a_content_without_end(path: Path) -> None:
-    deep: list[Any] = []
-    for _ in range(10**4):
-        deep = [deep]
-    claimed(path, save({"/a": torch.zeros(2)}))
-    content = torch.load(path / "content.ckpt", weights_only=True)
-    with pytest.raises(ArtifactError, match=f"{WHOLE}, got"):
-        shards.join({**content, "deep": deep}, path)
-
-
-def test_a_part_that_is_not_safetensors(path: Path) -> None:
+def test_parts_that_do_not_fit(path: Path) -> None:
     claimed(path, b"\xff" * 100, a=torch.empty(2, device="meta"))
     with pytest.raises(ArtifactError, match=rf"{WHOLE} \(shard-0.safetensors is not safetensors"):
         load_checkpoint(path)
-
-
-def test_pieces_of_one_tensor_must_fit(path: Path) -> None:
-    part: Tensor = torch.zeros(2, 2)
-    claimed(path, save({"/a": part}), a=torch.empty(4, 2, device="meta"))
-    content = torch.load(path / "content.ckpt", weights_only=True)
-    other = save({"/a": torch.zeros(2, 3)})
-    (path / "shard-1.safetensors").write_bytes(other)
-    content["shards"].append(hashlib.sha256(other).hexdigest())
-    torch.save(content, path / "content.ckpt")
+    parts = (save({"/a": torch.zeros(2, width)}) for width in (2, 3))
+    claimed(path, *parts, a=torch.empty(4, 2, device="meta"))
     with pytest.raises(ArtifactError, match=r"must be a complete checkpoint \(of '/a'"):
         load_checkpoint(path)

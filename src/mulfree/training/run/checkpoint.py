@@ -203,16 +203,6 @@ def check_network(checkpoint: Checkpoint) -> None:
     check_tensors(_PATH, checkpoint.path, expected, checkpoint.network)
 
 
-def load_network(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Load the weights of a checkpoint into a model.
-
-    Raises:
-        ArtifactError: They belong to another network.
-    """
-    check_tensors(_PATH, checkpoint.path, model.state_dict(), checkpoint.network)
-    model.load_state_dict(checkpoint.network)
-
-
 def _write(path: Path, content: bytes) -> None:
     if not path.is_dir():
         write_atomically(path, content)

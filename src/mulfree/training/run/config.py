@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_type_hints
+from typing import Any, Literal, TypeAlias, get_type_hints
 
 from mulfree import tasks
 from mulfree._native import MAX_THREADS
@@ -22,9 +22,6 @@ from mulfree.training.optim.schedule import ScheduleConfig
 from mulfree.training.run.plain import write
 from mulfree.training.run.renamed import renaming
 from mulfree.training.run.typed import typed
-
-if TYPE_CHECKING:
-    pass
 
 _ACCELERATORS = ("auto", "cpu", "cuda")
 _STRATEGIES = ("auto", "ddp", "fsdp")

@@ -86,7 +86,7 @@ def join(content: Mapping[str, Any], directory: Path) -> dict[str, Any]:
     """Return the content of the checkpoint in `directory`, with whole tensors.
 
     Args:
-        content: Content of its `content.ckpt`.
+        content: Content of its `content.ckpt`, of plain values that are not nested deeply.
         directory: The directory; its files are not trusted.
 
     Raises:
@@ -108,11 +108,7 @@ def join(content: Mapping[str, Any], directory: Path) -> dict[str, Any]:
             return tensor
         return _mapped(value, name, whole)
 
-    try:
-        rest = {key: value for key, value in content.items() if key != _DIGESTS}
-        joined: dict[str, Any] = whole(rest, "")
-    except RecursionError as error:
-        raise _broken(directory, "a whole checkpoint") from error
+    joined: dict[str, Any] = whole({k: v for k, v in content.items() if k != _DIGESTS}, "")
     return joined
 
 
