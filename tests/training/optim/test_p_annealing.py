@@ -2,11 +2,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
-from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
 from mulfree.training import PAnnealing, PAnnealingConfig
 
@@ -59,15 +57,3 @@ def test_layers_compute_with_the_norm() -> None:
     x = torch.randn(1, 1, 3, 3)
     expected = -(x - model.conv.weight).square().sum(dim=(1, 2, 3))
     torch.testing.assert_close(model.conv(x).flatten(), expected)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"start": 2.5}, r"`start` must lie in \[1, 2\], got 2.5"),
-        ({"fraction": 0.0}, r"`fraction` must lie in \(0, 1\], got 0.0"),
-    ],
-)
-def test_bad_configurations(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"PAnnealingConfig: {message}"):
-        PAnnealingConfig(**values)

@@ -79,22 +79,6 @@ def test_it_fits_lambda_lr() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.02)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"name": "cosin"}, "`name` must be one of .*, got 'cosin'; did you mean 'cosine'?"),
-        ({"per": "batch"}, "`per` must be one of epoch, step, got 'batch'"),
-        ({"warmup": -1.0}, "`warmup` must be at least 0, got -1.0"),
-        ({"power": 0.0}, "`power` must be positive, got 0.0"),
-        ({"pct_start": 1.0}, r"`pct_start` must lie in \(0, 1\), got 1.0"),
-        ({"min_lr_ratio": 2.0}, r"`min_lr_ratio` must lie in \[0, 1\], got 2.0"),
-    ],
-)
-def test_bad_configurations(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"ScheduleConfig: {message}"):
-        ScheduleConfig(**values)
-
-
 def test_bad_lengths() -> None:
     with pytest.raises(ConfigError, match="Schedule: `epochs` must be at least 1, got 0"):
         make(epochs=0)

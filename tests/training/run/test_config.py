@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,10 +11,7 @@ from tests.training.runs import start
 from mulfree import data
 from mulfree.errors import ConfigError, MulfreeError
 from mulfree.training import (
-    NetworkConfig,
-    PAnnealingConfig,
     TrainConfig,
-    TrainerConfig,
     read_config,
 )
 from mulfree.training.methods import METHODS
@@ -39,11 +34,8 @@ def test_dotted_options_of_every_kind() -> None:
         [
             *("--optimizer.lr", "1e-3", "--optimizer.name=adamw", "--trainer.ema=0.99"),
             *("--model.options.width=0.5", "--model.options.keep=[first]"),
-            *(
-                "--trainer.compile=true",
-                "--trainer.gradient_clip_norm=null",
-                "--data.root=/some where",
-            ),
+            *("--trainer.compile=true", "--trainer.gradient_clip_norm=null"),
+            "--data.root=/some where",
         ]
     )
     assert (config.optimizer.lr, config.optimizer.name) == (1e-3, "adamw")
@@ -59,46 +51,18 @@ def test_files_and_options_in_order(tmp_path: Path) -> None:
     )
     two = write(tmp_path / "two.yaml", "optimizer:\n  local_lr_eta: 1.0e-1\n  lr: 0.4\n")
     config = read_config(["--config", one, f"--config={two}", "--optimizer.local_lr_eta=0.5"])
-    assert (config.optimizer.lr, config.optimizer.local_lr_eta, config.trainer.epochs) == (
-        0.4,
-        0.5,
-        3,
-    )
+    assert (config.optimizer.lr, config.optimizer.local_lr_eta) == (0.4, 0.5)
+    assert config.trainer.epochs == 3
     # Where the option stands does not matter.
     assert read_config(["--optimizer.lr=0.5", "--config", one]).optimizer.lr == 0.5
     assert read_config(["--config", write(tmp_path / "empty.yaml", "")]) == TrainConfig()
 
 
-def test_options_over_a_base() -> None:
-    base = replace(
-        TrainConfig(), model=NetworkConfig(options={"width": 2.0}), trainer=TrainerConfig(epochs=7)
-    )
-    assert read_config([], base) == base
-    changed = read_config(["--trainer.seed=3"], base)
-    assert changed == replace(base, trainer=TrainerConfig(epochs=7, seed=3))
-
-
-def test_dict_and_yaml_round_trip(tmp_path: Path) -> None:
-    config = read_config(
-        [
-            "--model.options.width=0.5",
-            "--p_annealing.start=2",
-            "--trainer.gradient_clip_norm=1",
-        ]
-    )
-    assert TrainConfig.from_dict(config.to_dict()) == config
-    path = write(tmp_path / "config.yaml", config.to_yaml())
-    assert read_config(["--config", path]) == config
-
-
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("--optimizer.l=1", "unknown option 'optimizer.l' in the command line; did you mean "),
         ("--optimizer.lrr=1", "'optimizer.lrr' in the command line; did you mean 'optimizer.lr'?"),
-        ("--trainer.epoch=1", "'trainer.epoch' .*; did you mean 'trainer.epochs'?"),
         ("--epochs=1", "unknown option 'epochs' .*; did you mean 'trainer.epochs'?"),
-        ("--conf=x", "unknown option 'conf' in the command line"),
         ("--qqqq", "unknown option 'qqqq' in the command line$"),
         ("--trainer=x.yaml", "unknown option 'trainer' in the command line"),
         ("--model.name.x=1", "unknown option 'model.name.x'"),
@@ -180,27 +144,13 @@ def test_words_that_belong_to_no_option() -> None:
         *(("reduce-overhead", "reduce-overhead"), ("max-autotune", "max-autotune")),
     ],
 )
-def test_ways_to_compile_and_the_booleans_of_old_recipes(
-    tmp_path: Path, word: str, mode: str
-) -> None:
+def test_ways_to_compile(tmp_path: Path, word: str, mode: str) -> None:
     path = write(tmp_path / "f.yaml", f"trainer:\n  compile: {word}\n")
-    for words in (["--config", path], [f"--trainer.compile={word}"]):
-        config = read_config(words)
-        assert config.trainer.compile == mode
-        # A run's file and checkpoint say it in the new way, and are read back.
-        assert config.to_dict()["trainer"]["compile"] == mode
-        assert TrainConfig.from_dict(config.to_dict()) == config
-        assert read_config(["--config", write(tmp_path / "g.yaml", config.to_yaml())]) == config
-    old = {"true": True, "false": False}.get(word, word)
-    assert TrainConfig.from_dict({"trainer": {"compile": old}}).trainer.compile == mode
-    assert TrainerConfig(compile=old) == TrainerConfig(compile=mode)  # type: ignore[arg-type]
-
-
-def test_a_file_that_is_not_text(tmp_path: Path) -> None:
-    path = tmp_path / "f.yaml"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"must be a readable YAML file, got .*f.yaml"):
-        read_config([f"--config={path}"])
+    config = read_config(["--config", path])
+    assert config.trainer.compile == mode
+    assert read_config([f"--trainer.compile={word}"]) == config
+    assert read_config(["--config", write(tmp_path / "g.yaml", config.to_yaml())]) == config
+    assert TrainConfig.from_dict(config.to_dict()) == config
 
 
 @pytest.mark.parametrize(
@@ -222,18 +172,6 @@ def test_mistakes_in_a_dict(values: dict[str, Any], message: str) -> None:
         TrainConfig.from_dict(values)
 
 
-def test_a_dict_gives_what_it_names_and_else_the_defaults() -> None:
-    config = TrainConfig.from_dict(
-        {"p_annealing": {"start": 2}, "model": {"options": {"width": 1}}}
-    )
-    assert config == replace(
-        TrainConfig(),
-        p_annealing=PAnnealingConfig(start=2.0),
-        model=NetworkConfig(options={"width": 1}),
-    )
-    assert isinstance(config.p_annealing.start, float)
-
-
 @pytest.mark.parametrize("name", RENAMED)
 def test_former_names_of_options(name: str, tmp_path: Path) -> None:
     section, _, option = name.partition(".")
@@ -253,38 +191,16 @@ def test_former_names_of_options(name: str, tmp_path: Path) -> None:
             read_config(words)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"accelerator": "tpu"}, "`accelerator` must be one of auto, cpu, cuda, got 'tpu'"),
-        ({"precision": "8"}, "`precision` must be one of .*, got '8'"),
-        ({"progress": "loud"}, "`progress` must be one of auto, none, got 'loud'"),
-        ({"epochs": 0}, "`epochs` must be at least 1, got 0"),
-        ({"devices": 0}, "`devices` must be at least 1, got 0"),
-        ({"threads": 0}, "`threads` must be at least 1, got 0"),
-        ({"accumulate_grad_batches": 0}, "`accumulate_grad_batches` must be at least 1, got 0"),
-        ({"checkpoint_every": 0}, "`checkpoint_every` must be at least 1, got 0"),
-        ({"log_every": 0}, "`log_every` must be at least 1, got 0"),
-        ({"gradient_clip_norm": 0.0}, "`gradient_clip_norm` must be positive, got 0.0"),
-        ({"ema": 1.0}, r"`ema` must lie in \(0, 1\), got 1.0"),
-        (
-            {"compile": "reduce_overhead"},
-            "`compile` must be one of default, max-autotune, none, reduce-overhead, "
-            "got 'reduce_overhead'; did you mean 'reduce-overhead'?",
-        ),
-        (
-            {"compile": "max-autotune", "accumulate_grad_batches": 2},
-            "`accumulate_grad_batches` must be 1 with compile max-autotune, whose CUDA .*, got 2",
-        ),
-        (
-            {"compile": "default", "strategy": "fsdp"},
-            "`compile` must be none with strategy fsdp, .*, got default",
-        ),
-    ],
-)
-def test_bad_trainer_options(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=f"TrainerConfig: {message}"):
-        TrainerConfig(**values)
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, in which no process may be started."""
+
+    def popen(*args: Any, **options: Any) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 RUNS_CODE = {"class_path": "subprocess.Popen", "init_args": {"args": "touch OWNED", "shell": True}}
@@ -296,29 +212,20 @@ YAML = "{class_path: subprocess.Popen, init_args: {args: touch OWNED, shell: tru
     [
         [f"--model.options.width={YAML}"],
         ["--model.options.width", YAML],
-        [f"--model.options={{width: {YAML}}}"],
         [f"--model={YAML}"],
         [f"--trainer.ema={YAML}"],
-        ["--model.options.class_path=subprocess.Popen"],
         ["--model.class_path=subprocess.Popen"],
         ["--model.options.init_args={args: touch OWNED, shell: true}"],
         ["--model.help=subprocess.Popen"],
     ],
 )
-def test_a_word_builds_no_object(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def popen(*args: Any, **options: Any) -> None:
-        raise AssertionError("a process was started")
-
+def test_a_word_builds_no_object(words: list[str], folder: Path) -> None:
     splits = data.load(TrainConfig().data)
-    monkeypatch.setattr(subprocess, "Popen", popen)
-    monkeypatch.chdir(tmp_path)
     with pytest.raises(MulfreeError, match=r"must be|unknown option") as caught:
         # Words that are data are for the network to refuse.
         build_method(read_config(words), splits)
     assert len(str(caught.value)) <= 400
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -328,60 +235,23 @@ def test_a_word_builds_no_object(
         {"model": {"options": {"keep": [RUNS_CODE]}}},
         {"model": RUNS_CODE},
         RUNS_CODE,
-        {"model": {**RUNS_CODE, "name": "lenet5_bn"}},
-        {"optimizer": RUNS_CODE},
         {"optimizer": {"lr": RUNS_CODE}},
         {"method": {"name": RUNS_CODE}},
         {"trainer": {"output": RUNS_CODE}},
         {"trainer": "other.yaml"},
         {"model": {"__path__": "other.yaml"}},
-        {"__default_config__": "other.yaml"},
         {"config": "other.yaml"},
     ],
 )
-def test_a_file_builds_no_object_and_reads_no_other(
-    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def popen(*args: Any, **options: Any) -> None:
-        raise AssertionError("a process was started")
-
-    monkeypatch.setattr(subprocess, "Popen", popen)
-    monkeypatch.chdir(tmp_path)
-    path = write(tmp_path / "f.yaml", yaml.safe_dump(content))
-    write(tmp_path / "other.yaml", "{epochs: 7, name: lenet5}")
+def test_a_file_builds_no_object_and_reads_no_other(content: dict[str, Any], folder: Path) -> None:
+    path = write(folder / "f.yaml", yaml.safe_dump(content))
+    write(folder / "other.yaml", "{epochs: 7, name: lenet5}")
     with pytest.raises(ConfigError, match=r"must be|unknown option") as caught:
         read_config(["--config", path])
     assert len(str(caught.value)) <= 400
     with pytest.raises(ConfigError, match=r"must be|unknown option"):
         TrainConfig.from_dict(content)
-    assert sorted(found.name for found in tmp_path.iterdir()) == ["f.yaml", "other.yaml"]
-
-
-def test_variables_and_interpolation_are_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("JSONARGPARSE_DEFAULT_ENV", "true")
-    monkeypatch.setenv("MULFREE_TRAIN_TRAINER__EPOCHS", "7")
-    monkeypatch.setenv("JSONARGPARSE_OMEGACONF", "true")
-    path = write(tmp_path / "f.yaml", "data: {root: '${oc.env:HOME}'}\n")
-    config = read_config(["--config", path])
-    assert config.trainer.epochs == 40
-    assert config.data.root == "${oc.env:HOME}"
-    assert read_config(["--data.root=${oc.env:HOME}"]).data.root == "${oc.env:HOME}"
-
-
-def test_files_that_ask_for_any_memory(tmp_path: Path) -> None:
-    bomb = "a: &a [x]\n" + "b: [*a, *a]\n"
-    for text in (f"model: {{options: {{x: &x [1], y: [*x]}}}}\n{bomb}", "model: &m {options: *m}"):
-        path = write(tmp_path / "f.yaml", text)
-        with pytest.raises(ConfigError, match="anchors and aliases are not taken"):
-            read_config(["--config", path])
-    path = write(tmp_path / "f.yaml", "[" * 100_000)
-    with pytest.raises(ConfigError, match=r"readable YAML file.*nested deeper than 16"):
-        read_config(["--config", path])
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ConfigError, match=r"readable YAML file.*pipe: Not a regular file"):
-        read_config(["--config", str(tmp_path / "pipe")])
+    assert sorted(found.name for found in folder.iterdir()) == ["f.yaml", "other.yaml"]
 
 
 def test_a_dict_of_any_depth_or_kind() -> None:
@@ -395,7 +265,7 @@ def test_a_dict_of_any_depth_or_kind() -> None:
         TrainConfig.from_dict(3)  # type: ignore[arg-type]
 
 
-HOME_PATHS = [
+HOME_PATHS: list[tuple[str, str, dict[str, str]]] = [
     ("trainer", "output", {}),
     ("data", "root", {}),
     ("data", "cache", {}),
@@ -405,26 +275,15 @@ HOME_PATHS = [
 ]
 
 
-@pytest.mark.parametrize(("section", "option", "others"), HOME_PATHS)
-def test_the_home_directory_in_paths(
-    section: str,
-    option: str,
-    others: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_home_directory_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    write(tmp_path / "f.yaml", yaml.safe_dump({section: {**others, option: "~/x~"}}))
-    words = [f"--{section}.{key}={value}" for key, value in others.items()]
-    for config in (
-        read_config(["--config", "~/f.yaml"]),
-        read_config([*words, f"--{section}.{option}=~/x~"]),
-        TrainConfig.from_dict({section: {**others, option: "~/x~"}}),
-    ):
+    for section, option, others in HOME_PATHS:
+        write(tmp_path / "f.yaml", yaml.safe_dump({section: {**others, option: "~/x~"}}))
+        config = read_config(["--config", "~/f.yaml"])
         assert getattr(getattr(config, section), option) == f"{tmp_path}/x~"
-    for bad in ("", " ", "a\0b"):
-        with pytest.raises(ConfigError, match=f"`{option}` must be a path, got '"):
-            TrainConfig.from_dict({section: {**others, option: bad}})
+        for bad in ("", " ", "a\0b"):
+            with pytest.raises(ConfigError, match=f"`{option}` must be a path, got '"):
+                TrainConfig.from_dict({section: {**others, option: bad}})
 
 
 WITHOUT_JSONARGPARSE = """
@@ -432,35 +291,21 @@ import sys
 
 sys.modules["jsonargparse"] = None
 
-from dataclasses import replace
-
-from mulfree import data, training
 from mulfree.cli.main import main
 
-config = training.TrainConfig(
-    data=data.DataConfig(name="digits", limit=32, batch_size=16),
-    model=training.NetworkConfig(name="lenet5_bn", options={"width": 0.25}),
-    trainer=training.TrainerConfig(
-        epochs=1,
-        output=sys.argv[1],
-        accelerator="cpu",
-        threads=1,
-        tensorboard=False,
-        progress="none",
-    ),
-)
-assert training.train(config).step == 2
-checkpoint = training.load_checkpoint(sys.argv[1] + "/last.ckpt")
-assert checkpoint.config == replace(config, trainer=replace(config.trainer, output=None))
-assert training.train(checkpoint.config, checkpoint).finished
-assert training.read_config(["--optimizer.lr=0.5"]).optimizer.lr == 0.5
+assert main(["train", "--trainer.epochs=1", *sys.argv[1:]]) == 0
+assert main(["train", "--resume", sys.argv[1].partition("=")[2]]) == 0
 sys.exit(main(["train", "--help"]))
 """
 
 
 def test_without_jsonargparse_there_is_no_help_and_everything_else(tmp_path: Path) -> None:
-    process = start([WITHOUT_JSONARGPARSE, str(tmp_path / "run")], ["-c"])
-    out, err = process.communicate(timeout=100)
+    words = [
+        *(f"--trainer.output={tmp_path}", "--trainer.threads=1", "--trainer.accelerator=cpu"),
+        *("--trainer.tensorboard=false", "--model.options.width=0.25"),
+        *("--data.name=digits", "--data.limit=32", "--data.batch_size=16"),
+    ]
+    process = start([WITHOUT_JSONARGPARSE, *words], ["-c"])
+    _, err = process.communicate(timeout=100)
     line = "train: `--help` needs jsonargparse: pip install 'jsonargparse[signatures]'"
     assert (process.returncode, err) == (2, f"mulfree train: error: {line}\n")
-    assert out == ""
