@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from mulfree.errors import ConfigError
 from mulfree.files import expand_paths
 from mulfree.tasks import Task
 from mulfree.training.checks import require, require_choice
-from mulfree.training.method import Batch, MethodConfig
+from mulfree.training.method import Batch, MethodConfig, TrainingMethod
 from mulfree.training.run.checkpoint import load_compatible
 
 _WEIGHTINGS = ("additive", "convex")
@@ -94,23 +94,36 @@ def fresh_teacher(model: nn.Module) -> nn.Module:
         return models.create_model(config.name, **arguments)
 
 
-def measure(task: Task, student: Tensor, teacher: Tensor, targets: Tensor) -> dict[str, Tensor]:
-    """Return the student's metrics and its comparison with the teacher.
+class DistillationMethod(TrainingMethod):
+    """Training method with a teacher: a network that is trained already, or trained beside.
 
-    Args:
-        task: The task.
-        student: Logits `[N, num_classes]`.
-        teacher: Logits `[N, num_classes]`.
-        targets: `[N]`.
+    Subclasses set `teacher`.
     """
-    own = task.metrics.measure(student, targets)
-    return own | task.metrics.compare(student, teacher, targets, TEACHER)
 
+    config: DistillationConfig
+    teacher: nn.Module
 
-def evaluate_batch(
-    task: Task, model: nn.Module, teacher: nn.Module, batch: Batch
-) -> dict[str, Tensor]:
-    """Return the loss of `model` on the targets, and `measure` with its teacher."""
-    images, targets = batch
-    student, taught = (task.criterion.at_least_float32(net(images)) for net in (model, teacher))
-    return {"loss": task.criterion.loss(student, targets)} | measure(task, student, taught, targets)
+    def companions(self) -> dict[str, nn.Module]:
+        """Return the teacher."""
+        return {TEACHER: self.teacher}
+
+    def test(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Return the loss on the targets, and the metrics."""
+        images, targets = batch
+        criterion = self.task.criterion
+        student, teacher = (criterion.at_least_float32(n(images)) for n in (model, self.teacher))
+        loss = criterion.loss(student, targets)
+        return {"loss": loss} | self.measure(student, teacher, targets)
+
+    def measure(self, student: Tensor, teacher: Tensor, targets: Any) -> dict[str, Tensor]:
+        """Return the metrics of the student's outputs, and their comparison with the teacher's."""
+        metrics = self.task.metrics
+        compared = metrics.compare(student, teacher, targets, TEACHER)
+        return metrics.measure(student, targets) | compared
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of everything but a teacher that is trained already."""
+        super().train(mode)
+        if self.config.teacher is not None:
+            self.teacher.eval()
+        return self

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,31 +33,17 @@ class OutputRecorder:
         self.active = False
         self._outputs: dict[str, Tensor] = {}
         for name in names:
-            model.get_submodule(name).register_forward_hook(_Hook(self, name))
+            # Not a closure: deep copies of the network (the EMA) must get a hook of their own.
+            model.get_submodule(name).register_forward_hook(functools.partial(self._record, name))
 
     def pop(self) -> dict[str, Tensor]:
         """Return the recorded outputs, clear them and stop recording."""
         outputs, self._outputs, self.active = self._outputs, {}, False
         return outputs
 
-    def record(self, name: str, y: Tensor) -> None:
-        """Keep the output of a layer while active."""
+    def _record(self, name: str, module: nn.Module, args: Any, y: Tensor) -> None:
         if self.active:
             self._outputs[name] = y
-
-
-class _Hook:
-    """Forward hook that records a layer's output.
-
-    A class, not a closure: deep copies of the network (the EMA) must get a hook of their own.
-    """
-
-    def __init__(self, recorder: OutputRecorder, name: str) -> None:
-        self._recorder = recorder
-        self._name = name
-
-    def __call__(self, module: nn.Module, args: Any, y: Tensor) -> None:
-        self._recorder.record(self._name, y)
 
 
 def layers_of(model: nn.Module, kinds: Sequence[str]) -> dict[str, Any]:

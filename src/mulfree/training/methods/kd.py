@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from mulfree.tasks import Task
 from mulfree.training.losses import distillation
-from mulfree.training.losses.distillation import DistillationConfig
-from mulfree.training.method import Batch, TrainingMethod
+from mulfree.training.losses.distillation import DistillationConfig, DistillationMethod
+from mulfree.training.method import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Config(DistillationConfig):
     name: Literal["kd"] = "kd"
 
 
-class Method(TrainingMethod):
+class Method(DistillationMethod):
     """Distillation loss of the student, see `DistillationConfig.losses`, with a frozen teacher.
 
     Args:
@@ -43,15 +43,10 @@ class Method(TrainingMethod):
 
     config_class = Config
     config: Config
-    teacher: nn.Module
 
     def __init__(self, model: nn.Module, config: Config, task: Task | None = None) -> None:
         super().__init__(model, config, task)
         self.teacher = distillation.trained_teacher(model, config)
-
-    def companions(self) -> dict[str, nn.Module]:
-        """Return the teacher."""
-        return {distillation.TEACHER: self.teacher}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return the loss, its part by the teacher, and the metrics."""
@@ -61,15 +56,5 @@ class Method(TrainingMethod):
             teacher = task.criterion.at_least_float32(self.teacher(images))
         student = task.criterion.at_least_float32(self.model(images))
         hard, soft = self.config.losses(task, student, teacher, targets)
-        metrics = distillation.measure(task, student, teacher, targets)
+        metrics = self.measure(student, teacher, targets)
         return {"loss": hard + soft, "soft_loss": soft} | metrics
-
-    def test(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss on the targets, and the metrics."""
-        return distillation.evaluate_batch(self.task, model, self.teacher, batch)
-
-    def train(self, mode: bool = True) -> Method:
-        """Set the mode of everything but the teacher, which stays in evaluation mode."""
-        super().train(mode)
-        self.teacher.eval()
-        return self

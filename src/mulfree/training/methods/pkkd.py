@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mulfree.tasks import Task
 from mulfree.training.checks import require
 from mulfree.training.losses import distillation
-from mulfree.training.losses.distillation import DistillationConfig
+from mulfree.training.losses.distillation import DistillationConfig, DistillationMethod
 from mulfree.training.losses.feature_matching import FeatureMatching, FeatureMatchingConfig
-from mulfree.training.method import Batch, TrainingMethod
+from mulfree.training.method import Batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Config(FeatureMatchingConfig, DistillationConfig):
         require("pkkd", "beta", self.beta, self.beta >= 0, "be at least 0")
 
 
-class Method(TrainingMethod):
+class Method(DistillationMethod):
     r"""Losses of the student and, unless it is trained already, of the teacher.
 
     .. math::
@@ -62,7 +62,6 @@ class Method(TrainingMethod):
 
     config_class = Config
     config: Config
-    teacher: nn.Module
 
     def __init__(self, model: nn.Module, config: Config, task: Task | None = None) -> None:
         super().__init__(model, config, task)
@@ -74,10 +73,6 @@ class Method(TrainingMethod):
         )
         matches = config.beta > 0
         self.matching = FeatureMatching(model, self.teacher, config) if matches else None
-
-    def companions(self) -> dict[str, nn.Module]:
-        """Return the teacher."""
-        return {distillation.TEACHER: self.teacher}
 
     def param_groups(self) -> list[list[nn.Parameter]]:
         """Return the student's parameters, then the teacher's if it is trained too."""
@@ -104,15 +99,4 @@ class Method(TrainingMethod):
         if self.trains_teacher:
             losses["teacher_loss"] = task.criterion.loss(teacher, targets)
         total = torch.stack(list(losses.values())).sum()
-        return {"loss": total} | losses | distillation.measure(task, student, teacher, targets)
-
-    def test(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Return the loss on the targets, and the metrics."""
-        return distillation.evaluate_batch(self.task, model, self.teacher, batch)
-
-    def train(self, mode: bool = True) -> Method:
-        """Set the mode of everything but a teacher that is trained already."""
-        super().train(mode)
-        if not self.trains_teacher:
-            self.teacher.eval()
-        return self
+        return {"loss": total} | losses | self.measure(student, teacher, targets)
