@@ -20,13 +20,7 @@ from mulfree.training.losses.feature_matching import (
 
 
 def config(**options: Any) -> FeatureMatchingConfig:
-    defaults: dict[str, Any] = {
-        "layers": ("stages",),
-        "use_kernel": True,
-        "projection": "both",
-        "sigma": "matched",
-    }
-    return FeatureMatchingConfig(**(defaults | options))
+    return FeatureMatchingConfig(**({"sigma": "matched"} | options))
 
 
 def maps(*shape: int, scale: float = 1.0, offset: float = 0.0) -> Tensor:
@@ -65,16 +59,12 @@ def test_matched_width_is_the_running_deviation_about_the_means_of_channels() ->
 def test_learned_width_starts_matched_and_has_its_gradient() -> None:
     y = maps(4, 3, 2, 2)
     learned = Kernel(-1.0, config(sigma="learned")).double()
-    matched = Kernel(-1.0, config()).double()
-    assert torch.equal(learned(y), matched(y))
+    k = learned(y)
+    assert torch.equal(k, Kernel(-1.0, config()).double()(y))
     assert learned.width is not None
-
-    def kernel(width: Tensor) -> Tensor:
-        # Statistics that do not move.
-        k: Tensor = torch.func.functional_call(learned.eval(), {"width": width}, (y,))
-        return k
-
-    assert torch.autograd.gradcheck(kernel, (learned.width.detach().clone().requires_grad_(),))
+    # d exp(e^w x) / dw = k log k, as w is 0.
+    (gradient,) = torch.autograd.grad(k.sum(), learned.width)
+    torch.testing.assert_close(gradient, (k * k.log()).sum()[None])
 
 
 def test_without_kernel_the_exponent_itself() -> None:
@@ -153,14 +143,6 @@ def test_a_constant_added_to_a_channel_changes_nothing(kernel: bool) -> None:
     )
     moved = student.detach() + torch.tensor([7.0, -300.0, 1.0]).view(3, 1, 1)
     assert pair(moved, teacher).item() == pytest.approx(loss.item(), rel=1e-9)
-
-
-def test_a_student_that_answers_as_the_teacher_has_no_loss() -> None:
-    y = maps(5, 3, 4, 4)
-    # The width is matched to each.
-    for student in (y, 7 * y - 100):
-        pair = Pair("layer", 3, (1.0, 1.0), config(projection="none"))
-        assert pair.double()(student, y).item() == pytest.approx(0.0, abs=1e-9)
 
 
 def test_half_precision_is_compared_in_float32() -> None:
@@ -261,18 +243,12 @@ def test_only_the_student_is_moved() -> None:
     assert all(p.grad is not None for p in matching.parameters())
 
 
-def test_nothing_is_kept_that_nobody_asked_for() -> None:
-    student, teacher = networks()
-    matching = FeatureMatching(student, teacher, config())
-    student(torch.randn(2, 3, 8, 8))
-    with pytest.raises(KeyError):
-        matching()
-
-
 def test_a_copy_of_a_network_is_not_read() -> None:
     student, teacher = networks()
     matching = FeatureMatching(student, teacher, config())
     other = copy.deepcopy(student)
+    # Nor is the network itself before the start.
+    student(torch.randn(2, 3, 8, 8))
     matching.start()
     other(torch.randn(2, 3, 8, 8))
     with pytest.raises(KeyError):

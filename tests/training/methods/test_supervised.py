@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mulfree.errors import ConfigError
 from mulfree.training.methods import supervised
 
 
@@ -39,9 +38,3 @@ def test_the_loss_is_computed_in_float32() -> None:
     report = supervised.Method(model, supervised.Config())(batch)
     assert report["loss"].dtype == torch.float32
     assert report["loss"].item() == 1000.0
-
-
-@pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
-def test_bad_label_smoothing(value: float) -> None:
-    with pytest.raises(ConfigError, match=r"supervised: `label_smoothing` must (lie in|be finite)"):
-        supervised.Config(label_smoothing=value)
