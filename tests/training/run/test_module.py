@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tests.training.runs import assert_same, make_config
+from tests.training.runs import assert_same, bad_gradient, make_config, spoil
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -129,40 +129,12 @@ def test_the_same_run_near_and_far(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert_same(far.history, near.history)
 
 
-class BadGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor) -> Tensor:
-        return loss.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0] * math.nan
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch, step: int, what: str) -> list[int]:
-    """Spoils the loss or the gradient of a step; the list grows with every step begun."""
-    forward = supervised.Method.forward
-    begun: list[int] = []
-
-    def spoiled(self: supervised.Method, batch: Batch) -> dict[str, Tensor]:
-        begun.append(len(begun) + 1)
-        report = forward(self, batch)
-        if len(begun) != step:
-            return report
-        loss = report["loss"]
-        bad = loss * math.nan if what == "loss" else BadGradient.apply(loss)  # type: ignore[no-untyped-call]
-        return report | {"loss": bad}
-
-    monkeypatch.setattr(supervised.Method, "forward", spoiled)
-    return begun
-
-
 @pytest.mark.usefixtures("_far_away")
 @pytest.mark.parametrize(
-    ("what", "message"),
+    ("how", "message"),
     [
-        ("loss", r"`loss` must be finite, got nan at step 5 \(epoch 2 of 3\)"),
-        ("grad", r"`grad` must have a finite norm, got nan at step 5 \(epoch 2 of 3\)"),
+        (lambda loss: loss * math.nan, r"`loss` must be finite, got nan at step 5 \(epoch 2 of 3"),
+        (bad_gradient, r"`grad` must have a finite norm, got nan at step 5 \(epoch 2 of 3"),
     ],
 )
 @pytest.mark.parametrize(
@@ -175,29 +147,24 @@ def spoil(monkeypatch: pytest.MonkeyPatch, step: int, what: str) -> list[int]:
     ],
 )
 def test_what_is_not_finite_is_told_later_and_never_saved(
-    what: str,
+    how: Callable[[Tensor], Tensor],
     message: str,
     options: dict[str, Any],
     noticed: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    begun = spoil(monkeypatch, 5, what)
-    with pytest.raises(TrainingError, match=f"{message}; the last good checkpoint is "):
+    begun = spoil(monkeypatch, 5, how)
+    with pytest.raises(TrainingError, match=rf"{message}\); the last good checkpoint is "):
         train(config(tmp_path, epochs=3, **options))
     assert begun[-1] == noticed
     checkpoint = load_checkpoint(tmp_path / "last.ckpt")
     assert checkpoint.step == 4
     assert all(tensor.isfinite().all() for tensor in checkpoint.network.values())
-
-
-@pytest.mark.usefixtures("_far_away")
-def test_a_first_loss_that_is_not_finite_is_told_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    begun = spoil(monkeypatch, 1, "loss")
+    # The first step is always looked at.
+    begun = spoil(monkeypatch, 1, lambda loss: loss * math.nan)
     with pytest.raises(TrainingError, match=r"`loss` must be finite, got nan at step 1 \(epoch 1"):
-        train(config(tmp_path))
+        train(config(tmp_path / "first"))
     assert begun == [1]
 
 
@@ -235,33 +202,6 @@ def test_gradients_are_freed_after_the_step(
 
     monkeypatch.setattr(supervised.Method, "forward", checked)
     assert train(config(tmp_path)).finished
-
-
-def test_the_moving_average_is_that_of_torch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    averages: list[AveragedModel] = []
-    average = RunModule._average
-
-    def both(self: RunModule, ema: AveragedModel) -> None:
-        average(self, ema)
-        if not averages:
-            function = get_ema_multi_avg_fn(0.75)
-            averages.append(
-                AveragedModel(self.method.model, multi_avg_fn=function, use_buffers=True)
-            )
-        averages[0].update_parameters(self.method.model)
-
-    monkeypatch.setattr(RunModule, "_average", both)
-    train(config(tmp_path, ema=0.75))
-    state = load_checkpoint(tmp_path / "last.ckpt").content["state_dict"]
-    (expected,) = averages
-    for name, tensor in expected.state_dict().items():
-        if name.endswith("num_batches_tracked"):
-            # It counts here; torch averages it and cuts off the fraction.
-            assert state[f"ema.{name}"] == state[f"task.model.{name.removeprefix('module.')}"]
-        else:
-            assert torch.equal(state[f"ema.{name}"], tensor), name
 
 
 def test_processes_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
