@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,40 @@ def copied(tree: Any) -> Any:
         return type(tree)((key, copied(value)) for key, value in tree.items())
     if isinstance(tree, list):
         return [copied(value) for value in tree]
+    return tree
+
+
+def disturbed(
+    rng: Random, tree: dict[str, Any], other: Callable[[Any], Any], names: Sequence[Any]
+) -> dict[str, Any]:
+    """A copy with 1 to 3 other values, names or places.
+
+    Args:
+        rng: Decides them.
+        tree: Tables and lists.
+        other: Gives a value in place of another one.
+        names: Names that are added.
+    """
+    tree = copied(tree)
+    for _ in range(int(rng.integers(1, 4))):
+        place = chosen(rng, list(containers(tree)))
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        if not keys:
+            continue
+        key, second = chosen(rng, keys), chosen(rng, keys)
+        match int(rng.integers(6)):
+            case 0 | 1:
+                place[key] = other(place[key])
+            case 2:
+                del place[key]
+            case 3:
+                place[key], place[second] = place[second], place[key]
+            case 4 if isinstance(place, dict):
+                place[chosen(rng, [*names, f"{key}x", 7, "", None])] = other(None)
+            case _:
+                source = chosen(rng, list(containers(tree)))
+                found = list(source.values()) if isinstance(source, dict) else source
+                place[key] = copied(chosen(rng, [source, *found]))
     return tree
 
 

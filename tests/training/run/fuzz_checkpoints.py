@@ -19,6 +19,7 @@ import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -26,19 +27,32 @@ from unittest import mock
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from tests.fuzzing import Random, Watch, check_line, chosen, containers, copied, main, rounds
-from tests.training.runs import make_config
+from tests.fuzzing import (
+    Random,
+    Watch,
+    check_line,
+    chosen,
+    disturbed,
+    extended,
+    flipped,
+    main,
+    overwritten,
+    rounds,
+    truncated,
+)
+from tests.training.runs import checkpoints_of, make_config
 from torch import Tensor
 
 from mulfree.errors import ArtifactError, MulfreeError
 from mulfree.training import TrainConfig, load_checkpoint, model_of, train
-from mulfree.training.run import callbacks, state
-from mulfree.training.run.checkpoint import companions_of, save_checkpoint
+from mulfree.training.run import state
+from mulfree.training.run.checkpoint import companions_of
 from mulfree.training.run.module import RunModule
 from mulfree.training.run.sealed import to_bytes
 
 # More come of tensors that stand for many times one element.
 _MAX_ELEMENTS = 2**20
+_NAMES = ("class_path", "__path__", 1.5)
 
 
 def hostile(rng: Random) -> Any:
@@ -71,33 +85,13 @@ def hostile(rng: Random) -> Any:
     )
 
 
-def disturbed(rng: Random, content: dict[str, Any]) -> dict[str, Any]:
-    """A copy with 1 or 2 other values, keys or places."""
-    tree: dict[str, Any] = copied(content)
-    for _ in range(int(rng.integers(1, 3))):
-        place = chosen(rng, list(containers(tree)))
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        if not keys:
-            continue
-        key, other = chosen(rng, keys), chosen(rng, keys)
-        match int(rng.integers(8)):
-            case 0 | 1 | 2:
-                place[key] = hostile(rng)
-            case 3:
-                del place[key]
-            case 4:
-                place[key], place[other] = place[other], place[key]
-            case 5 if isinstance(place[key], int):
-                place[key] += int(rng.integers(-2, 3))
-            case 6 if isinstance(place, dict):
-                place[chosen(rng, ["class_path", "__path__", "x", 7, "", None, 1.5])] = hostile(rng)
-            case 7 if isinstance(place[key], Tensor):
-                place[key] = _other_tensor(rng, place[key])
-            case _:
-                source = chosen(rng, list(containers(tree)))
-                found = list(source.values()) if isinstance(source, dict) else source
-                place[key] = copied(chosen(rng, found)) if found else None
-    return tree
+def other(rng: Random, value: Any) -> Any:
+    """A value in place of `value`: often of its kind, or hostile."""
+    if isinstance(value, Tensor) and rng.integers(3):
+        return _other_tensor(rng, value)
+    if isinstance(value, int) and not rng.integers(3):
+        return value + int(rng.integers(-2, 3))
+    return hostile(rng)
 
 
 def _other_tensor(rng: Random, tensor: Tensor) -> Tensor:
@@ -114,29 +108,18 @@ def _other_tensor(rng: Random, tensor: Tensor) -> Tensor:
 
 def damaged(rng: Random, content: bytes) -> bytes:
     """A file with other bytes."""
-    data = bytearray(content)
     match int(rng.integers(8)):
         case 0:
-            return content[: int(rng.integers(len(content)))]
+            return repacked(rng, content)
         case 1:
-            return content + rng.bytes(int(rng.integers(1, 200)))
+            start, end = sorted(int(i) for i in rng.integers(len(content), size=2))
+            return content[:start] + content[end:]
         case 2:
-            size = int(rng.integers(1, 65))
-            start = int(rng.integers(len(data)))
-            data[start : start + size] = rng.bytes(size)
-        case 3:
-            start, end = sorted(int(i) for i in rng.integers(len(data), size=2))
-            del data[start:end]
-        case 4:
             # Another comment, of any length that it gives.
             length = int(chosen(rng, [0, 1, 79, 200, 65535]))
-            data[-81:-79] = struct.pack("<H", length)
-        case 5:
-            return repacked(rng, content)
-        case _:
-            for position in rng.integers(8 * len(data), size=int(rng.integers(1, 4))):
-                data[position // 8] ^= 1 << (position % 8)
-    return bytes(data)
+            return content[:-81] + struct.pack("<H", length) + content[-79:]
+    change = chosen(rng, [truncated, extended, overwritten, flipped, flipped])
+    return bytes(change(rng, content))
 
 
 def repacked(rng: Random, content: bytes) -> bytes:
@@ -148,11 +131,7 @@ def repacked(rng: Random, content: bytes) -> bytes:
         changed = chosen(rng, records) if rng.integers(3) else records[0]
         for record in records:
             data = old.read(record)
-            if record is changed and data:
-                changes = bytearray(data)
-                for position in rng.integers(8 * len(data), size=int(rng.integers(1, 4))):
-                    changes[position // 8] ^= 1 << (position % 8)
-                data = bytes(changes)
+            data = flipped(rng, data) if record is changed and data else data
             new.writestr(record.filename, data)
     return made.getvalue()
 
@@ -186,16 +165,9 @@ def make_bases(folder: Path) -> list[Base]:
 
 def _bases(config: TrainConfig) -> Iterator[Base]:
     """Checkpoints of one run that is stopped twice."""
-    saved: list[bytes] = []
-
-    def keep(content: Any, path: Any) -> None:
-        saved.append(to_bytes(dict(content)))
-        save_checkpoint(content, path)
-
-    with mock.patch.object(callbacks, "save_checkpoint", keep):
-        directory = train(config).directory
+    saved = checkpoints_of(config)
     with mock.patch.object(state, "resumable", wraps=state.resumable) as seen:
-        checkpoint = load_checkpoint(directory / "last.ckpt")
+        checkpoint = load_checkpoint(f"{config.trainer.output}/last.ckpt")
         train(checkpoint.config, checkpoint)
     _, module, trainer, batches = seen.call_args.args
     for content in (saved[2], saved[-1]):
@@ -223,7 +195,7 @@ def fuzz(mutations: int, seed: int, folder: Path, resumed: float = 0.1) -> Count
         if rng.integers(2):
             file = damaged(rng, bases[index].content)
         else:
-            file = to_bytes(disturbed(rng, contents[index]))
+            file = to_bytes(disturbed(rng, contents[index], partial(other, rng), _NAMES))
         path.write_bytes(file)
         with watch:
             outcome = _outcome(path, bases[index])

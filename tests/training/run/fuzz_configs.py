@@ -16,7 +16,17 @@ from typing import Any
 
 import numpy as np
 import yaml
-from tests.fuzzing import Random, Watch, check_line, chosen, containers, copied, main, rounds
+from tests.fuzzing import (
+    Random,
+    Watch,
+    check_line,
+    chosen,
+    copied,
+    disturbed,
+    flipped,
+    main,
+    rounds,
+)
 
 from mulfree.errors import MulfreeError
 from mulfree.training import TrainConfig, read_config
@@ -32,6 +42,7 @@ _VALUES: tuple[Any, ...] = (
     *([], {}, [0], [1, "a"], {"a": 0}, {1: 2}, [[0]], {"a": {"b": {}}}, _CODE, [_CODE]),
     {"a": _CODE},
 )
+_NAMES = ("class_path", "init_args", "__path__")
 _PIECES = (
     *("&a ", "*a", "!!python/object/apply:os.system ['touch OWNED']", "!!str ", "! ", "<<: ", "? "),
     *("[", "]", "{", "}", ": ", "- ", "\n", "\t", "---\n", "...\n", "%YAML 1.1\n", "|\n", ">\n"),
@@ -47,30 +58,6 @@ _WORDS = (
 )
 
 
-def disturbed(rng: Random, values: dict[str, Any]) -> dict[str, Any]:
-    """A copy with 1 to 3 other values or names."""
-    tree: dict[str, Any] = copied(values)
-    for _ in range(int(rng.integers(1, 4))):
-        place = chosen(rng, list(containers(tree)))
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        if not keys:
-            continue
-        key, other = chosen(rng, keys), chosen(rng, keys)
-        match int(rng.integers(6)):
-            case 0 | 1:
-                place[key] = copied(chosen(rng, _VALUES))
-            case 2:
-                del place[key]
-            case 3:
-                place[key], place[other] = place[other], place[key]
-            case 4 if isinstance(place, dict):
-                names = ["class_path", "init_args", "__path__", f"{key}x", 7, None, ""]
-                place[chosen(rng, names)] = copied(chosen(rng, _VALUES))
-            case _:
-                place[key] = copied(chosen(rng, list(containers(tree))))
-    return tree
-
-
 def rewritten(rng: Random, text: str) -> bytes:
     """A text with other pieces, encoded, perhaps with other bytes."""
     for _ in range(int(rng.integers(1, 4))):
@@ -83,11 +70,8 @@ def rewritten(rng: Random, text: str) -> bytes:
                 text = text[:start] + text[start:end] + text[start:]
             case _:
                 text = text[:start] + piece + text[start:]
-    data = bytearray(text.encode("utf-8", "surrogatepass"))
-    if not rng.integers(4) and data:
-        for position in rng.integers(8 * len(data), size=int(rng.integers(1, 5))):
-            data[position // 8] ^= 1 << (position % 8)
-    return bytes(data)
+    data = text.encode("utf-8", "surrogatepass")
+    return data if rng.integers(4) or not data else flipped(rng, data)
 
 
 def words_of(rng: Random, values: dict[str, Any]) -> list[str]:
@@ -118,7 +102,8 @@ def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
     for _ in rounds(mutations):
         base = _part(rng, chosen(rng, bases))
         kind = chosen(rng, ["text", "values", "words", "table"])
-        words, values = [], disturbed(rng, base)
+        words = []
+        values = disturbed(rng, base, lambda _: copied(chosen(rng, _VALUES)), _NAMES)
         if kind == "text":
             path.write_bytes(rewritten(rng, yaml.safe_dump(base)))
             words = ["--config", str(path)]
