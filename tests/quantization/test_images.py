@@ -73,7 +73,6 @@ def failing() -> Iterator[Tensor]:
     ("batches", "message"),
     [
         (None, r"must be an iterable of batches of images, got NoneType"),
-        (5, r"must be an iterable of batches of images, got int"),
         ("images", r"must be an iterable of batches of images, got str"),
         ({"image": X}, r"must be an iterable of batches of images, got dict"),
         ([{"image": X}], r"tuples that begin with one, got dict with \['image'\]"),
@@ -86,10 +85,8 @@ def failing() -> Iterator[Tensor]:
         ([X.to("meta")], r"must hold dense tensors with data, got torch.strided on meta"),
         ([PIXELS], r"uint8 pixels with `preprocessing`, got torch.uint8"),
         ([X.long()], r"normalised floats, .* got torch.int64"),
-        ([X > 0], r"normalised floats, .* got torch.bool"),
         ([X.to(torch.complex64)], r"normalised floats, .* got torch.complex64"),
         ([X, X / 0], r"must hold finite numbers, got -inf"),
-        ([X * torch.nan], r"must hold finite numbers, got nan"),
         ([], r"images \[N, C, H, W\] of one size, got nothing"),
         (X[0], r"of one size, got \[3, 4, 4\]"),
         (torch.tensor(1.0), r"of one size, got \[\]"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
@@ -68,7 +67,9 @@ def test_outputs_have_names_of_their_own() -> None:
 
 
 def test_version_1_is_written_where_it_is_enough() -> None:
-    assert opened(artifact.to_bytes(tiny()))[0]["version"] == 1
+    description, _ = opened(artifact.to_bytes(tiny()))
+    assert description["version"] == 1
+    assert ["output" in node for node in description["nodes"]] == [True, True, False]
     assert artifact.to_bytes({"main": tiny()}) == artifact.to_bytes(tiny())
     fc = replace(tiny().nodes[2], output="classes")
     renamed = replace(tiny(), nodes=(*tiny().nodes[:2], fc))
@@ -158,12 +159,6 @@ def test_a_damaged_network(change: Callable[[dict[str, Any]], Any], message: str
     change(description)
     with pytest.raises(ArtifactError, match=message):
         artifact.from_bytes(pack(description, tensors))
-
-
-def test_the_names_in_version_1_have_no_output() -> None:
-    description, _ = opened(artifact.to_bytes(tiny()))
-    assert "output" not in description["nodes"][2]
-    assert json.dumps(description).count('"output"') == 2
 
 
 def test_so_many_entry_points() -> None:

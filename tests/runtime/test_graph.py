@@ -6,16 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.runtime.graphs import array, tiny, tiny_parts
+from tests.runtime.graphs import array, classifier, graph_of, tiny, tiny_parts
 
 from mulfree.errors import ArtifactError
 from mulfree.nodes import NODES, Node, Value, get_node
-from mulfree.nodes.add import Add
 from mulfree.nodes.concat import Concat
 from mulfree.nodes.fields import field_checks
-from mulfree.nodes.linear import Linear
 from mulfree.nodes.max_pool import MaxPool
 from mulfree.nodes.mean import Mean
+from mulfree.nodes.node import Shape
 from mulfree.nodes.pad import Pad
 from mulfree.opcounts import OpCounts
 from mulfree.runtime import Session, reference
@@ -25,49 +24,26 @@ from mulfree.runtime.graph import MAX_ELEMENTS, MAX_NODES, MAX_WORK, Graph, Inpu
 
 def changed(**changes: Mapping[str, Any]) -> Graph:
     """The tiny graph with fields of its parts replaced: `adder={"shift": 3}`."""
-    parts = tiny_parts()
+    graph = tiny()
 
     def edited(part: Any, name: str) -> Any:
         return replace(part, **changes.get(name, {}))
 
-    return Graph(
-        name="tiny",
-        input=edited(parts["input"], "input"),
-        values=tuple(edited(value, value.name) for value in parts["values"]),
-        nodes=tuple(edited(node, node.name) for node in parts["nodes"]),
-        classes=("cat", "dog"),
+    return replace(
+        graph,
+        input=edited(graph.input, "input"),
+        values=tuple(edited(value, value.name) for value in graph.values),
+        nodes=tuple(edited(node, node.name) for node in graph.nodes),
     )
 
 
-def one_node(shape: tuple[int, int, int], made: tuple[int, int, int], **fields: Any) -> Graph:
+def one_node(shape: Shape, made: Shape, **fields: Any) -> Graph:
     """Input, one node that maps `shape` to `made`, and a classifier."""
-    channels = shape[0]
-    node = get_node(fields.pop("op"))(name="node", input="x", **({"output": "y"} | fields))
-    return Graph(
-        name="one",
-        input=Input(
-            value="x",
-            table=np.zeros((channels, 256), np.uint8),
-            mean=(0.5,) * channels,
-            std=(0.5,) * channels,
-            resize=max(shape[1:]),
-        ),
-        values=(
-            Value(name="x", shape=shape, scale=0.5, zero_point=7),
-            Value(name="y", shape=made, scale=0.5, zero_point=7),
-        ),
-        nodes=(node, classifier(int(np.prod(made)))),
-    )
-
-
-def classifier(taps: int) -> Linear:
-    return Linear(
-        name="fc",
-        input="y",
-        weight=np.ones((2, taps), np.int8),
-        scale=np.ones(2, np.float32),
-        bias=np.zeros(2, np.float32),
-    )
+    node = get_node(fields.pop("op"))(name="node", input="x", output="y", **fields)
+    x = Value(name="x", shape=shape, scale=0.5, zero_point=7)
+    y = replace(x, name="y", shape=made)
+    last = classifier(y, np.ones((2, y.elements), np.int8))
+    return graph_of(np.random.default_rng(0), (x, y), (node, last))
 
 
 def test_a_graph_knows_its_ends() -> None:
@@ -263,18 +239,8 @@ def test_a_node_that_does_not_fit(shape: Any, made: Any, node: Any, message: str
 def test_the_operands_of_a_sum_have_one_shape() -> None:
     parts = tiny_parts()
     adder, mean, fc = parts["nodes"]
-    total = Add(
-        name="sum",
-        input="z",
-        other="y",
-        output="w",
-        multiplier=1,
-        other_multiplier=1,
-        offset=0,
-        shift=1,
-        clamp_min=0,
-        clamp_max=255,
-    )
+    fields = add(other="y")
+    total = get_node(fields.pop("op"))(name="sum", input="z", output="w", **fields)
     parts["values"] += (replace(parts["values"][2], name="w"),)
     parts["nodes"] = (adder, mean, total, replace(fc, input="w"))
     with pytest.raises(ArtifactError, match=r"`sum.other` must have the shape \[2, 1, 1\], got"):
@@ -316,7 +282,7 @@ def test_copied_integers_keep_their_meaning(other: Any) -> None:
     graph = one_node((1, 4, 4), (1, 8, 8), op="repeat", factor=2)
     x, y = graph.values
     with pytest.raises(ArtifactError, match=r"`y` must have scale and zero point of x, got \("):
-        Graph(name="one", input=graph.input, values=(x, replace(y, **other)), nodes=graph.nodes)
+        replace(graph, values=(x, replace(y, **other)))
 
 
 def test_largest_sums_that_are_allowed() -> None:

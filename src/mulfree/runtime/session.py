@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import threading
@@ -240,7 +241,8 @@ class Session:
     def __reduce__(self) -> tuple[Callable[..., Session], tuple[Any, ...]]:
         """Pickle the content: a copy does not need the file."""
         content = artifact.to_bytes(self.graph)
-        return _made_anew, (type(self), content, self.threads, self.backend, self.memory)
+        options: Any = {"threads": self.threads, "backend": self.backend, "memory": self.memory}
+        return functools.partial(type(self), **options), (content,)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[tuple[Session, Program]]:
@@ -315,12 +317,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _made_anew(
-    kind: type[Session], content: bytes, threads: int, backend: Backend, memory: int
-) -> Session:
-    return kind(content, threads=threads, backend=backend, memory=memory)
 
 
 def _graph(source: Source, entry: str | None) -> Graph:
