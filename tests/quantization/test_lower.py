@@ -417,9 +417,8 @@ def test_shifts_cannot_multiply_by_any_factor() -> None:
         return lower("test", layout, net, qparams, PICTURES, power_of_two_scales=True)
 
     assert graph_of(-0.25).nodes
-    with pytest.raises(
-        ConfigError, match=r"`power_of_two_scales` must be Fal.* got True with 0.3 at o"
-    ):
+    line = r"`power_of_two_scales` must be Fal.* got True with 0.3 at o"
+    with pytest.raises(ConfigError, match=line):
         graph_of(0.3)
 
 

@@ -53,9 +53,8 @@ def test_several_outputs_are_refused_where_there_is_one(tmp_path: Path) -> None:
 def test_outputs_have_names_of_their_own() -> None:
     graph = two_outputs()
     nodes = tuple(replace(node, output="logits") if node.ends else node for node in graph.nodes)
-    with pytest.raises(
-        ArtifactError, match=r"`outputs` must have names of their own, got 'logits'"
-    ):
+    line = r"`outputs` must have names of their own, got 'logits'"
+    with pytest.raises(ArtifactError, match=line):
         replace(graph, nodes=nodes)
     # A value is something else.
     parts = tiny_parts()

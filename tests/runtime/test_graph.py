@@ -266,14 +266,12 @@ def test_stacked_values_are_alike() -> None:
         return Graph(**parts)
 
     assert stacked().nodes[3].inputs == ("z", "z", "u")
-    with pytest.raises(
-        ArtifactError, match=r"`all.others` must have rows and columns \[1, 1\], go"
-    ):
+    line = r"`all.others` must have rows and columns \[1, 1\], go"
+    with pytest.raises(ArtifactError, match=line):
         stacked(shape=(2, 2, 1))
     for other in ({"scale": 0.5}, {"zero_point": 8}):
-        with pytest.raises(
-            ArtifactError, match=r"`w` must have scale and zero point of u, got \(0.25, 0"
-        ):
+        line = r"`w` must have scale and zero point of u, got \(0.25, 0"
+        with pytest.raises(ArtifactError, match=line):
             stacked(**other)
 
 
@@ -391,10 +389,8 @@ def test_work_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_module, "MAX_WORK", 127)
     tiny()
     monkeypatch.setattr(graph_module, "MAX_WORK", 126)
-    with pytest.raises(
-        ArtifactError,
-        match=r"^Graph: `nodes` must take at most 126 operations .*, got 127$",
-    ):
+    line = r"^Graph: `nodes` must take at most 126 operations .*, got 127$"
+    with pytest.raises(ArtifactError, match=line):
         tiny()
 
 

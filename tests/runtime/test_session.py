@@ -176,9 +176,8 @@ def test_python_threads_take_turns() -> None:
 
 
 def test_wrong_backend() -> None:
-    with pytest.raises(
-        ConfigError, match=r"`backend` must be one of native, reference, got 'nativ"
-    ):
+    line = r"`backend` must be one of native, reference, got 'nativ"
+    with pytest.raises(ConfigError, match=line):
         Session(tiny(), backend=cast(Any, "nativ"))
 
 
@@ -223,9 +222,8 @@ def test_profile(backend: Any) -> None:
 
 
 def test_profile_needs_a_picture() -> None:
-    with pytest.raises(
-        ShapeError, match=r"^Session.profile: `array` must hold an image, got \[0, "
-    ):
+    line = r"^Session.profile: `array` must hold an image, got \[0, "
+    with pytest.raises(ShapeError, match=line):
         Session(tiny()).profile(PICTURE[None][:0])
     with pytest.raises(ConfigError, match=r"^Session.profile: `runs` must be at least 1, got 0"):
         Session(tiny()).profile(PICTURE, runs=0)
@@ -304,9 +302,8 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
     session = Session(tiny(), backend="reference")
     monkeypatch.setattr(reference, "run_all", fail)
-    with pytest.raises(
-        OutOfMemoryError, match=r"^Session.run: the network must fit into the memory .*bad_alloc"
-    ):
+    line = r"^Session.run: the network must fit into the memory .*bad_alloc"
+    with pytest.raises(OutOfMemoryError, match=line):
         session.run(PICTURE)
     monkeypatch.setattr(session_module, "compiled", fail)
     with pytest.raises(OutOfMemoryError, match=r"^Session: the network must fit into the memory"):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mulfree.errors import ConfigError
 from mulfree.nodes import Node, Value
 from mulfree.nodes.lut.quantize import requantized
-from mulfree.nodes.pad.quantize import padded
 from mulfree.quantization.fixed_point import fixed_point
 from mulfree.quantization.fused_ops import FusedLayer, FusedOp, Shape
 from mulfree.quantization.layout import QuantLayout
@@ -79,10 +78,6 @@ class GraphBuilder:
     def requantize(self, source: str, name: str, target: QuantParams) -> str:
         """Copy of a value with other quantisation parameters, made once."""
         return requantized(self, source, name, target)
-
-    def pad(self, source: str, qparams: QuantParams, border: Sequence[int]) -> str:
-        """A value with a border of zeros: left, right, top, bottom."""
-        return padded(self, source, qparams, border)
 
     def checked_factor(self, factor: float, path: str) -> float:
         """Factor of a summand, checked to be a power of two if all factors have to be.

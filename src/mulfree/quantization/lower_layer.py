@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mulfree.nodes import get_node
+from mulfree.nodes.pad.quantize import padded
 from mulfree.operators.window import Pair, Sliding, resolve_padding
 from mulfree.quantization.fixed_point import Reals, fixed_point
 from mulfree.quantization.folding import Folded, batch_norm_params, fold
@@ -149,7 +150,7 @@ class LayerLowering:
             return source, stride, padding
         even = (padding[1], padding[1], padding[0], padding[0])
         border = [one + other for one, other in zip(even, uneven or (0,) * 4, strict=True)]
-        return self._builder.pad(source, qparams, border), stride, (0, 0)
+        return padded(self._builder, source, qparams, border), stride, (0, 0)
 
 
 def _unpooled(op: FusedLayer) -> str:

@@ -6,7 +6,9 @@ its folder in `mulfree.nodes`; a value is an array `u8[N, H, W, C]`.
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,32 +39,29 @@ def run(graph: Graph, array: NDArray[Any]) -> NDArray[np.float32]:
 
 def run_all(graph: Graph, array: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     """Return the logits of all outputs by name; see `run`."""
-    made = trace(graph, array)
-    ends = (node for node in graph.nodes if node.ends)
-    return {node.output: evaluate(node, graph.by_name[node.input], made) for node in ends}
+    return {name: output for name, ends, output in _steps(graph, array) if ends}
 
 
 def trace(graph: Graph, array: NDArray[Any]) -> dict[str, U8]:
     """Return all values of a run, `u8[N, H, W, C]` by name; see `run`."""
-    made = {graph.input.value: quantised_input(graph, array)}
-    for node in graph.nodes:
-        if not node.ends:
-            made[node.output] = evaluate(node, graph.by_name[node.input], made)
-    return made
+    return {name: output for name, ends, output in _steps(graph, array) if not ends}
 
 
 def seconds(graph: Graph, array: NDArray[Any]) -> list[float]:
     """Return the times of the input and of each node, in the order of the graph."""
-    begin = time.perf_counter()
+    times = [time.perf_counter(), *(time.perf_counter() for _ in _steps(graph, array))]
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+def _steps(graph: Graph, array: NDArray[Any]) -> Iterator[tuple[str, bool, NDArray[Any]]]:
+    """Yield name, `ends` and content of the first value and of the output of each node."""
     made = {graph.input.value: quantised_input(graph, array)}
-    taken = [time.perf_counter() - begin]
+    yield graph.input.value, False, made[graph.input.value]
     for node in graph.nodes:
-        begin = time.perf_counter()
         output = evaluate(node, graph.by_name[node.input], made)
-        taken.append(time.perf_counter() - begin)
         if not node.ends:
             made[node.output] = output
-    return taken
+        yield node.output, node.ends, output
 
 
 def evaluate(node: Node, source: Value, made: Made) -> NDArray[Any]:
