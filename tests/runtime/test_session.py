@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import math
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -342,6 +344,16 @@ class _StopError(Exception):
     pass
 
 
+@contextlib.contextmanager
+def alarms(handle: Callable[[int, Any], None]) -> Iterator[None]:
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("method", ["run", "profile"])
 def test_signals_are_handled_during_a_long_run(threads: int, method: str) -> None:
@@ -356,14 +368,10 @@ def test_signals_are_handled_during_a_long_run(threads: int, method: str) -> Non
     def handle(number: int, frame: object) -> None:
         raise _StopError
 
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
+    with alarms(handle):
         signal.setitimer(signal.ITIMER_REAL, 0.01)
         with pytest.raises(_StopError):
             session.run(many) if method == "run" else session.profile(many, runs=1)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     np.testing.assert_array_equal(session.run(given), reference.run(graph, given))
 
 
@@ -382,15 +390,11 @@ def test_a_signal_handler_runs_the_session_that_it_interrupts(dtype: Any) -> Non
         np.testing.assert_array_equal(session.run(given), expected)
         assert session.profile(given, runs=1)[0].name == "input"
 
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
+    with alarms(handle):
         while not any(seen):
             signal.setitimer(signal.ITIMER_REAL, 0.05)
             logits = session.run(many)
             np.testing.assert_array_equal(logits, np.repeat(expected, 400, axis=0))
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
     assert not session._running
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,9 @@ class FusedOp:
         path: Location in the model, for error messages.
     """
 
+    # The output has its own scale; otherwise it shares the scale of the input.
+    rescales: ClassVar[bool] = False
+
     output: str
     shape: Shape
     input: str
@@ -62,11 +65,6 @@ class FusedOp:
     def inputs(self) -> tuple[str, ...]:
         """Names of all values read."""
         return (self.input,)
-
-    @property
-    def rescales(self) -> bool:
-        """True if the output has its own scale, False if it shares the scale of the input."""
-        return False
 
     @property
     def margin(self) -> tuple[int, int, int, int] | None:
@@ -116,13 +114,10 @@ class RectifiedOp(FusedOp):
         ceiling: Upper bound of the result, as of ReLU6, or None.
     """
 
+    rescales = True
+
     relu: bool = False
     ceiling: float | None = None
-
-    @property
-    def rescales(self) -> bool:
-        """Always True."""
-        return True
 
     def rectified(self, y: Tensor) -> Tensor:
         """Return `y` after the ReLU, if there is one."""

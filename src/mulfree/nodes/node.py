@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from mulfree.nodes.fields import Integer, Integers, Scale, Stored, Text, Texts, artifact_error
 from mulfree.opcounts import OpCounts
@@ -127,14 +127,15 @@ def multiplies(*factors: int) -> int:
     return sum(factor & (factor - 1) != 0 for factor in map(abs, factors))
 
 
-def check_clamp(node: Node, clamp_min: int, clamp_max: int) -> None:
-    """Raise an ArtifactError unless the interval has an element."""
-    if clamp_min > clamp_max:
-        requirement = f"be at least clamp_min ({clamp_min})"
-        raise artifact_error(f"{node.name}.clamp_max", requirement, clamp_max)
+def check_epilogue(node: Any, bound: int) -> None:
+    """Raise an ArtifactError unless the clamp has an element and 64 bits hold the sum.
 
-
-def check_sum(node: Node, bound: int) -> None:
-    """Raise an ArtifactError unless an epilogue whose magnitudes sum to `bound` fits 64 bits."""
+    Args:
+        node: A node with `clamp_min`, `clamp_max` and `shift`.
+        bound: Bound of the magnitude of the sum before rounding.
+    """
+    least = f"be at least clamp_min ({node.clamp_min})"
+    node.require(node.clamp_min <= node.clamp_max, "clamp_max", least)
+    bound += 1 << (node.shift - 1)
     if bound >= _SUM_LIMIT:
         raise artifact_error(f"{node.name}.multiplier", "keep the sum below 2**62", bound)

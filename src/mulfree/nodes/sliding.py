@@ -24,8 +24,7 @@ from mulfree.nodes.node import (
     Size,
     Sizes,
     Values,
-    check_clamp,
-    check_sum,
+    check_epilogue,
     multiplies,
 )
 from mulfree.opcounts import OpCounts
@@ -106,9 +105,8 @@ class SlidingLayer(Node):
             largest * int(np.abs(self.multiplier.astype(np.int64)).max())
             + int(np.abs(offsets).max())
             + 255 * abs(self.residual_multiplier)
-            + (1 << (self.shift - 1))
         )
-        check_sum(self, bound)
+        check_epilogue(self, bound)
         if self.residual is not None and values[self.residual].shape != shape:
             raise artifact_error(
                 f"{self.name}.residual",
@@ -135,7 +133,6 @@ class SlidingLayer(Node):
         )
         for name in ("multiplier", "offset"):
             self.require(getattr(self, name).shape == (filters,), name, f"have {filters} elements")
-        check_clamp(self, self.clamp_min, self.clamp_max)
         return filters, *positions(self, values, kernel, self.stride, self.padding)
 
     def epilogue(self, values: Values) -> OpCounts:

@@ -139,9 +139,8 @@ class LayerLowering:
             source = self._builder.requantize(source, f"{source}.copy", qparams)
         if op.flat:
             return source, (1, 1), (0, 0)
-        kernel, stride = _pair(module.kernel_size), _pair(module.stride)
-        given: Any = module.padding
-        padding, uneven = resolve_padding(op.path, given, kernel, stride, _pair(module.dilation))
+        kernel, stride = module.kernel_size, module.stride
+        padding, uneven = resolve_padding(op.path, module.padding, kernel, stride, module.dilation)
         merged = self._merged.get(op.input)
         if merged is not None:
             assert merged.margin is not None
@@ -156,8 +155,3 @@ class LayerLowering:
 def _unpooled(op: FusedLayer) -> str:
     """Name of the output of a layer before its pooling."""
     return op.output if op.pool is None else f"{op.output}.unpooled"
-
-
-def _pair(value: tuple[int, ...]) -> Pair:
-    rows, columns = value
-    return rows, columns

@@ -16,8 +16,7 @@ from mulfree.nodes.node import (
     Shape,
     Shift,
     Values,
-    check_clamp,
-    check_sum,
+    check_epilogue,
     multiplies,
 )
 from mulfree.opcounts import OpCounts
@@ -59,9 +58,8 @@ class Add(Node):
         shape, other = values[self.input].shape, values[self.other].shape
         if other != shape:
             raise artifact_error(f"{self.name}.other", f"have the shape {list(shape)}", other)
-        check_clamp(self, self.clamp_min, self.clamp_max)
         factors = abs(self.multiplier) + abs(self.other_multiplier)
-        check_sum(self, 255 * factors + abs(self.offset) + (1 << (self.shift - 1)))
+        check_epilogue(self, 255 * factors + abs(self.offset))
         return shape
 
     def operations(self, values: Values) -> Operations:

@@ -27,17 +27,14 @@ class FusedConcat(FusedOp):
         others: Names of the values after the first.
     """
 
+    rescales = True
+
     others: tuple[str, ...]
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """All values, in order."""
         return self.input, *self.others
-
-    @property
-    def rescales(self) -> bool:
-        """Always True."""
-        return True
 
     def compute(self, x: Tensor, *others: Tensor) -> Tensor:
         """Return the channels of all values."""

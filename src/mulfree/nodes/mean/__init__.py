@@ -17,8 +17,7 @@ from mulfree.nodes.node import (
     Shift,
     Sizes,
     Values,
-    check_clamp,
-    check_sum,
+    check_epilogue,
     multiplies,
 )
 from mulfree.nodes.sliding import positions
@@ -54,11 +53,9 @@ class Mean(Node):
 
     def output_shape(self, values: Values) -> Shape:
         """Return `[C, (H - Kh) / stride + 1, ...]`."""
-        check_clamp(self, self.clamp_min, self.clamp_max)
         largest = math.prod(self.kernel) * 255
         self.require(largest < ACCUMULATOR_LIMIT, "kernel", "have fewer than 2**31 / 255 taps")
-        magnitudes = largest * abs(self.multiplier) + abs(self.offset)
-        check_sum(self, magnitudes + (1 << (self.shift - 1)))
+        check_epilogue(self, largest * abs(self.multiplier) + abs(self.offset))
         channels = values[self.input].shape[0]
         return channels, *positions(self, values, self.kernel, self.stride, (0, 0))
 

@@ -41,13 +41,10 @@ class FusedMean(FusedOp):
         stride: Rows, columns.
     """
 
+    rescales = True
+
     kernel: Pair
     stride: Pair
-
-    @property
-    def rescales(self) -> bool:
-        """Always True."""
-        return True
 
     def unit(self, source: float) -> float:
         """Return a fraction: the integer mean of n numbers is their sum; the scale holds 1 / n."""
