@@ -17,6 +17,9 @@ from mulfree.nodes.fields import (
     field_checks,
     tensors,
 )
+from mulfree.nodes.linear import Linear
+from mulfree.nodes.lut import Lut
+from mulfree.nodes.pad import Pad
 
 
 @pytest.mark.parametrize(
@@ -64,17 +67,11 @@ def test_a_rule_has_to_decide() -> None:
 
 
 def test_fields_without_a_rule_are_left_out() -> None:
-    from mulfree.nodes.linear import Linear
-    from mulfree.nodes.pad import Pad
-
     assert list(field_checks(Pad)) == ["name", "input", "output", "left", "right", "top", "bottom"]
     assert list(field_checks(Linear)) == ["name", "input", "output", "weight", "scale", "bias"]
 
 
 def test_tensors_of_a_thing() -> None:
-    from mulfree.nodes.lut import Lut
-    from mulfree.nodes.pad import Pad
-
     table = np.zeros((1, 256), np.uint8)
     assert tensors(Pad(name="p", input="x", output="y", left=0, right=0, top=0, bottom=0)) == {}
     assert tensors(Lut(name="l", input="x", output="y", table=table)) == {"table": table}

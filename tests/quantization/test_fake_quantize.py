@@ -40,33 +40,26 @@ def test_values_are_rounded_and_gradients_pass_within_the_grid() -> None:
     assert x.grad.tolist() == [0.0, 1.0, 1.0, 1.0, 1.0]
 
 
-def test_adder_weights_keep_their_distance_from_the_grid() -> None:
-    rounding, first, second = hooks()
-    layer = Adder2d(2, 2, 1)
-    with torch.no_grad():
-        layer.weight.copy_(torch.tensor([-3.1, 0.2, 7.3, 9.9]).view(2, 2, 1, 1))
-    rounding.value(first.output, torch.zeros(1))
-    weight = rounding.weight(second, layer)
-    # A weight in the range, 0 to 7.5, is rounded; one outside keeps its distance to the range.
-    torch.testing.assert_close(weight.flatten(), torch.tensor([-3.1, 0.0, 7.5, 9.9]))
-    weight.sum().backward()
-    assert layer.weight.grad is not None
-    assert layer.weight.grad.flatten().tolist() == [1.0, 1.0, 1.0, 1.0]
-
-
-def test_weights_of_convolutions_have_a_scale_for_every_filter() -> None:
-    layer = nn.Conv2d(2, 2, 1)
+@pytest.mark.parametrize(
+    ("layer", "weights", "fake"),
+    [
+        # A weight in the range, 0 to 7.5, is rounded; one outside keeps its distance to the range.
+        (Adder2d(2, 2, 1), [-3.1, 0.2, 7.3, 9.9], [-3.1, 0.0, 7.5, 9.9]),
+        # A scale for every filter.
+        (nn.Conv2d(2, 2, 1), [7.0, 2.6, -0.7, 0.0], [7.0, 3.0, -0.7, 0.0]),
+        (nn.Conv2d(2, 2, 1), [0.0] * 4, [0.0] * 4),
+    ],
+)
+def test_weights(layer: Adder2d | nn.Conv2d, weights: list[float], fake: list[float]) -> None:
     rounding, first, second = hooks(middle=layer)
     with torch.no_grad():
-        layer.weight.copy_(torch.tensor([7.0, 2.6, -0.7, 0.0]).view(2, 2, 1, 1))
+        layer.weight.copy_(torch.tensor(weights).view(2, 2, 1, 1))
     rounding.value(first.output, torch.zeros(1))
     weight = rounding.weight(second, layer)
-    torch.testing.assert_close(weight.flatten(), torch.tensor([7.0, 3.0, -0.7, 0.0]))
+    torch.testing.assert_close(weight.flatten(), torch.tensor(fake))
     weight.sum().backward()
     assert layer.weight.grad is not None
-    assert layer.weight.grad.flatten().tolist() == [1.0, 1.0, 1.0, 1.0]
-    nn.init.zeros_(layer.weight)
-    assert rounding.weight(second, layer).flatten().tolist() == [0.0] * 4
+    assert layer.weight.grad.flatten().tolist() == [1.0] * 4
 
 
 @pytest.mark.parametrize("training", [True, False])

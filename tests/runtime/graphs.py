@@ -111,30 +111,16 @@ def heavy(side: int, channels: int) -> Graph:
     y = replace(x, name="y")
     z = replace(x, name="z", shape=(channels, 1, 1))
     taps = 9 * channels
-    adder = Adder2d(
-        name="adder",
-        input="x",
-        output="y",
+    adder, mean, _ = tiny_parts()["nodes"]
+    adder = replace(
+        adder,
         weight=rng.integers(0, 256, (channels, 3, 3, channels), dtype=np.uint8),
         multiplier=array([2**16 // taps] * channels, "int32"),
         offset=array([130 * 2**16] * channels, "int64"),
         shift=16,
-        clamp_min=0,
-        clamp_max=255,
         padding=(1, 1),
     )
-    mean = Mean(
-        name="mean",
-        input="y",
-        output="z",
-        kernel=(side, side),
-        stride=(1, 1),
-        multiplier=2**20 // side**2,
-        offset=0,
-        shift=20,
-        clamp_min=0,
-        clamp_max=255,
-    )
+    mean = replace(mean, kernel=(side, side), multiplier=2**20 // side**2, shift=20)
     return lined_up(x, adder, mean, values=(y, z))
 
 
