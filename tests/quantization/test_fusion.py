@@ -344,20 +344,14 @@ REFUSED: list[tuple[str, nn.Module]] = [
         nn.Sequential(nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), head(4)),
     ),
     ("have plain adder layers", nn.Sequential(Adder2d(2, 4, 3, norm=1.5), head(4))),
-    (
-        "without dilation and ceil_mode",
-        nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), head(2)),
-    ),
+    ("without dilation and ceil_mode", nn.Sequential(nn.MaxPool2d(2, ceil_mode=True), head(2))),
     ("average pooling of whole windows", nn.Sequential(nn.AvgPool2d(2, padding=1), head(2))),
     ("average pooling with windows of one size", nn.Sequential(nn.AdaptiveAvgPool2d(3), head(2))),
     ("flatten the input of a linear layer", nn.Sequential(nn.Linear(8, 3), head(2))),
     ("one number per class", nn.Sequential(nn.Conv2d(2, 4, 1))),
     ("compute its logits in its last layer", Net(lambda n, x: x.flatten(1))),
     ("compute with tensors of the network alone", Net(lambda n, x: n.h(x + 1.0), h=head(2))),
-    (
-        "add values of one shape",
-        Net(lambda n, x: n.h(x + n.c(x)), h=head(2), c=nn.Conv2d(2, 1, 1)),
-    ),
+    ("add values of one shape", Net(lambda n, x: n.h(x + n.c(x)), h=head(2), c=nn.Conv2d(2, 1, 1))),
     (
         "pad rows and columns with zeros",
         Net(lambda n, x: n.h(functional.pad(x, (1, 1), value=2.0)), h=head(2)),

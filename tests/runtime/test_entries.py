@@ -139,10 +139,7 @@ def first_entry(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, 
             first_entry(lambda entry: entry["tensors"].update(a=entry["tensors"]["fc.bias"])),
             "have no tensors but the graph's, as 'a'",
         ),
-        (
-            first_entry(lambda entry: entry["tensors"].pop("fc.bias")),
-            "have the tensor 'fc.bias'",
-        ),
+        (first_entry(lambda entry: entry["tensors"].pop("fc.bias")), "have the tensor 'fc.bias'"),
         (
             first_entry(lambda entry: entry["nodes"][2].pop("output")),
             r"have 'output' in nodes\[2\]",

@@ -62,6 +62,12 @@ def test_every_field_has_a_rule() -> None:
 
 
 SMALL = array([5], "int32")
+
+
+def filters(*shape: int) -> dict[str, Any]:
+    return {"adder": {"weight": np.zeros(shape, np.uint8)}}
+
+
 NUMBERS = {
     "multiplier": array([1, 1], "int32"),
     "offset": array([0, 0], "int64"),
@@ -113,21 +119,15 @@ NUMBERS = {
             r"residual_multiplier` must be 0 without a residual",
         ),
         (
-            {"adder": {"weight": np.zeros((2, 2, 2, 2), np.uint8)}},
+            filters(2, 2, 2, 2),
             r"`adder.weight` must have 1 channels \(last axis\) in each of 1 groups",
         ),
+        (filters(2, 0, 2, 1), r"`adder.weight` must not be emp"),
         (
-            {"adder": {"weight": np.zeros((2, 0, 2, 1), np.uint8)}},
-            r"`adder.weight` must not be emp",
-        ),
-        (
-            {"adder": {"weight": np.zeros((2, 4, 2, 1), np.uint8)}},
+            filters(2, 4, 2, 1),
             r"`adder.input` must be as large as the window \[4, 2\], got \[3, 3\]",
         ),
-        (
-            {"adder": {"weight": np.zeros((2, 1, 2**15 + 1, 1), np.uint8)}},
-            r"`adder.weight` must have sides <= 32768",
-        ),
+        (filters(2, 1, 2**15 + 1, 1), r"`adder.weight` must have sides <= 32768"),
         (
             {"mean": {"kernel": (3, 2)}},
             r"`mean.input` must be as large as the window \[3, 2\], got",
