@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +25,13 @@ from mulfree.errors import (
 )
 from mulfree.opcounts import OpCounts
 from mulfree.runtime import artifact, reference
-from mulfree.runtime.graph import Graph
 from mulfree.runtime.native import compiled
+from mulfree.runtime.source import Source, load_graph
 
 if TYPE_CHECKING:
     from mulfree._native._core import Program
 
 Backend = Literal["native", "reference"]
-Source = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Graph
 
 MEMORY = 2**31
 """Bytes that a session's values take at most, unless it is given another limit."""
@@ -113,7 +111,7 @@ class Session:
         _check_int("Session", "threads", self.threads, MAX_THREADS)
         self.memory = memory
         _check_int("Session", "memory", memory, _MAX_MEMORY)
-        self.graph = _graph(source, entry)
+        self.graph = load_graph(source, entry)
         with _within_memory("Session"):
             self._program = compiled(self.graph) if backend == "native" else None
         if self._program is None:
@@ -317,28 +315,6 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def _graph(source: Source, entry: str | None) -> Graph:
-    match source:
-        case Graph() if entry is None:
-            return source
-        case Graph():
-            raise ConfigError(
-                f"Session: `entry` must be left out with a Graph, got {quoted(entry)}"
-            )
-        case str() | os.PathLike():
-            return artifact.load(source, entry)
-        case bytes() | bytearray() | memoryview():
-            return artifact.from_bytes(source, entry)
-        case io.TextIOBase():
-            pass
-        case _ if hasattr(source, "read"):
-            return artifact.from_file(source, entry)
-    raise ConfigError(
-        "Session: `source` must be a path, bytes, a file open in binary mode or a Graph, "
-        f"got {quoted(source)}"
-    )
 
 
 def _check_int(function: str, name: str, value: object, high: int) -> None:
