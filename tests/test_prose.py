@@ -15,10 +15,6 @@ SRC = Path(__file__).parents[1] / "src" / "mulfree"
 SUFFIXES = (".py", ".pyi", ".cpp", ".h", ".inc")
 FILES = sorted(path for path in SRC.rglob("*") if path.suffix in SUFFIXES)
 PACKAGES = sorted({path.relative_to(SRC).parts[0] for path in FILES})
-# Packages not rewritten yet; the list only gets shorter.
-PENDING = {
-    "_native", "data", "models", "nodes", "quantization", "runtime", "training",
-}  # fmt: skip
 
 # A docstring begins with a noun phrase or an imperative.
 CLAUSE = re.compile(r"(what|that|those|who|whose|how|whether|where|which)\b", re.IGNORECASE)
@@ -80,8 +76,6 @@ def faults(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_docstrings_and_comments_are_in_the_terms_of_the_field(package: str) -> None:
-    if package in PENDING:
-        pytest.skip("not rewritten yet")
     files = [path for path in FILES if path.relative_to(SRC).parts[0] == package]
     found = [fault for path in files for fault in faults(path)]
     assert not found, "\n".join(found)

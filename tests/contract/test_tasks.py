@@ -126,3 +126,6 @@ def test_a_toy_task_is_trained_and_resumed(
     path.write_text(config.to_yaml().replace("/run", "/again"))
     assert main(["train", "--config", str(path), "--trainer.epochs=1"]) == 0
     assert "on synthetic: error " in capsys.readouterr().out
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    line = "evaluate: the run must have the task classification, got 'toy'"
+    assert line in capsys.readouterr().err

@@ -177,7 +177,7 @@ def test_one_layer_is_exact_to_half_a_step() -> None:
     qparams = make_qparams(layout, ranges) | {layout.fused.input: shared}
     graph = lower("test", layout, net, qparams, PICTURES)
     integers = q.permute(0, 2, 3, 1).numpy().astype(np.uint8)
-    made = reference.evaluate(graph.nodes[0], graph.input_value, {graph.input.value: integers})
+    made = reference.evaluate(graph.nodes[0], graph.by_name, {graph.input.value: integers})
     target = qparams[layout.fused.ops[0].output]
     real = target.scale * (made.astype(float) - target.zero_point)
     clipped = expected.clip(target.low, target.high)

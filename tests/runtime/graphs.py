@@ -15,7 +15,7 @@ from mulfree.nodes.adder2d import Adder2d
 from mulfree.nodes.linear import Linear
 from mulfree.nodes.lut import Lut
 from mulfree.nodes.mean import Mean
-from mulfree.nodes.sampling import Draws, Sample
+from mulfree.nodes.sampling import Draws, Sample, has_operands
 from mulfree.runtime import artifact
 from mulfree.runtime.graph import Graph, Input
 
@@ -125,7 +125,12 @@ def heavy(side: int, channels: int) -> Graph:
 
 
 # Layers are the most frequent.
-_OPS = (*(op for op in NODES if op != "linear"), "adder2d", "adder2d", "conv2d")
+_OPS = (
+    *(op for op in NODES if op != "linear" and not has_operands(op)),
+    "adder2d",
+    "adder2d",
+    "conv2d",
+)
 _MAX_ELEMENTS = 20_000
 
 
@@ -150,9 +155,14 @@ def around(sample: Sample, rng: np.random.Generator) -> Graph:
     values = list(sample.values)
     made: list[Node] = []
     if len(values) == 2:
-        table = rng.integers(0, 256, (values[0].shape[0], 256), dtype=np.uint8)
-        names = {"input": values[0].name, "output": values[1].name}
-        made.append(Lut(name="other", **names, table=table))
+        names: Any = {"name": "other", "input": values[0].name, "output": values[1].name}
+        if values[0].shape == values[1].shape:
+            table = rng.integers(0, 256, (values[0].shape[0], 256), dtype=np.uint8)
+            made.append(Lut(**names, table=table))
+        else:  # One number a channel.
+            clamp = {"clamp_min": 0, "clamp_max": 255}
+            fixed: Any = {"multiplier": 1, "offset": 0, "shift": 4, "stride": (1, 1), **clamp}
+            made.append(Mean(**names, kernel=values[0].shape[1:], **fixed))
     made.append(sample.node)
     if sample.output is not None:
         values.append(sample.output)

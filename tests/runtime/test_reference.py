@@ -36,7 +36,7 @@ def test_tiny_by_hand() -> None:
 def test_logits_may_be_infinite() -> None:
     weight, largest = array([[127], [-128]], "int8"), array([3e38, 3e38], "float32")
     node = Linear(name="fc", input="x", weight=weight, scale=largest, bias=largest)
-    got = reference.evaluate(node, SOURCE, {"x": array([[[[200]]]], "uint8")})
+    got = reference.evaluate(node, {"x": SOURCE}, {"x": array([[[[200]]]], "uint8")})
     assert got.tolist() == [[np.inf, -np.inf]]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mulfree.cli.arguments import Parser, positive
-from mulfree.errors import MAX_MESSAGE, ConfigError, MulfreeError, printable
+from mulfree.errors import MAX_MESSAGE, ConfigError, MulfreeError, printable, quoted
 from mulfree.files import check_regular
 
 if TYPE_CHECKING:
@@ -86,9 +86,10 @@ def load_trained(command: str, path: str | Path, data_name: str | None) -> Train
 
     Raises:
         ArtifactError: No such file, or one that is damaged.
-        ConfigError: It is not known which data to use.
+        ConfigError: It is not known which data to use, or the task is not classification.
     """
     from mulfree import data
+    from mulfree.tasks import DEFAULT
     from mulfree.training.run.checkpoint import LAST, WEIGHTS, file_of
     from mulfree.training.run.directory import CONFIG
 
@@ -99,6 +100,10 @@ def load_trained(command: str, path: str | Path, data_name: str | None) -> Train
     model, checkpoint = _load(file)
     if checkpoint is not None:
         config = checkpoint.config
+    if config is not None and config.task.name != DEFAULT:
+        raise ConfigError(
+            f"{command}: the run must have the task {DEFAULT}, got {quoted(config.task.name)}"
+        )
     if config is None and data_name is None:
         raise ConfigError(
             f"{command}: `--data.name` must be given, as there is no {CONFIG} next to {file}"

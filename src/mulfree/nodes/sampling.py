@@ -27,7 +27,8 @@ class Sample:
     """A valid node with its values.
 
     Attributes:
-        values: Values that the node may read, all of one shape; it reads at least the last.
+        values: One or two values that the node may read, of one shape unless the kind has
+            `operands`; it reads at least the last.
         node: The node.
         output: The value that it makes, or None for a node that ends.
     """
@@ -41,11 +42,14 @@ def samples(op: str, rng: np.random.Generator) -> Iterator[Sample]:
     """Return endless random instances of a kind of node, each of one or two values."""
     while True:
         draws = Draws(rng)
-        first = draws.value(draws.shape())
-        like = first if draws.number(0, 1) else None
-        values = [first, draws.value(first.shape, like)][: draws.number(1, 2)]
+        values = draws.operands(op)
         node, output = draws.node(op, values)
         yield Sample(values=tuple(values), node=node, output=output)
+
+
+def has_operands(op: str) -> bool:
+    """Return True for a kind whose operands differ in shape: `operands(draws)` makes them."""
+    return hasattr(facet(op, "samples"), "operands")
 
 
 class Draws:
@@ -65,6 +69,15 @@ class Draws:
         assert module is not None, f"{op} has no samples"
         node, output = module.sample(self, values)
         return node, output
+
+    def operands(self, op: str) -> list[Value]:
+        """Return values for a node: `operands` of its samples, or one or two of one shape."""
+        module: Any = facet(op, "samples")
+        if has_operands(op):
+            return list(module.operands(self))
+        first = self.value(self.shape())
+        like = first if self.number(0, 1) else None
+        return [first, self.value(first.shape, like)][: self.number(1, 2)]
 
     def number(self, low: int, high: int) -> int:
         """Return an int in low..high."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mulfree.errors import DTypeError, ShapeError
 from mulfree.nodes import Node, Value, facet
 from mulfree.nodes.arithmetic import U8, Made
+from mulfree.nodes.node import Values
 from mulfree.runtime.graph import Graph
 
 
@@ -58,23 +59,23 @@ def _steps(graph: Graph, array: NDArray[Any]) -> Iterator[tuple[str, bool, NDArr
     made = {graph.input.value: quantised_input(graph, array)}
     yield graph.input.value, False, made[graph.input.value]
     for node in graph.nodes:
-        output = evaluate(node, graph.by_name[node.input], made)
+        output = evaluate(node, graph.by_name, made)
         if not node.ends:
             made[node.output] = output
         yield node.output, node.ends, output
 
 
-def evaluate(node: Node, source: Value, made: Made) -> NDArray[Any]:
+def evaluate(node: Node, values: Values, made: Made) -> NDArray[Any]:
     """Return the output of one node.
 
     Args:
         node: The node.
-        source: Description of the value `node.input`.
+        values: Descriptions of the values by name.
         made: The values made so far.
     """
     definition = facet(node.op, "reference")
     assert definition is not None, f"{node.op} has no reference"
-    output: NDArray[Any] = definition.evaluate(node, source, made)
+    output: NDArray[Any] = definition.evaluate(node, values, made)
     return output
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mulfree.nodes.emitting import Made
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 
 from . import Gate
 
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from mulfree.export.onnx.builder import GraphBuilder
 
 
-def emit(add: GraphBuilder, node: Gate, source: Value, made: Made) -> str:
+def emit(add: GraphBuilder, node: Gate, values: Values, made: Made) -> str:
     marks = add.constant((node.open != 0)[:, None, None])
     return add(
-        "Where", marks, made[node.input], add.constant(np.array(source.zero_point, np.uint8))
+        "Where",
+        marks,
+        made[node.input],
+        add.constant(np.array(values[node.input].zero_point, np.uint8)),
     )

@@ -17,7 +17,7 @@ def test_damaged_configurations_are_refused_or_plain_data(tmp_path: Path) -> Non
 
 
 def test_damaged_checkpoints_are_refused_or_gone_on_from(tmp_path: Path) -> None:
-    outcomes = fuzz_checkpoints.fuzz(200, 1, tmp_path, resumed=0.1)
+    outcomes = fuzz_checkpoints.fuzz(200, 1, tmp_path, resumed=0.5)
     assert outcomes["not read"] > 50
     assert outcomes["of another run"] > 10
     assert outcomes["taken"] > 5

@@ -48,7 +48,7 @@ def to_model(graph: Graph, *, pixels: bool) -> onnx.ModelProto:
             raise ConfigError(
                 f"to_onnx: `model` must have nodes with an ONNX form alone, got {node.op!r}"
             )
-        made[node.output] = emitter.emit(add, node, graph.by_name[node.input], made)
+        made[node.output] = emitter.emit(add, node, graph.by_name, made)
     add.nodes[-1].output[0] = LOGITS
     kind = TensorProto.UINT8 if pixels else TensorProto.FLOAT
     shapes: tuple[list[str | int | None], ...] = (

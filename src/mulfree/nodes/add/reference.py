@@ -6,10 +6,10 @@ import numpy as np
 
 from mulfree.nodes.add import Add
 from mulfree.nodes.arithmetic import U8, Made, requantise
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 
 
-def evaluate(node: Add, source: Value, made: Made) -> U8:
+def evaluate(node: Add, values: Values, made: Made) -> U8:
     """Return the output, `[N, H, W, C]`."""
     v = made[node.input].astype(np.int64) * node.multiplier + node.offset
     v += made[node.other].astype(np.int64) * node.other_multiplier

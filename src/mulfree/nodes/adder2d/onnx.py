@@ -14,15 +14,16 @@ from onnx import TensorProto, helper
 
 from mulfree.nodes.adder2d import Adder2d
 from mulfree.nodes.emitting import Made, normalised
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 from mulfree.nodes.sliding import ConvGeometry
 
 if TYPE_CHECKING:
     from mulfree.export.onnx.builder import GraphBuilder
 
 
-def emit(add: GraphBuilder, node: Adder2d, source: Value, made: Made) -> str:
+def emit(add: GraphBuilder, node: Adder2d, values: Values, made: Made) -> str:
     """Add the nodes; return the name of the output."""
+    source = values[node.input]
     filters, rows, columns, _ = node.weight.shape
     geometry = ConvGeometry(
         channels=source.shape[0],

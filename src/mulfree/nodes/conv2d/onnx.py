@@ -8,16 +8,18 @@ import numpy as np
 
 from mulfree.nodes.conv2d import Conv2d
 from mulfree.nodes.emitting import RAISED_ZERO, Made, normalised, raised
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 
 if TYPE_CHECKING:
     from mulfree.export.onnx.builder import GraphBuilder
 
 
-def emit(add: GraphBuilder, node: Conv2d, source: Value, made: Made) -> str:
+def emit(add: GraphBuilder, node: Conv2d, values: Values, made: Made) -> str:
     """Add the nodes; return the name of the output."""
     rows, columns = node.padding
-    x = add.padded(made[node.input], (rows, columns, rows, columns), np.uint8(source.zero_point))
+    x = add.padded(
+        made[node.input], (rows, columns, rows, columns), np.uint8(values[node.input].zero_point)
+    )
     sums = add(
         "ConvInteger",
         x,

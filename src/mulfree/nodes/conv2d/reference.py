@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from mulfree.nodes.arithmetic import U8, Made, normalised, per_filter
 from mulfree.nodes.conv2d import Conv2d
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 from mulfree.nodes.sliding import Pair
 
 
-def evaluate(node: Conv2d, source: Value, made: Made) -> U8:
+def evaluate(node: Conv2d, values: Values, made: Made) -> U8:
     """Return the output, `[N, h, w, O]`."""
     geometry = node.stride, node.padding, node.groups
-    sums = accumulator(made[node.input], node.weight, *geometry, zero=source.zero_point)
+    sums = accumulator(made[node.input], node.weight, *geometry, zero=values[node.input].zero_point)
     return normalised(node, sums, made)
 
 

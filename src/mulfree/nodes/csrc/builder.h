@@ -28,7 +28,7 @@ class Builder {
   const Value& read(std::size_t index, i64 c, i64 h, i64 w) const;
   // The value to write, of the shape given.
   const Value& write(i64 c, i64 h, i64 w) const;
-  // Instead of `write`: adds outputs to those of the program; returns the number of the first.
+  // Instead of `write`: adds outputs of the program; returns the number of the first.
   i64 end(i64 outputs);
 
   // Appends an op; returns the value that it writes.

@@ -9,15 +9,15 @@ from onnx import TensorProto
 
 from mulfree.nodes.emitting import RAISED_ZERO, Made, raised
 from mulfree.nodes.linear import Linear
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 
 if TYPE_CHECKING:
     from mulfree.export.onnx.builder import GraphBuilder
 
 
-def emit(add: GraphBuilder, node: Linear, source: Value, made: Made) -> str:
+def emit(add: GraphBuilder, node: Linear, values: Values, made: Made) -> str:
     """Add the nodes; return the name of the logits."""
-    channels, height, width = source.shape
+    channels, height, width = values[node.input].shape
     weight = node.weight.reshape(-1, height, width, channels)
     channels_first = weight.transpose(3, 1, 2, 0).reshape(-1, len(weight))
     sums = add(

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from mulfree.nodes.arithmetic import Made
 from mulfree.nodes.linear import Linear
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 
 
-def evaluate(node: Linear, source: Value, made: Made) -> NDArray[np.float32]:
+def evaluate(node: Linear, values: Values, made: Made) -> NDArray[np.float32]:
     """Return the logits, `[N, O]`: the exact sum, then a product and a sum in float32."""
     x = made[node.input]
     # Sums below 2**31 are exact in float64, whose matrix product is the fast one.

@@ -10,13 +10,13 @@ from onnx import TensorProto
 
 from mulfree.nodes.emitting import Made
 from mulfree.nodes.max_pool import MaxPool
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 
 if TYPE_CHECKING:
     from mulfree.export.onnx.builder import GraphBuilder
 
 
-def emit(add: GraphBuilder, node: MaxPool, source: Value, made: Made) -> str:
+def emit(add: GraphBuilder, node: MaxPool, values: Values, made: Made) -> str:
     """Add the nodes; return the name of the output."""
     x = made[node.input]
     # The minimum is 255 minus the maximum of 255 minus x.

@@ -6,10 +6,10 @@ import numpy as np
 
 from mulfree.nodes.arithmetic import U8, Made, cut
 from mulfree.nodes.max_pool import MaxPool
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 
 
-def evaluate(node: MaxPool, source: Value, made: Made) -> U8:
+def evaluate(node: MaxPool, values: Values, made: Made) -> U8:
     """Return the output, `[N, h, w, C]`."""
     # min(x) = 255 - max(255 - x), and 255 - x = x ^ 255.
     flips = np.where(node.minimum == 1, 255, 0).astype(np.uint8)

@@ -9,16 +9,16 @@ from onnx import TensorProto
 
 from mulfree.nodes.emitting import Made, requantised, scaled
 from mulfree.nodes.mean import Mean
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Value, Values
 from mulfree.nodes.sliding import ConvGeometry
 
 if TYPE_CHECKING:
     from mulfree.export.onnx.builder import GraphBuilder
 
 
-def emit(add: GraphBuilder, node: Mean, source: Value, made: Made) -> str:
+def emit(add: GraphBuilder, node: Mean, values: Values, made: Made) -> str:
     """Add the nodes; return the name of the output."""
-    v = scaled(add, _sums(add, made[node.input], source, node), node.multiplier)
+    v = scaled(add, _sums(add, made[node.input], values[node.input], node), node.multiplier)
     return requantised(add, v, node.offset, node.shift, node.clamp_min, node.clamp_max)
 
 

@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from mulfree.nodes.arithmetic import U8, Made, cut, requantise
 from mulfree.nodes.mean import Mean
-from mulfree.nodes.node import Value
+from mulfree.nodes.node import Values
 from mulfree.nodes.sliding import Pair
 
 
-def evaluate(node: Mean, source: Value, made: Made) -> U8:
+def evaluate(node: Mean, values: Values, made: Made) -> U8:
     """Return the output, `[N, h, w, C]`."""
     v = _sums(made[node.input], node.kernel, node.stride) * node.multiplier + node.offset
     return requantise(v, node.shift, node.clamp_min, node.clamp_max)

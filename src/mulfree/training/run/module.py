@@ -220,7 +220,11 @@ class RunModule(LightningModule):
         self._held.update(self.method.test(self.network, batch), self._count(batch))
 
     def finish_epoch(self) -> Row:
-        """Close the epoch; return its row, which is added to the history."""
+        """Close the epoch; return its row, which is added to the history.
+
+        Raises:
+            TrainingError: The epoch has no held-out metrics.
+        """
         seconds = self._elapsed()
         self._seconds, self._since = 0.0, time.perf_counter()
         row: Row = {
@@ -233,6 +237,11 @@ class RunModule(LightningModule):
             row["norm"] = self.annealing.exponent(self.step)
         for name, means in (("train", self._train), (self.held_out, self._held)):
             row |= {f"{name}_{key}": value for key, value in means.compute().items()}
+        if f"{self.held_out}_{self.method.task.metrics.BEST}" not in row:
+            # The loop counters of a damaged checkpoint can skip the evaluation.
+            raise TrainingError(
+                f"train: an epoch must end with an evaluation, got none in epoch {row['epoch']}"
+            )
         row["seconds"] = round(seconds, 3)
         self._train, self._held = (self.method.task.metrics.Means() for _ in range(2))
         self.history.append(row)
