@@ -76,7 +76,7 @@ class Program:
 
     Add values, the input and nodes, then `compile` once, then `run` any number of times. Every
     value is written by one node, before it is read. Memory is safe whatever the arguments; the
-    arithmetic is that of the reference for nodes of a checked graph.
+    arithmetic equals the reference for nodes of a checked graph.
     """
 
     def __init__(self, isa: str = "") -> None: ...
