@@ -20,7 +20,7 @@ from mulfree.bench.device import (
     tuned_convolutions,
 )
 from mulfree.bench.layers import BenchLayer
-from mulfree.bench.passes import INPUTS, make, operands, taps, taps_per_s
+from mulfree.bench.passes import INPUTS, make, operands, taps_per_s
 from mulfree.bench.timing import Spread, fastest, interleave
 from mulfree.cost.counting import BASELINE
 from mulfree.operators import Operator, get_operator
@@ -93,13 +93,7 @@ def time_layer(
         rate = taps_per_s(problem, direction, seconds[operator.name])
         entries.append(
             {
-                "model": layer.model,
-                "geometry": str(problem),
-                "window": asdict(problem),
-                "occurrences": layer.occurrences,
-                "taps": taps(problem),
-                "input": kind,
-                "pass": direction,
+                **layer.to_json(kind, direction),
                 "precision": precision,
                 "replayed": replayed and device.type == "cuda",
                 "timings": {name: asdict(Spread.of(own)) for name, own in samples.items()},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
+from mulfree.bench.passes import taps
 from mulfree.cost.counting import count
 from mulfree.models import create_model
 from mulfree.operators import get_operator
@@ -27,6 +28,18 @@ class BenchLayer:
     model: str
     problem: ConvProblem
     occurrences: int
+
+    def to_json(self, kind: str, direction: str) -> dict[str, Any]:
+        """Return the layer in a result: a kind of input and a direction of the pass."""
+        return {
+            "model": self.model,
+            "geometry": str(self.problem),
+            "window": asdict(self.problem),
+            "occurrences": self.occurrences,
+            "taps": taps(self.problem),
+            "input": kind,
+            "pass": direction,
+        }
 
 
 def layers_of(

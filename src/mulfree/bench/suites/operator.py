@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from statistics import geometric_mean
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from mulfree.bench.correctness import check
 from mulfree.bench.device import clock_of, computing_in, tuned_convolutions
 from mulfree.bench.layers import BenchLayer, layers_of
-from mulfree.bench.passes import INPUTS, PASSES, make, operands, taps, taps_per_s
+from mulfree.bench.passes import INPUTS, PASSES, make, operands, taps_per_s
 from mulfree.bench.report import milliseconds, ratio
 from mulfree.bench.suites import Advance, BenchOptions, Suite
 from mulfree.bench.timing import compare, interleave
@@ -75,13 +74,7 @@ def bench_layer(
             own = timings[operator.name]
             entries.append(
                 {
-                    "model": layer.model,
-                    "geometry": str(problem),
-                    "window": asdict(problem),
-                    "occurrences": layer.occurrences,
-                    "taps": taps(problem),
-                    "input": kind,
-                    "pass": direction,
+                    **layer.to_json(kind, direction),
                     "timings": timings,
                     "ratio": own["ratio"],
                     "gtaps_per_s": taps_per_s(problem, direction, own["median_s"]) / 1e9,
