@@ -7,6 +7,7 @@ from torch import nn
 
 from mulfree import models
 from mulfree.errors import ConfigError
+from mulfree.models.registry import ScalableOptions
 
 
 def test_names() -> None:
@@ -90,3 +91,37 @@ def test_two_functions_cannot_take_one_name() -> None:
     models.list_models()
     with pytest.raises(ConfigError, match=r"got 'resnet20', which is in \S*\.families\.resnet_"):
         models.register_model(resnet20)
+
+
+@pytest.mark.parametrize(
+    ("channels", "width", "divisor", "rounded"),
+    [(32, 1.1, 8, 32), (16, 1.4, 8, 24), (320, 1.1, 8, 352), (10, 0.1, 8, 8), (16, 1.1, 1, 18)],
+)
+def test_channels_are_rounded_as_in_efficientnet(
+    channels: int, width: float, divisor: int, rounded: int
+) -> None:
+    options = ScalableOptions(width=width, channel_divisor=divisor)
+    assert options.scaled(channels) == rounded
+
+
+def test_never_below_nine_tenths() -> None:
+    # 12.4 is nearer to 8 than to 16, and 8 is below 11.16.
+    assert ScalableOptions(width=0.31, channel_divisor=8).scaled(40) == 16
+
+
+def test_blocks_are_rounded_up() -> None:
+    assert [ScalableOptions(depth=1.1).repeated(blocks) for blocks in (1, 2, 3)] == [2, 3, 4]
+    assert ScalableOptions().repeated(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 0.0}, "`depth` must be above 0 and at most 64, got 0.0"),
+        ({"depth": float("nan")}, "`depth` must be above 0 .* got nan"),
+        ({"channel_divisor": 0}, "`channel_divisor` must be from 1 to 1000000, got 0"),
+    ],
+)
+def test_options_of_scaling_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ScalableOptions(**options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import UnionType
@@ -21,6 +22,7 @@ from mulfree.models.wrappers import unwrapped
 # Far above any use, low enough that a hostile file cannot request a network of petabytes.
 _MAX_COUNT = 1_000_000
 _MAX_WIDTH = 64.0
+_MAX_DEPTH = 64.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,44 @@ class ModelOptions:
     def scaled(self, channels: int) -> int:
         """`channels` times `width`, rounded, at least 1."""
         return max(1, round(channels * self.width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalableOptions(ModelOptions):
+    """Options of a family whose depth can be scaled too.
+
+    Attributes:
+        depth: Multiplier of the numbers of blocks of the stages.
+        channel_divisor: Numbers of channels are rounded to multiples of it, but never below 90 % of
+            the exact number; 1 for the nearest integer.
+
+    References:
+        Rounding: arXiv 1905.11946 and its code, `round_filters` and `round_repeats`.
+    """
+
+    depth: float = 1.0
+    channel_divisor: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("channel_divisor", self.channel_divisor)
+        if not 0 < self.depth <= _MAX_DEPTH:
+            raise ConfigError(
+                f"create_model: `depth` must be above 0 and at most {_MAX_DEPTH:g}, "
+                f"got {quoted(self.depth)}"
+            )
+
+    def scaled(self, channels: int) -> int:
+        """`channels` times `width`, rounded to a multiple of the divisor."""
+        if self.channel_divisor == 1:
+            return super().scaled(channels)
+        exact, divisor = channels * self.width, self.channel_divisor
+        rounded = max(divisor, int(exact + divisor / 2) // divisor * divisor)
+        return rounded + divisor if rounded < 0.9 * exact else rounded
+
+    def repeated(self, blocks: int) -> int:
+        """`blocks` times `depth`, rounded up."""
+        return math.ceil(blocks * self.depth)
 
 
 def check_count(option: str, value: int) -> None:
