@@ -130,10 +130,13 @@ class Placement:
     keep: Sequence[str] = FIRST_AND_LAST
 
 
-def placed(network: nn.Module, operator: str, placement: Placement) -> nn.Module:
+def placed(
+    network: nn.Module, operator: str, placement: Placement, multiplying: Sequence[str] = ()
+) -> nn.Module:
     """Replace the layers inside a network that was just built, in place.
 
-    As `convert`, without its search for other references to the layers: there are none yet.
+    As `convert`, without its search for other references to the layers: there are none yet. The
+    layers named `multiplying` are left unchanged, too.
 
     Raises:
         ConfigError: Unknown operator or gradient rule, or a name in `keep` that matches nothing.
@@ -141,7 +144,8 @@ def placed(network: nn.Module, operator: str, placement: Placement) -> nn.Module
     target = operators.get_operator(operator)
     options = _rule(target, placement.gradient)
     selection = Selection.of(network, target, placement.keep, linear=True)
-    _swap(network, _replacements(selection.replaced, target, options))
+    replaced = [layer for layer in selection.replaced if layer.name not in multiplying]
+    _swap(network, _replacements(replaced, target, options))
     for layer in selection.same:
         vars(layer.module).update(options)
     return network

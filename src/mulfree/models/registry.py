@@ -60,6 +60,10 @@ class ModelOptions:
         """`channels` times `width`, rounded, at least 1."""
         return max(1, round(channels * self.width))
 
+    def multiplying(self, network: nn.Module) -> list[str]:
+        """Names of layers of `network` that multiply with every operator, beside `keep`."""
+        return []
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScalableOptions(ModelOptions):
@@ -133,6 +137,8 @@ _Options = TypeVar("_Options", bound=ModelOptions)
 class _Entry:
     build: Callable[[Any], nn.Module]
     options: type[ModelOptions]
+    defaults: Mapping[str, Any]
+    image_size: int
 
 
 _ENTRIES: dict[str, _Entry] = {}
@@ -141,18 +147,30 @@ OPERATOR_KEY = "operator"
 """Key of the operator of a layer in the metadata of a state dict."""
 
 
-def register_model(build: Callable[[_Options], nn.Module]) -> Callable[[_Options], nn.Module]:
-    """Register a function as the model of its name.
+def register_model(
+    build: Callable[[_Options], nn.Module],
+    *,
+    name: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+) -> Callable[[_Options], nn.Module]:
+    """Register a function as the model of its name, or as one of several variants.
 
     The function takes one argument, annotated with the `Config` of its family, whose fields are the
     options of the model. It returns a network of `torch.nn.Conv2d` and `torch.nn.Linear` layers
     with first layer and classifier first and last in order of registration.
     The family must be listed in `mulfree.models.families.FAMILIES`.
 
+    Args:
+        build: The function.
+        name: Name of the model; None for the function's.
+        defaults: Defaults of options that differ from those of the `Config`.
+        image_size: Side of the images that the model is designed for; None for the `Config`'s.
+
     Raises:
         ConfigError: The name is taken by a function of another module.
     """
-    name = build.__name__
+    name = name or build.__name__
     known = _ENTRIES.get(name)
     if known is not None and known.build.__module__ != build.__module__:
         raise ConfigError(
@@ -162,7 +180,12 @@ def register_model(build: Callable[[_Options], nn.Module]) -> Callable[[_Options
     hints = get_type_hints(build)
     hints.pop("return", None)
     (options,) = hints.values()
-    _ENTRIES[name] = _Entry(build=build, options=options)
+    _ENTRIES[name] = _Entry(
+        build=build,
+        options=options,
+        defaults=dict(defaults or {}),
+        image_size=image_size or options.image_size,
+    )
     return build
 
 
@@ -177,8 +200,9 @@ def model_options(name: str) -> dict[str, Any]:
     Raises:
         ConfigError: No model has this name.
     """
-    options = {option.name: option.default for option in fields(_entry(name).options)}
-    return options | asdict(Placement()) | {"norm_logits": None}
+    entry = _entry(name)
+    options = {option.name: option.default for option in fields(entry.options)}
+    return {**options, **entry.defaults, **asdict(Placement()), "norm_logits": None}
 
 
 def image_size(name: str) -> int:
@@ -187,7 +211,7 @@ def image_size(name: str) -> int:
     Raises:
         ConfigError: No model has this name.
     """
-    return _entry(name).options.image_size
+    return _entry(name).image_size
 
 
 def create_model(
@@ -229,9 +253,11 @@ def create_model(
     placement = Placement(**{key: options.pop(key) for key in own if key in options})
     if options.get("norm_logits") is None:
         options["norm_logits"] = operator != "conv2d"
+    options = {**entry.defaults, **options}
     resolved = entry.options(num_classes=num_classes, in_channels=in_channels, **options)
     operators.get_operator(operator)
-    model = placed(entry.build(resolved), operator, placement)
+    network = entry.build(resolved)
+    model = placed(network, operator, placement, resolved.multiplying(network))
     arguments = {"operator": operator, **asdict(resolved), **asdict(placement)}
     arguments["keep"] = list(placement.keep)
     config = ModelConfig(name=name, arguments=arguments)

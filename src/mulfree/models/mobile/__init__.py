@@ -1,0 +1,1 @@
+"""Options, layers, blocks and network shared by the mobile families."""
