@@ -1,6 +1,7 @@
 """EfficientNet-Lite: EfficientNet without squeeze-and-excitation and with ReLU6, for integers.
 
-Stem and head are not scaled in width, first and last stage not in depth.
+Stem and head are not scaled in width, first and last stage not in depth. `tf_efficientnet_lite0` to
+`lite4` are the same networks under timm's names.
 
 References:
     efficientnet_lite_builder.py of github.com/tensorflow/tpu.
@@ -62,9 +63,10 @@ def efficientnet_lite(options: Config) -> nn.Module:
 
 
 for _variant, (_width, _depth, _side, _dropout) in _VARIANTS.items():
-    register_model(
-        efficientnet_lite,
-        name=f"efficientnet_{_variant}",
-        image_size=_side,
-        defaults={"width": _width, "depth": _depth, "dropout": _dropout},
-    )
+    for _name in (f"efficientnet_{_variant}", f"tf_efficientnet_{_variant}"):
+        register_model(
+            efficientnet_lite,
+            name=_name,
+            image_size=_side,
+            defaults={"width": _width, "depth": _depth, "dropout": _dropout},
+        )
