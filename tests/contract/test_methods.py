@@ -52,6 +52,12 @@ def options(name: str, weights: Path) -> dict[str, Any]:
     return {"name": name} | ({"teacher": str(weights)} if name == "kd" else {})
 
 
+def start(name: str, weights: Path) -> dict[str, Any]:
+    """Options of a network, for a method that needs a trained one."""
+    needed = get_method(name).config_class.needs_pretrained
+    return {"pretrained": str(weights)} if needed else {}
+
+
 def make_method(name: str, weights: Path) -> TrainingMethod:
     config = TrainConfig.from_dict({"method": options(name, weights)}).method
     return get_method(name)(network(), config).train()
@@ -105,7 +111,8 @@ def test_every_parameter_is_in_one_group(name: str, weights: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_and_the_same_run_resumed(name: str, weights: Path, tmp_path: Path) -> None:
-    config = make_config(tmp_path / "run", method=options(name, weights))
+    model = start(name, weights)
+    config = make_config(tmp_path / "run", method=options(name, weights), model=model)
     first, *_ = checkpoints_of(config)
     whole = load_checkpoint(tmp_path / "run" / "last.ckpt")
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())

@@ -26,10 +26,12 @@ class MethodConfig:
     Attributes:
         name: Name of the method.
         keeps_state: Whether a checkpoint holds state of the method that quantisation needs.
+        needs_pretrained: Whether the network must start from `model.pretrained`.
     """
 
     name: str
     keeps_state: ClassVar[bool] = False
+    needs_pretrained: ClassVar[bool] = False
 
     def quantize_options(
         self, checkpoint: Checkpoint, model: nn.Module, shape: tuple[int, int, int]
@@ -76,6 +78,10 @@ class TrainingMethod(nn.Module):
     def param_groups(self) -> list[list[nn.Parameter]]:
         """Return all parameters, grouped by the loss they are trained on."""
         return [list(self.parameters())]
+
+    def lr_factors(self) -> dict[nn.Parameter, float]:
+        """Return factors on the learning rate of parameters; 1 for all others."""
+        return {}
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:

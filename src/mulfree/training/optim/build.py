@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -60,12 +60,20 @@ class OptimizerConfig:
 def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
     """Return the optimiser of all trainable parameters of `module` that `config` describes.
 
-    For a `TrainingMethod` each of its parameter groups is one of the optimiser.
+    For a `TrainingMethod` each of its parameter groups is one of the optimiser, divided further by
+    the factors on the learning rate and by weight decay. A group lists the names of its parameters
+    as `param_names`.
     """
-    split = [list(module.parameters())]
+    split, factors = [list(module.parameters())], dict[nn.Parameter, float]()
     if isinstance(module, TrainingMethod):
-        split = module.param_groups()
-    groups = [group for parameters in split for group in _by_decay(parameters, config)]
+        split, factors = module.param_groups(), module.lr_factors()
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    groups = [
+        {"params": [(names[p], p) for p in parameters], **options}
+        for whole in split
+        for factor, part in _by_factor(whole, factors).items()
+        for parameters, options in _by_decay(part, config, factor)
+    ]
     optimizer: Optimizer
     if config.name == "adamw":
         optimizer = torch.optim.AdamW(
@@ -82,20 +90,33 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
             weight_decay=config.weight_decay,
             nesterov=config.name == "nag",
         )
-    every = (p for group in groups for p in group["params"])
+    every = (p for group in optimizer.param_groups for p in group["params"])
     if config.local_lr_eta > 0 and any(uses_adaptive_local_lr(p) for p in every):
         optimizer = AdaptiveLocalLR(optimizer, config.local_lr_eta)
     return optimizer
 
 
-def _by_decay(parameters: list[nn.Parameter], config: OptimizerConfig) -> list[dict[str, Any]]:
-    """Trained parameters, split by their weight decay."""
-    params = [p for p in parameters if p.requires_grad]
-    groups: list[dict[str, Any]] = [{"params": params}]
+def _by_factor(
+    parameters: list[nn.Parameter], factors: dict[nn.Parameter, float]
+) -> dict[float, list[nn.Parameter]]:
+    """Trained parameters by the factor on their learning rate."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.requires_grad:
+            found.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return found
+
+
+def _by_decay(
+    params: list[nn.Parameter], config: OptimizerConfig, factor: float
+) -> list[tuple[list[nn.Parameter], dict[str, float]]]:
+    """Parameters split by their weight decay, with the options of each group."""
+    options = {"lr": config.lr * factor}
+    groups = [(params, options)]
     if config.decay == "no_bias_norm":
         # Biases, and weight and bias of a batch norm, are vectors.
         groups = [
-            {"params": [p for p in params if p.ndim > 1]},
-            {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
+            ([p for p in params if p.ndim > 1], options),
+            ([p for p in params if p.ndim <= 1], options | {"weight_decay": 0.0}),
         ]
-    return [group for group in groups if group["params"]]
+    return [group for group in groups if group[0]]

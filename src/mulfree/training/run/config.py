@@ -45,11 +45,26 @@ class NetworkConfig:
         name: A name of `mulfree.models.list_models()`.
         operator: Operator that replaces the convolutions.
         options: Further options of `mulfree.models.create_model`.
+        pretrained: Weights to start from: a run's directory, a checkpoint (.ckpt), weights of
+            mulfree (.safetensors), or published ones as `mulfree.models.load_published` reads them.
+            The classifier is not loaded if the data have another number of classes.
+        pretrained_exclude: Layers, or modules with layers, that are not loaded: names or glob
+            patterns.
     """
 
     name: str = "lenet5_bn"
     operator: str = "adder2d"
     options: dict[str, Option] = field(default_factory=dict)
+    pretrained: str | None = None
+    pretrained_exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        expand_paths("NetworkConfig", self, "pretrained")
+        if self.pretrained_exclude and self.pretrained is None:
+            raise ConfigError(
+                "NetworkConfig: `pretrained_exclude` must be empty without pretrained, "
+                f"got {quoted(self.pretrained_exclude)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

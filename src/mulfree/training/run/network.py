@@ -15,12 +15,31 @@ from mulfree.training.method import TrainingMethod
 from mulfree.training.methods import get_method
 from mulfree.training.run.checkpoint import Checkpoint, check_network, incomplete
 from mulfree.training.run.config import TrainConfig
+from mulfree.training.run.pretrained import load_pretrained
 
 
-def build_method(config: TrainConfig, splits: data.DataSplits) -> TrainingMethod:
-    """Return the method of a configuration, with a randomly initialised network for the data."""
-    task = get_task(config.task.name)
-    return get_method(config.method.name)(_network(config, splits), config.method, task)
+def build_method(
+    config: TrainConfig, splits: data.DataSplits, *, resumed: bool = False
+) -> TrainingMethod:
+    """Return the method of a configuration, with a network for the data.
+
+    Args:
+        config: The run.
+        splits: Its data.
+        resumed: Whether a checkpoint follows, which replaces the pretrained weights.
+
+    Raises:
+        ConfigError: The configuration does not fit the data or the pretrained weights.
+        ArtifactError: The file of the pretrained weights is missing or damaged.
+    """
+    network, pretrained = _network(config, splits), config.model.pretrained
+    if pretrained is not None and not resumed:
+        load_pretrained(network, pretrained, config.model.pretrained_exclude)
+    elif pretrained is None and config.method.needs_pretrained:
+        raise ConfigError(
+            f"train: `model.pretrained` must be given for method {config.method.name}, got None"
+        )
+    return get_method(config.method.name)(network, config.method, get_task(config.task.name))
 
 
 def _network(config: TrainConfig, splits: data.DataSplits) -> nn.Module:

@@ -89,7 +89,7 @@ def _train(config: TrainConfig, resume: Checkpoint | None, kept: contextlib.Exit
     if resume is not None:
         check_model(config, splits, resume)
     torch.manual_seed(config.trainer.seed)
-    method = build_method(config, splits)
+    method = build_method(config, splits, resumed=resume is not None)
     if config.trainer.precision == "64-true":
         # Before loading: weights loaded into float32 would be rounded.
         method.double()

@@ -1,0 +1,114 @@
+"""Pretrained weights of a network that is trained further, on the same or on other classes."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from mulfree import models, operators
+from mulfree.errors import ConfigError, quoted
+from mulfree.training.run.checkpoint import WEIGHTS, file_of, load_model
+from mulfree.training.stages import head_of
+
+_WHAT = "train: `model.pretrained`"
+_OWN = (".safetensors", ".ckpt")
+
+
+def load_pretrained(model: nn.Module, path: str, exclude: Sequence[str] = ()) -> None:
+    """Load the weights of a file into a network.
+
+    The head, see `mulfree.training.stages.head_of`, is loaded only if it has the same classes. A
+    network for grey images gets the sum over the input channels of a first convolution for colour
+    images: the same outputs as for the image repeated in each channel.
+
+    Args:
+        model: A network of `create_model`.
+        path: A file of mulfree by its suffix (.safetensors, .ckpt), a run's directory, or else
+            published weights.
+        exclude: Layers, or modules with layers, that stay as they are: names or glob patterns.
+
+    Raises:
+        ConfigError: The file has another network or other operators, or a pattern matches nothing.
+        ArtifactError: The file is missing or damaged.
+    """
+    loaded = _read(path, models.config_of(model).name)
+    excluded = _excluded(model, exclude)
+    own, given = model.state_dict(), loaded.state_dict()
+    head = head_of(model)
+    if _shapes(own, head) != _shapes(given, head_of(loaded)):
+        excluded |= head
+        given = {name: tensor for name, tensor in given.items() if name not in head_of(loaded)}
+    _check_operators(model, loaded, excluded, path)
+    for name, tensor in own.items():
+        if name in excluded:
+            continue
+        if name not in given:
+            raise _other(path, f"have a tensor {name!r}", "none")
+        weight = given[name]
+        if weight.shape != tensor.shape and name == _grey_stem(model):
+            weight = weight.sum(1, keepdim=True)
+        if weight.shape != tensor.shape:
+            required = f"have the shape {list(tensor.shape)} for {name!r}"
+            raise _other(path, required, str(list(weight.shape)))
+        own[name] = weight
+    for name in sorted(given.keys() - own.keys()):
+        raise _other(path, "have no tensor but the network's", quoted(name))
+    model.load_state_dict(own)
+
+
+def _read(path: str, name: str) -> nn.Module:
+    file = file_of(path, WEIGHTS)
+    own = file.is_dir() or file.suffix in _OWN
+    loaded = load_model(path) if own else models.load_published(path, name)
+    if (found := models.config_of(loaded).name) != name:
+        raise ConfigError(
+            f"{_WHAT} must be of the network {name} of model.name, got {found} in {path}"
+        )
+    return loaded
+
+
+def _excluded(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """Names of the tensors in modules that match a pattern."""
+    found: set[str] = set()
+    for pattern in patterns:
+        names = fnmatch.filter((name for name, _ in model.named_modules() if name), pattern)
+        if not names:
+            raise ConfigError(
+                "train: `model.pretrained_exclude` must name layers of the network, "
+                f"got {quoted(pattern)}"
+            )
+        within = tuple(f"{name}." for name in names)
+        found |= {name for name in model.state_dict() if name.startswith(within)}
+    return found
+
+
+def _check_operators(model: nn.Module, loaded: nn.Module, excluded: set[str], path: str) -> None:
+    """Refuse layers of another operator, whose weights have the same names and shapes."""
+    others = dict(loaded.named_modules())
+    for name, layer in model.named_modules():
+        own = operators.operator_of(layer)
+        other = operators.operator_of(others[name]) if name in others else None
+        if own is None or other is None or f"{name}.weight" in excluded:
+            continue
+        if own != other:
+            raise ConfigError(
+                f"{_WHAT} must have the operator {own.name} in layer {name} "
+                f"(or model.pretrained_exclude must name it), got {other.name} in {path}"
+            )
+
+
+def _shapes(state: dict[str, Tensor], names: set[str]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in state.items() if name in names}
+
+
+def _grey_stem(model: nn.Module) -> str | None:
+    """Name of the first layer's weight if that is a convolution of grey images."""
+    name, layer = next((n, m) for n, m in model.named_modules() if operators.operator_of(m))
+    grey = isinstance(layer, nn.Conv2d) and layer.in_channels == 1
+    return f"{name}.weight" if grey else None
+
+
+def _other(path: str, required: str, got: str) -> ConfigError:
+    return ConfigError(f"{_WHAT} must {required}, got {got} in {path}")
