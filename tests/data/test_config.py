@@ -29,6 +29,15 @@ def test_defaults_are_valid_and_frozen() -> None:
         ({"validation": 1.0}, "`validation` must be at least 0 and below 1, got 1.0"),
         ({"validation": -0.1}, "`validation` must be at least 0 and below 1, got -0.1"),
         ({"validation": float("nan")}, "`validation` must be at least 0 and below 1, got nan"),
+        ({"fraction": 0.0}, "`fraction` must be above 0 and at most 1, got 0.0"),
+        ({"fraction": 1.5}, "`fraction` must be above 0 and at most 1, got 1.5"),
+        ({"subset_seed": -1}, "`subset_seed` must be an integer from 0 to 2147483647, got -1"),
+        ({"mean": (0.5,)}, "`std` must be given with mean, got None"),
+        ({"std": (0.5,)}, "`mean` must be given with std, got None"),
+        (
+            {"mean": (float("nan"),), "std": (1.0,)},
+            r"`mean` must be finite, got \(nan,\)",
+        ),
         ({"augment": "defualt"}, "`augment` must be one of .*did you mean 'default'"),
     ],
 )

@@ -92,3 +92,31 @@ def test_images_of_a_file_are_checked_before_they_are_read() -> None:
     assert full.to("cpu").check is full.check
     assert len(asked) == 4
     ImageSet(images(), torch.tensor([0, 1, 0, 1])).verify()
+
+
+def test_a_fraction_is_taken_after_the_hold_out() -> None:
+    whole = data.load(DataConfig(name="digits", validation=0.1))
+    parts = [
+        data.load(DataConfig(name="digits", validation=0.1, fraction=0.1, subset_seed=seed))
+        for seed in (0, 0, 1)
+    ]
+    counts = whole.train.labels.bincount()
+    for part in parts:
+        assert whole.validation is not None
+        assert part.validation is not None
+        assert part.validation.images.equal(whole.validation.images)
+        assert part.train.labels.bincount().tolist() == (counts * 0.1).round().tolist()
+    assert parts[0].train.images.equal(parts[1].train.images)
+    assert not parts[0].train.images.equal(parts[2].train.images)
+
+
+def test_statistics() -> None:
+    config = DataConfig(name="synthetic", mean=(0.25,), std=(0.5, 0.4, 0.3))
+    splits = data.load(config)
+    assert (splits.mean, splits.std) == ((0.25, 0.25, 0.25), (0.5, 0.4, 0.3))
+    white = splits.test_transform(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), torch.empty(1))
+    torch.testing.assert_close(white.flatten(), torch.tensor([1.5, 1.875, 2.5]))
+    with pytest.raises(ConfigError, match=r"^data.load: `mean` must hold .* 3 channels, .* got 2$"):
+        data.load(DataConfig(name="synthetic", mean=(0.5, 0.5), std=(1.0,)))
+    with pytest.raises(ConfigError, match=r"`std` must hold one positive number for each of the 3"):
+        _ = data.load(DataConfig(name="synthetic", mean=(0.5,), std=(0.0,))).test_transform

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mulfree.data.splits import balanced, hold_out
+from mulfree.data.splits import balanced, hold_out, stratified
 
 label_lists = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
@@ -47,6 +47,30 @@ def test_balanced_takes_turns(names: list[int], draw: st.DataObject) -> None:
     for have, total in zip(chosen, there, strict=True):
         # A class has fewer than the largest share only by one, or because it has no more.
         assert have == total or have >= max(chosen) - 1
+
+
+@given(label_lists, st.floats(0.01, 1), st.integers(0, 2**31 - 1))
+def test_stratified_takes_a_share_of_every_class(
+    names: list[int], fraction: float, seed: int
+) -> None:
+    labels = torch.tensor(names)
+    rows = stratified(labels, fraction, seed)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    there, chosen = labels.bincount(), labels[rows].bincount(minlength=max(names) + 1)
+    for total, have in zip(there.tolist(), chosen.tolist(), strict=True):
+        assert have == (max(1, round(total * fraction)) if total else 0)
+    assert set(rows.tolist()) <= set(stratified(labels, 1, seed).tolist()) == set(range(len(names)))
+
+
+def test_stratified_choices_are_nested_and_differ_by_seed() -> None:
+    labels = torch.arange(1000) % 4
+    small, large = (set(stratified(labels, f, 7).tolist()) for f in (0.1, 0.3))
+    assert small < large
+    other = set(stratified(labels, 0.1, 8).tolist())
+    # Of 100 rows, 10 are expected in both.
+    assert len(small & other) < 25
+    _, held = hold_out(labels, 0.1)
+    assert set(held.tolist()) == set(stratified(labels, 0.1, 0).tolist())
 
 
 def test_empty_set() -> None:

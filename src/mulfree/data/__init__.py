@@ -17,7 +17,7 @@ from mulfree.data.samples import Progress as Progress
 from mulfree.data.sets import SETS as SETS
 from mulfree.data.sets import get_set
 from mulfree.data.sets.synthetic import make_synthetic as make_synthetic
-from mulfree.data.splits import balanced, hold_out
+from mulfree.data.splits import balanced, hold_out, stratified
 from mulfree.data.transforms import Augmentation as Augmentation
 from mulfree.data.transforms import CentreCrop as CentreCrop
 from mulfree.data.transforms import ResizedCrop as ResizedCrop
@@ -53,6 +53,9 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
         splits = replace(
             splits, train=splits.train.subset(kept), validation=splits.train.subset(held)
         )
+    if config.fraction < 1:
+        rows = stratified(splits.train.labels, config.fraction, config.subset_seed)
+        splits = replace(splits, train=splits.train.subset(rows))
     if config.limit is not None:
         if config.limit > len(splits.train):
             raise ConfigError(
@@ -62,4 +65,25 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
         splits = replace(
             splits, train=splits.train.subset(balanced(splits.train.labels, config.limit))
         )
+    if config.mean is not None and config.std is not None:
+        channels = splits.in_channels
+        mean, std = (
+            _per_channel(name, values, channels)
+            for name, values in (("mean", config.mean), ("std", config.std))
+        )
+        splits = replace(splits, mean=mean, std=std)
     return splits
+
+
+def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Statistic of each channel, from one of each or one for all.
+
+    Raises:
+        ConfigError: Another number of values.
+    """
+    if len(values) not in (1, channels):
+        raise ConfigError(
+            f"data.load: `{name}` must hold one number for each of the {channels} channels, or one "
+            f"for all, got {len(values)}"
+        )
+    return values if len(values) == channels else values * channels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -60,6 +61,21 @@ class DataConfig(Bounds):
     """Number of training images, the same ones every time and as balanced as the classes allow.
     Default: all."""
 
+    fraction: float = 1.0
+    """Fraction of the training images of every class, at least one image each, after the hold-out
+    for validation. The images that are left out have no use."""
+
+    subset_seed: int = 0
+    """Choice of the images of `fraction`; those of `validation` do not depend on it."""
+
+    mean: tuple[float, ...] | None = None
+    """Mean of pixels scaled to 0..1, subtracted before they are divided by `std`: a number for each
+    channel, or one for all. Default: that of the data set. A pretrained network needs the
+    statistics of its own training."""
+
+    std: tuple[float, ...] | None = None
+    """Standard deviation of pixels scaled to 0..1, likewise."""
+
     validation: float = 0.0
     """Fraction of the training images held out for validation, the same ones every time."""
 
@@ -89,10 +105,28 @@ class DataConfig(Bounds):
                 raise ConfigError(
                     f"DataConfig: `{field}` must be at most {_MAX_COUNT}, got {quoted(value)}"
                 )
+        if not 0.0 < self.fraction <= 1.0:
+            raise ConfigError(
+                f"DataConfig: `fraction` must be above 0 and at most 1, got {self.fraction}"
+            )
+        if type(self.subset_seed) is not int or not 0 <= self.subset_seed <= _MAX_COUNT:
+            raise ConfigError(
+                f"DataConfig: `subset_seed` must be an integer from 0 to {_MAX_COUNT}, "
+                f"got {quoted(self.subset_seed)}"
+            )
+        self._check_statistics()
         if not 0.0 <= self.validation < 1.0:
             raise ConfigError(
                 f"DataConfig: `validation` must be at least 0 and below 1, got {self.validation}"
             )
+
+    def _check_statistics(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            missing, given = ("mean", "std") if self.mean is None else ("std", "mean")
+            raise ConfigError(f"DataConfig: `{missing}` must be given with {given}, got None")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and not all(map(math.isfinite, values)):
+                raise ConfigError(f"DataConfig: `{name}` must be finite, got {quoted(values)}")
 
     def options(self, kind: type[SetConfig]) -> SetConfig:
         """Options of the data set, as its config class.

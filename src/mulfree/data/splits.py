@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 
-def _scrambled(count: int) -> Tensor:
-    """A fixed permutation of 0..count-1, `[count]`.
+def _scrambled(count: int, seed: int = 0) -> Tensor:
+    """A fixed permutation of 0..count-1 for every seed, `[count]`.
 
     Indices are sorted by their SplitMix64 finaliser, plain integer arithmetic: splits are part of
     published results, and a library's shuffle may change with its version.
     """
-    mixed = (torch.arange(count) + 1) * -0x61C8864680B583EB
+    mixed = (torch.arange(count) + 1 + (seed << 32)) * -0x61C8864680B583EB
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         # Logical shift right: torch's int64 shift keeps the sign, the mask removes it.
         mixed = (mixed ^ ((mixed >> shift) & ((1 << (64 - shift)) - 1))) * factor
@@ -20,9 +20,9 @@ def _scrambled(count: int) -> Tensor:
     return torch.argsort(mixed)
 
 
-def _rank_in_class(labels: Tensor) -> Tensor:
-    """Rank of each image within its class in the fixed order, `[N]`."""
-    order = _scrambled(len(labels))
+def _rank_in_class(labels: Tensor, seed: int = 0) -> Tensor:
+    """Rank of each image within its class in the fixed order of a seed, `[N]`."""
+    order = _scrambled(len(labels), seed)
     ranks = torch.empty(len(labels), dtype=torch.int64)
     for label in labels.unique():
         rows = order[labels[order] == label]
@@ -43,6 +43,21 @@ def hold_out(labels: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
     share = (labels.bincount() * fraction).round()
     held = _rank_in_class(labels) < share[labels]
     return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Choose `fraction` of every class, at least one image of each that has any.
+
+    Args:
+        labels: `[N]`.
+        fraction: Above 0, at most 1; the number of each class is rounded.
+        seed: Choice of the images. A larger fraction contains the images of a smaller one.
+
+    Returns:
+        Row numbers, ascending.
+    """
+    share = (labels.bincount() * fraction).round().clamp_min(1)
+    return (_rank_in_class(labels, seed) < share[labels]).nonzero().flatten()
 
 
 def balanced(labels: Tensor, count: int) -> Tensor:
