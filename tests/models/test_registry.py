@@ -21,6 +21,8 @@ def test_options_and_their_defaults() -> None:
         "in_channels": 3,
         "norm_logits": None,
         "width": 1.0,
+        "depth": 1.0,
+        "channel_divisor": 1,
         "small_input": False,
         "zero_init_residual": False,
         "gradient": None,
@@ -51,8 +53,16 @@ def test_no_model_config() -> None:
     [
         ("resnet19", {}, "`name` must be one of lenet5_bn, .*, got 'resnet19'; did you mean 'resn"),
         (["resnet18"], {}, r"`name` must be one of .*, got \['resnet18'\]"),
-        ("resnet18", {"small_inptu": 1}, "`options` must be one of gradient, in_.*'small_input'"),
-        ("resnet20", {"small_input": True}, "`options` must be one of gradient, .*'small_input'"),
+        (
+            "resnet18",
+            {"small_inptu": 1},
+            "`options` must be one of chan.*in_.*'small_input'",
+        ),
+        (
+            "resnet20",
+            {"small_input": True},
+            "`options` must be one of chan.*'small_input'",
+        ),
         ("resnet20", {"operator": "adder"}, "got 'adder'; did you mean 'adder2d'"),
         ("resnet20", {"operator": ["adder2d"]}, "`operator` must be of type str"),
         ("resnet20", {"num_classes": 0}, "`num_classes` must be from 1 to 1000000, got 0"),

@@ -22,3 +22,6 @@ from mulfree.models.registry import list_models as list_models
 from mulfree.models.registry import model_options as model_options
 from mulfree.models.registry import register_model as register_model
 from mulfree.models.registry import set_images as set_images
+from mulfree.models.scaling import ScaledModel as ScaledModel
+from mulfree.models.scaling import is_scalable as is_scalable
+from mulfree.models.scaling import scale as scale

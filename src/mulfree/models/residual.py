@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from mulfree.models.parts import check_images, logit_norm
-from mulfree.models.registry import ModelOptions
+from mulfree.models.registry import ScalableOptions
 
 
 class BasicBlock(nn.Module):
@@ -85,7 +85,8 @@ class ResidualNetwork(nn.Module):
 
     Args:
         block: Kind of block.
-        depths: Blocks of each stage; all stages except the first start with stride 2.
+        depths: Blocks of each stage, before the options' depth; all stages except the first start
+            with stride 2.
         channels: Channels of each stage, before the options' width and the block's expansion.
         options: Sizes common to all models.
         small_stem: A 3x3 layer, instead of a 7x7 layer and pooling that divide the size by 4.
@@ -99,7 +100,7 @@ class ResidualNetwork(nn.Module):
         depths: Sequence[int],
         channels: Sequence[int],
         *,
-        options: ModelOptions,
+        options: ScalableOptions,
         small_stem: bool,
         classifier_bias: bool,
         zero_init_residual: bool,
@@ -117,7 +118,7 @@ class ResidualNetwork(nn.Module):
         self.stages = [f"layer{index + 1}" for index in range(len(depths))]
         for stage, depth, count in zip(self.stages, depths, channels, strict=True):
             blocks: list[BasicBlock | Bottleneck] = []
-            for index in range(depth):
+            for index in range(options.repeated(depth)):
                 stride = 2 if index == 0 and stage != "layer1" else 1
                 blocks.append(block(width, options.scaled(count), stride))
                 width = options.scaled(count) * block.expansion

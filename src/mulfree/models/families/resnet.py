@@ -12,12 +12,12 @@ from typing import ClassVar
 
 from torch import nn
 
-from mulfree.models.registry import ModelOptions, register_model
+from mulfree.models.registry import ScalableOptions, register_model
 from mulfree.models.residual import BasicBlock, Bottleneck, ResidualNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelOptions):
+class Config(ScalableOptions):
     """Options of the residual networks for 224x224 images.
 
     Attributes:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from mulfree.models.registry import ModelOptions, register_model
+from mulfree.models.registry import ScalableOptions, register_model
 from mulfree.models.residual import BasicBlock, ResidualNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelOptions):
+class Config(ScalableOptions):
     """Options of the residual networks for 32x32 images.
 
     Attributes:
