@@ -11,6 +11,7 @@ from dataclasses import replace
 from mulfree.data.config import Augment as Augment
 from mulfree.data.config import DataConfig as DataConfig
 from mulfree.data.loader import BatchLoader as BatchLoader
+from mulfree.data.resize import resized
 from mulfree.data.samples import DataSplits as DataSplits
 from mulfree.data.samples import ImageSet as ImageSet
 from mulfree.data.samples import Progress as Progress
@@ -27,7 +28,7 @@ from mulfree.errors import ConfigError
 
 
 def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
-    """Read a data set and apply hold-out, limit and augmentation.
+    """Read a data set and apply resizing, hold-out, limit and augmentation.
 
     Args:
         config: Name and options of the data set.
@@ -41,6 +42,8 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
     """
     dataset = get_set(config.name)
     splits = dataset.load(config, config.options(dataset.Config), progress)
+    if config.image_size is not None and splits.image_size != config.image_size:
+        splits = resized(splits, config.image_size)
     if config.augment == "none":
         splits = replace(splits, augmentation=splits.evaluation)
     if config.validation:

@@ -15,6 +15,9 @@ Augment = Literal["default", "none"]
 SET_OPTIONS = ("image_size", "classes")
 """Fields of `DataConfig` that belong to the `Config` of some sets; None stands for not given."""
 
+COMMON_OPTIONS = ("image_size",)
+"""Options that `mulfree.data.load` applies to a set whose `Config` lacks them."""
+
 # Far above any number of images, classes or pixels.
 _MAX_COUNT = 2**31 - 1
 
@@ -51,8 +54,8 @@ class DataConfig(Bounds):
     """`default`: the papers' augmentation for this data set; `none`: no augmentation."""
 
     image_size: int | None = None
-    """Side of the network's input, for image_folder (224 for ImageNet; default: the size of the
-    images, which must all be equal) and synthetic (default 32)."""
+    """Side of the network's input (224 for ImageNet; default: the size of the images, which must
+    all be equal). Sets of images of one size are resized to it as a whole."""
 
     classes: int | None = None
     """Number of classes of the synthetic data set (default 10)."""
@@ -138,8 +141,8 @@ class DataConfig(Bounds):
         given = {name: getattr(self, name) for name in SET_OPTIONS}
         given = {name: value for name, value in given.items() if value is not None}
         for name, value in given.items():
-            if name not in known:
+            if name not in known and name not in COMMON_OPTIONS:
                 raise ConfigError(
                     f"data.load: `{name}` must not be given for {self.name}, got {value}"
                 )
-        return kind(**given)
+        return kind(**{name: value for name, value in given.items() if name in known})
