@@ -16,6 +16,7 @@ class OpCounts(Mapping[str, int]):
         shift: Multiplications by powers of two.
         xnor: One-bit multiplications of binary networks.
         compare: Comparisons, as in a maximum.
+        lookup: Values of a nonlinear function of one number, such as a sigmoid; a table in int8.
     """
 
     mul: int = 0
@@ -23,6 +24,7 @@ class OpCounts(Mapping[str, int]):
     shift: int = 0
     xnor: int = 0
     compare: int = 0
+    lookup: int = 0
 
     def __getitem__(self, kind: str) -> int:
         if kind not in KINDS:

@@ -369,3 +369,46 @@ def test_unknown_options(option: str, value: str) -> None:
     arguments: dict[str, Any] = {option: value}
     with pytest.raises(MulfreeError, match=rf"`{option}` must be one of .*, got '{value}'; did"):
         cost.count(small(), (3, 8, 8), **arguments)
+
+
+def test_the_binary_twin_of_an_adder_network_by_hand() -> None:
+    profile = cost.count(small(), (3, 8, 8), binary=True)
+    operators = [layer.operator for layer in profile.layers]
+    assert operators == ["conv2d", None, "binary", "conv2d"]
+    total = profile.total
+    assert total.cost == OpCounts(mul=CONV + LINEAR, add=CONV + ADDER + LINEAR, xnor=ADDER)
+    # One bit for each weight of the adder layer.
+    assert total.weight_bytes == 4 * (112 + 8 + 970) + 216 // 8
+    assert total.params == 112 + 8 + 216 + 970
+    assert total.energy == pytest.approx((CONV + LINEAR) * 4.6 + ADDER * 0.9)
+
+
+def test_the_binary_twin_of_a_convolutional_network_keeps_first_and_last_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    profile = cost.count(model, (3, 2, 2), binary=True)
+    assert [layer.operator for layer in profile.layers] == ["conv2d", "binary", "conv2d"]
+    assert profile.total.cost == OpCounts(mul=4 * 20, add=4 * 36, xnor=4 * 16)
+
+
+def test_the_papers_convention_binarises_every_layer() -> None:
+    total = cost.count(small(), (3, 8, 8), binary=True, convention="paper").total
+    taps = CONV + ADDER + LINEAR
+    assert total.cost == OpCounts(add=taps, xnor=taps)
+
+
+def test_traffic_moves_weights_inputs_and_outputs_of_layers_once() -> None:
+    conv, norm, adder, linear = cost.count(small(), (3, 8, 8)).layers
+    assert conv.traffic_bytes == 4 * (3 * 64 + 112 + 4 * 64)
+    assert norm.traffic_bytes == 0
+    assert adder.traffic_bytes == 4 * (4 * 64 + 216 + 96)
+    assert linear.traffic_bytes == 4 * (96 + 970 + 10)
+    assert [layer.accumulations for layer in (conv, norm, adder, linear)] == [
+        CONV, 0, ADDER, LINEAR,
+    ]  # fmt: skip
+    total = cost.count(small(), (3, 8, 8), dtype="int8").total
+    assert total.traffic_bytes == (3 * 64 + 112 + 4 * 64) + (4 * 64 + 216 + 96) + (96 + 980)
+
+
+def test_a_shared_layer_reads_its_weights_at_each_call() -> None:
+    profile = cost.count(Shared(), (2, 3, 3))
+    assert [layer.traffic_bytes for layer in profile.layers] == [4 * (18 + 6 + 18)] * 2

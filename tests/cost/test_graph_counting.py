@@ -31,6 +31,8 @@ def test_shapes_and_bytes_by_hand() -> None:
     assert [layer.weight_bytes for layer in layers()] == [256, 2 * (4 + 4 + 8), 0, 4 + 8 + 8]
     # Logits are float32.
     assert [layer.activation_bytes for layer in layers()] == [9, 8, 2, 8]
+    moved = [256 + 9 + 9, 32 + 9 + 8, 8 + 2, 20 + 2 + 8]
+    assert [layer.traffic_bytes for layer in layers()] == moved
 
 
 def test_energy_by_hand() -> None:
@@ -41,6 +43,15 @@ def test_energy_by_hand() -> None:
     assert mean == pytest.approx(10 * 0.1)
     # 4 products of bytes and their sums; 2 factors and sums of float32.
     assert linear == pytest.approx(4 * 0.2 + 4 * 0.1 + 2 * 3.7 + 2 * 0.9)
+
+
+def test_every_input_of_a_node_is_read() -> None:
+    graphs = (random_graph(np.random.default_rng(seed)) for seed in range(50))
+    graph = next(graph for graph in graphs if any(node.op == "add" for node in graph.nodes))
+    values = graph.by_name
+    for node, layer in zip(graph.nodes, cost.count_graph(graph).layers[1:], strict=True):
+        read = sum(values[name].elements for name in node.inputs)
+        assert layer.traffic_bytes == layer.weight_bytes + read + layer.activation_bytes
 
 
 def test_totals_are_sums() -> None:

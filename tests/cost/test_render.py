@@ -97,9 +97,11 @@ def test_json_has_every_number_in_full(profile: cost.Profile) -> None:
         "input_shape": [1, 3, 8, 8],
         "output_shape": [1, 4, 8, 8],
         "cost": {"mul": 6912, "add": 6912, "xnor": 0},
+        "accumulations": 6912,
         "params": 112,
         "weight_bytes": 448,
         "activation_bytes": 1024,
+        "traffic_bytes": 448 + 768 + 1024,
         "energy": pytest.approx(31795.2),
         "counted": True,
     }

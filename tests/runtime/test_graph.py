@@ -325,8 +325,9 @@ def test_counts_of_the_other_nodes() -> None:
     assert conv.nodes[0].operations(conv.by_name)["int8"] == OpCounts(mul=taps)
     add = one_node((1, 4, 4), (1, 4, 4), **ADD | {"other_multiplier": 6}, other="x", clamp_max=255)
     assert add.counts()[0] == OpCounts(mul=16, add=32)
+    lut = one_node((1, 4, 4), (1, 4, 4), op="lut", table=np.zeros((1, 256), np.uint8))
+    assert lut.counts()[0] == OpCounts(lookup=16)
     for fields_ in (
-        {"op": "lut", "table": np.zeros((1, 256), np.uint8)},
         {"op": "pad", **NO_BORDER},
         {"op": "repeat", "factor": 1},
         {**POOL, "kernel": (1, 1), "minimum": array([0], "uint8")},

@@ -5,10 +5,11 @@ authors of adder networks use too: 3.7 and 0.9 pJ for float32 (An Empirical Stud
 Networks for Object Detection, arXiv 2112.13608, section 3.3), 0.2 and 0.03 pJ for int8 (its
 supplement). Table 1 of ShiftAddLLM (arXiv 2406.05981) repeats them with two entries exchanged:
 a float16 multiplication takes 1.1 pJ and a float32 addition 0.9 pJ, not the other way round.
-Its shifts of 32, 16 and 8 bits take 0.13, 0.057 and 0.024 pJ.
+Its shifts of 32, 16 and 8 bits take 0.13, 0.057 and 0.024 pJ; Horowitz lists none, and these are
+quoted from memory.
 
 They are the energy of the arithmetic alone. Reading operands costs more than computing with them
-(32 bits from an 8 KB SRAM 5 pJ, from DRAM 640 pJ) and depends on the machine.
+and depends on the machine; `MEMORY_45NM` has the prices of two extremes.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class NumberFormat:
         shift: Energy of a shift of a number of this width in pJ.
         itemsize: Bytes of one number.
         xnor: Energy of a one-bit multiplication in pJ, neglected.
+        lookup: Energy of a nonlinear function in pJ, neglected: the source has no entry for one.
     """
 
     mul: float
@@ -38,6 +40,7 @@ class NumberFormat:
     shift: float
     itemsize: int
     xnor: float = 0.0
+    lookup: float = 0.0
 
     @property
     def compare(self) -> float:
@@ -53,6 +56,13 @@ ENERGY_45NM: Mapping[str, NumberFormat] = MappingProxyType(
         "int8": NumberFormat(mul=0.2, add=0.03, shift=0.024, itemsize=1),
     }
 )
+
+MEMORY_45NM: Mapping[str, float] = MappingProxyType({"sram": 5.0 / 4, "dram": 640.0 / 4})
+"""Energy in pJ of moving one byte: 5 pJ for 32 bits of an 8 KB SRAM, 640 pJ for 32 bits of DRAM.
+
+The figures are Horowitz's for a read. A write is taken to cost as much, and narrower numbers share
+an access of 32 bits.
+"""
 
 
 def number_format(dtype: str) -> NumberFormat:
@@ -70,7 +80,7 @@ def energy(cost: OpCounts, dtype: str = "fp32") -> float:
     """Energy of `cost` in pJ: operations of each kind times their table entries.
 
     All operations are taken at the width of `dtype`, as the papers do; sums of int8 products that
-    are accumulated in int32 take more. A one-bit XNOR is neglected.
+    are accumulated in int32 take more. A one-bit XNOR and nonlinear functions are neglected.
 
     Args:
         cost: Number of operations.

@@ -23,7 +23,8 @@ def count_graph(graph: Graph) -> Profile:
     row of `ENERGY_45NM`: a tap of an adder layer 0.03 pJ for the difference of two bytes and 0.1 pJ
     for its accumulation in 32 bits, one of a convolution 0.2 and 0.1 pJ. The epilogue of a layer
     multiplies 32 bits by 32 and is taken at that width, the widest of the table, though it sums in
-    64. Multiplications by powers of two are shifts; like comparisons and tables they are left out.
+    64. Multiplications by powers of two are shifts; like comparisons they are left out. Lookups in
+    tables have no price, and the table of the pixels is not counted.
 
     Args:
         graph: The network.
@@ -33,13 +34,13 @@ def count_graph(graph: Graph) -> Profile:
         Bytes count the tensors in the file, and the outputs.
     """
     values, pixels = graph.by_name, graph.input_value.shape
-    layers = [_layer("input", "input", graph.input, pixels, pixels, {})]
+    layers = [_layer("input", "input", graph.input, (pixels,), pixels, {})]
     layers += [
         _layer(
             node.name,
             node.op,
             node,
-            values[node.input].shape,
+            tuple(values[name].shape for name in node.inputs),
             node.output_shape(values),
             node.operations(values),
         )
@@ -60,23 +61,27 @@ def _layer(
     name: str,
     operator: str,
     part: Input | Node,
-    source: _Shape,
+    sources: tuple[_Shape, ...],
     made: _Shape,
     operations: Operations,
 ) -> LayerProfile:
     stored = tensors(part).values()
+    weight_bytes = sum(tensor.nbytes for tensor in stored)
+    # Logits are float32, all else bytes.
+    activation_bytes = math.prod(made) * (4 if isinstance(part, Node) and part.ends else 1)
     return LayerProfile(
         name=name,
         kind=type(part).__name__,
         operator=operator,
         call=0,
-        input_shape=(1, *source),
+        input_shape=(1, *sources[0]),
         output_shape=(1, *made),
         cost=sum(operations.values(), OpCounts()),
+        accumulations=0,
         params=sum(tensor.size for tensor in stored),
-        weight_bytes=sum(tensor.nbytes for tensor in stored),
-        # Logits are float32, all else bytes.
-        activation_bytes=math.prod(made) * (4 if isinstance(part, Node) and part.ends else 1),
+        weight_bytes=weight_bytes,
+        activation_bytes=activation_bytes,
+        traffic_bytes=weight_bytes + sum(map(math.prod, sources)) + activation_bytes,
         energy=sum(energy(cost, dtype) for dtype, cost in operations.items()),
         counted=True,
     )

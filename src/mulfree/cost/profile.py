@@ -14,18 +14,21 @@ class LayerProfile:
 
     Attributes:
         name: Qualified name of the layer in the model, "" for the model itself.
-        kind: Name of its class.
-        operator: Name of its operator; None for normalisation and for layers that are not
-            counted. Of a node of a quantised network, its kind in files.
+        kind: Name of its class, or of an elementwise function: "silu", "mul".
+        operator: Name of its operator, "binary" in a binary twin; None for normalisation, functions
+            and layers that are not counted. Of a node of a quantised network, its kind in files.
         call: 0 for the first call in a forward pass, 1 for the second of a shared layer, ...
         input_shape: Shape of its first input.
         output_shape: Shape of its output.
         cost: Arithmetic operations.
+        accumulations: Additions among `cost` that sum over taps, one a tap; 0 of a node.
         params: Parameters not met in an earlier entry; of a node, the numbers in its tensors.
         weight_bytes: Bytes of those parameters.
         activation_bytes: Bytes of the output.
+        traffic_bytes: Bytes of weights, inputs and output, each moved once; 0 for normalisation and
+            nonlinear functions, which are part of the previous layer.
         energy: Energy of `cost` in pJ.
-        counted: Whether `cost` is known, that is, operator or normalisation.
+        counted: Whether `cost` is known: operator, normalisation or elementwise function.
     """
 
     name: str
@@ -35,9 +38,11 @@ class LayerProfile:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     cost: OpCounts
+    accumulations: int
     params: int
     weight_bytes: int
     activation_bytes: int
+    traffic_bytes: int
     energy: float
     counted: bool
 
@@ -69,6 +74,8 @@ class Totals:
         params: Parameters of the model, also of layers that were not called.
         weight_bytes: Bytes of the parameters.
         activation_bytes: Bytes of the outputs of all listed layers, for a batch of one.
+        traffic_bytes: Bytes moved if every layer reads weights and inputs and writes its output
+            once.
         energy: Energy of the arithmetic in pJ.
     """
 
@@ -76,6 +83,7 @@ class Totals:
     params: int
     weight_bytes: int
     activation_bytes: int
+    traffic_bytes: int
     energy: float
 
     @classmethod
@@ -86,6 +94,7 @@ class Totals:
             params=sum(layer.params for layer in layers),
             weight_bytes=sum(layer.weight_bytes for layer in layers),
             activation_bytes=sum(layer.activation_bytes for layer in layers),
+            traffic_bytes=sum(layer.traffic_bytes for layer in layers),
             energy=sum(layer.energy for layer in layers),
         )
 

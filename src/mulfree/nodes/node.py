@@ -103,7 +103,7 @@ class Node:
         return 0, 0
 
     def operations(self, values: Values) -> Operations:
-        """Return additions and multiplications for one image; copies and comparisons are none."""
+        """Return the operations for one image; copies and comparisons are none."""
         return {}
 
     def count(self, values: Values) -> OpCounts:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mulfree.nodes.fields import Tensor
-from mulfree.nodes.node import Node, Shape, Values
+from mulfree.nodes.node import Node, Operations, Shape, Values
+from mulfree.opcounts import OpCounts
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +30,10 @@ class Lut(Node):
         shape = values[self.input].shape
         self.require(self.table.shape == (shape[0], 256), "table", f"be [{shape[0]}, 256]")
         return shape
+
+    def operations(self, values: Values) -> Operations:
+        """Return a lookup an element."""
+        return {"int8": OpCounts(lookup=values[self.input].elements)}
 
 
 NODE = Lut
