@@ -98,7 +98,7 @@ def test_an_artifact_without_native_kernels(
     ("words", "message"),
     [
         ("resnet21", "`model` must be one of .*, got 'resnet21'; did you mean 'resnet"),
-        ("", r"the following arguments are required: MODEL\|FILE"),
+        ("", r"either MODEL\|FILE or `--compare` must be given, got neither"),
         ("resnet20 --operator adder", "argument --operator: invalid choice: 'adder'"),
         ("resnet20 --input-size 3,0", "must be a whole number >= 1, got '0'"),
         ("resnet20 --input-size 3", r"`input_size` must fit .*, got \(3,\)"),

@@ -10,12 +10,17 @@ import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mulfree.bench.memory import peak_memory
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mulfree.runtime.source import Source
 
 LIBRARIES = {
     "mulfree": "mulfree.runtime",
@@ -45,35 +50,50 @@ def runner(library: str, path: str, shape: Sequence[int], threads: int) -> Calla
         threads: Threads of one run.
     """
     if library == "mulfree":
-        from mulfree.runtime import Session
-
-        session = Session(path, threads=threads)
-        given = pixels(shape)
-        return lambda: session.run(given)
-    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+        return session_runner(path, shape, threads)
     if library == "torch":
-        import torch
-
         from mulfree.models import load_model
 
-        torch.set_num_threads(threads)
-        last = torch.channels_last
-        # torch's stubs declare memory formats for tensors only.
-        network = load_model(path).to(memory_format=last)  # type: ignore[call-overload]
-        tensor = torch.from_numpy(images).contiguous(memory_format=last)
-
-        @torch.inference_mode()
-        def run() -> Any:
-            return network(tensor).numpy()
-
-        return run
+        return torch_runner(load_model(path), shape, threads)
     import onnxruntime
 
+    images = _images(shape)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     held = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     named = {held.get_inputs()[0].name: images}
     return lambda: held.run(None, named)[0]
+
+
+def session_runner(source: Source, shape: Sequence[int], threads: int) -> Callable[[], Any]:
+    """Function that runs a network of the runtime on pixels; `threads` are the session's."""
+    from mulfree.runtime import Session
+
+    session = Session(source, threads=threads)
+    given = pixels(shape)
+    return lambda: session.run(given)
+
+
+def torch_runner(network: nn.Module, shape: Sequence[int], threads: int) -> Callable[[], Any]:
+    """Function that runs a network of torch; it becomes channels_last, `threads` torch's."""
+    import torch
+
+    torch.set_num_threads(threads)
+    last = torch.channels_last
+    # torch's stubs declare memory formats for tensors only.
+    laid_out = network.to(memory_format=last)  # type: ignore[call-overload]
+    tensor = torch.from_numpy(_images(shape)).contiguous(memory_format=last)
+
+    @torch.inference_mode()
+    def run() -> Any:
+        return laid_out(tensor).numpy()
+
+    return run
+
+
+def _images(shape: Sequence[int]) -> NDArray[np.float32]:
+    """Normalised images for libraries other than the runtime."""
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
 
 
 def main(argument: str) -> str:

@@ -1,64 +1,80 @@
-"""`mulfree profile`: operations, parameters, bytes and energy of a network, layer by layer."""
+"""`mulfree profile`: operations, parameters, bytes, energy and latency of networks."""
 
 from __future__ import annotations
 
-import os
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from mulfree import models
-from mulfree.cli.arguments import Parser, positive, sizes
-from mulfree.cli.network import kind_of, load_any
+from mulfree import cost, models
+from mulfree.cli.arguments import Parser, file_path, positive, sizes, threads
+from mulfree.cli.network import kind_of
+from mulfree.cli.network_name import GRAMMAR, NamedNetwork, find_network, refusal
 from mulfree.cli.output import print_text
-from mulfree.cost import (
-    ENERGY_45NM,
-    Profile,
-    count,
-    count_graph,
-    to_json,
-    to_markdown,
-    to_text,
-)
 from mulfree.cost.counting import CONVENTIONS
-from mulfree.errors import BackendUnavailableError, ConfigError, choices_message
+from mulfree.errors import BackendUnavailableError, ConfigError, quoted
+from mulfree.files import check_writable
 from mulfree.operators import OPERATORS
 from mulfree.runtime import Graph
 from mulfree.runtime.native import compiled
 
-_FORMATS = {"table": to_text, "json": to_json, "markdown": to_markdown}
+_FORMATS = {
+    "table": (cost.to_text, cost.comparison_to_text),
+    "json": (cost.to_json, cost.comparison_to_json),
+    "markdown": (cost.to_markdown, cost.comparison_to_markdown),
+}
+_ROUNDS = 21
 
-_EPILOG = """\
+_EPILOG = f"""\
+{GRAMMAR}
+
 The exact convention counts every layer as what it is: first and last layer of an adder network
 multiply. The paper convention counts these as adder layers too, as the tables of arXiv 1912.13200
-do. ResNet-32 has 69.12 M taps as printed there; of ResNet-20 the
-printed 41.17 M cannot be reproduced, the network has 40.81 M.
+do. The binary twin has layers of one bit in the place of adder layers: one XNOR and one addition a
+tap. docs/cost.md compares the tables of the papers.
 
 Of an artifact of mulfree quantize every node is counted as it is, with the arithmetic of its
 normalisations: differences and products of bytes, all else at 32 bits. Multiplications by powers
-of two are shifts and not counted."""
+of two are shifts and not counted.
+
+  mulfree profile resnet20:adder2d
+  mulfree profile --compare resnet20 resnet20:adder2d resnet20:binary --plot costs.png
+  mulfree profile --compare resnet20:adder2d network.mulfree --latency"""
 
 
 def main(argv: list[str]) -> int:
     """Run the command."""
+    options = _parser().parse_args(argv)
+    if (options.model is None) == (options.compare is None):
+        raise ConfigError(
+            "profile: either MODEL|FILE or `--compare` must be given, got "
+            f"{'both' if options.compare else 'neither'}"
+        )
+    if options.compare is not None:
+        text = _comparison(options)
+    else:
+        text = _FORMATS[options.format][0](_profile(options))
+    print_text(text.rstrip("\n"))
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser(
         "mulfree profile",
-        "Count operations, parameters, bytes and energy (45 nm) of one image, layer by layer.",
+        "Count operations, parameters, bytes and energy (45 nm) of one image, layer by layer, or "
+        "of networks side by side.",
         _EPILOG,
     )
+    parser.add_argument("model", nargs="?", metavar="MODEL|FILE", help="network, see below")
     parser.add_argument(
-        "model",
-        metavar="MODEL|FILE",
-        help="name of a model, a checkpoint, weights or a run's directory, or an artifact",
+        "--compare", nargs="+", metavar="MODEL|FILE", help="networks side by side, totals alone"
     )
     parser.add_argument(
-        "--operator", choices=OPERATORS, help="operator of a named model (default: conv2d)"
+        "--operator", choices=OPERATORS, help="operator of named models (default: conv2d)"
     )
     parser.add_argument(
-        "--num-classes", type=positive, metavar="N", help="of a named model (default: 10)"
+        "--num-classes", type=positive, metavar="N", help="of named models (default: 10)"
     )
     parser.add_argument(
         "--input-size",
@@ -68,7 +84,10 @@ def main(argv: list[str]) -> int:
         "else what the model is made for)",
     )
     parser.add_argument("--format", choices=_FORMATS, default="table", help="default: table")
-    parser.add_argument("--dtype", choices=ENERGY_45NM, help="of bytes and energy (default: fp32)")
+    parser.add_argument(
+        "--json", action="store_const", const="json", dest="format", help="short for --format json"
+    )
+    parser.add_argument("--dtype", choices=cost.ENERGY_45NM, help="of bytes and energy (fp32)")
     parser.add_argument("--convention", choices=CONVENTIONS, help="see below (default: exact)")
     parser.add_argument(
         "--normalisation",
@@ -76,37 +95,54 @@ def main(argv: list[str]) -> int:
         default=None,
         help="count the arithmetic of normalisation too",
     )
-    options = parser.parse_args(argv)
+    compared = parser.add_argument_group("with --compare")
+    compared.add_argument("--plot", type=file_path, metavar="FILE.png", help="bars as a picture")
+    compared.add_argument(
+        "--latency", action="store_true", default=None, help="measure the time of one image"
+    )
+    compared.add_argument("--threads", type=threads, metavar="N", help="of --latency (default: 1)")
+    compared.add_argument(
+        "--rounds", type=positive, metavar="N", help=f"samples of --latency (default: {_ROUNDS})"
+    )
+    compared.add_argument(
+        "--mixed-sizes",
+        action="store_true",
+        default=None,
+        help="compare networks for images of different sizes",
+    )
+    return parser
 
-    named = _given(options, "operator", "num_classes")
-    counted = _given(options, "input_size", "dtype", "convention", "normalisation")
-    if options.model in models.list_models():
-        channels = counted.get("input_size", (3,))[0]
-        profile = _count(
-            models.create_model(options.model, in_channels=channels, **named), **counted
-        )
-    else:
-        profile = _count_file(options.model, named, counted)
-    print_text(_FORMATS[options.format](profile).rstrip("\n"))
-    return 0
 
-
-def _given(options: Any, *names: str) -> dict[str, Any]:
+def _given(options: Namespace, *names: str) -> dict[str, Any]:
     """The given options among `names`."""
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
 
-def _count_file(name: str, named: Mapping[str, Any], counted: Mapping[str, Any]) -> Profile:
-    """Profile of the network in a file, which fixes the options `named`."""
-    path = Path(os.path.expanduser(name))
-    if not path.suffix and not path.exists():
-        raise ConfigError(choices_message("profile", "model", name, models.list_models()))
-    _refuse_options(named, "a file", name)
-    network = load_any(path, images_for=None if "input_size" in counted else "profile")
-    if isinstance(network, Graph):
-        _refuse_options(counted, "an artifact", name)
-        return replace(count_graph(network), arena_bytes=_arena_bytes(network))
-    return _count(network, **counted)
+def _find(options: Namespace, word: str) -> NamedNetwork:
+    size = options.input_size
+    return find_network(
+        "profile",
+        word,
+        _given(options, "operator", "num_classes"),
+        in_channels=size[0] if size else None,
+        images=size is None,
+    )
+
+
+def _profile(options: Namespace) -> cost.Profile:
+    for name, value in _given(
+        options, "plot", "latency", "threads", "rounds", "mixed_sizes"
+    ).items():
+        raise refusal("profile", name, "one network", value, options.model)
+    counted = _given(options, "input_size", "dtype", "convention", "normalisation")
+    found = _find(options, options.model)
+    if isinstance(found.network, Graph):
+        for name, value in counted.items():
+            raise refusal("profile", name, "an artifact", value, options.model)
+        return replace(cost.count_graph(found.network), arena_bytes=_arena_bytes(found.network))
+    counted.setdefault("input_size", models.input_size(found.network))
+    name = f"{kind_of(found.network)}{' binary' * found.binary}"
+    return cost.count(found.network, binary=found.binary, name=name, **counted)
 
 
 def _arena_bytes(graph: Graph) -> int | None:
@@ -117,16 +153,50 @@ def _arena_bytes(graph: Graph) -> int | None:
         return None
 
 
-def _refuse_options(given: Mapping[str, Any], kind: str, name: str) -> None:
-    for option, value in given.items():
-        raise ConfigError(
-            f"profile: `--{option.replace('_', '-')}` must be left out with {kind}, "
-            f"got {value!r} for {name}"
-        )
+def _comparison(options: Namespace) -> str:
+    words = options.compare
+    for name, value in _given(options, "dtype", "normalisation").items():
+        raise refusal("profile", name, "--compare", value, words[0])
+    for name, value in _given(options, "threads", "rounds").items():
+        if not options.latency:
+            raise ConfigError(f"profile: `--{name}` must come with --latency, got {value}")
+    for index, word in enumerate(words):
+        if word in words[:index]:
+            raise ConfigError(f"profile: `--compare` must name a network once, got {quoted(word)}")
+    if options.plot is not None:
+        if options.plot.suffix.lower() != ".png":
+            raise ConfigError(f"profile: `--plot` must end in .png, got {options.plot}")
+        check_writable(options.plot)
+    found = {word: _find(options, word) for word in words}
+    compared: Mapping[str, Any] = {
+        "input_size": options.input_size,
+        "convention": options.convention or CONVENTIONS[0],
+        "binary": [word for word, named in found.items() if named.binary],
+        "mixed_sizes": bool(options.mixed_sizes),
+    }
+    networks = {word: named.network for word, named in found.items()}
+    comparison = cost.compare(networks, **compared)
+    if options.latency:
+        comparison = replace(comparison, latency=_latency(options, comparison, found))
+    if options.plot is not None:
+        from mulfree import inspection
+
+        inspection.save(inspection.plot_comparison(comparison), options.plot)
+    return _FORMATS[options.format][1](comparison)
 
 
-def _count(
-    model: nn.Module, *, input_size: tuple[int, ...] | None = None, **counted: Any
-) -> Profile:
-    size = input_size or models.input_size(model)
-    return count(model, size, name=kind_of(model), **counted)
+def _latency(
+    options: Namespace, comparison: cost.Comparison, found: Mapping[str, NamedNetwork]
+) -> cost.Latency:
+    """Times of all networks but binary twins, which are counted alone."""
+    from mulfree.bench.latency import measure_latency
+
+    return measure_latency(
+        {
+            counted.name: (found[counted.name].network, counted.input_size)
+            for counted in comparison.networks
+            if not found[counted.name].binary
+        },
+        threads=options.threads or 1,
+        rounds=options.rounds or _ROUNDS,
+    )

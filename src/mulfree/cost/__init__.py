@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from mulfree.cost.comparison import Comparison as Comparison
+from mulfree.cost.comparison import Energy as Energy
+from mulfree.cost.comparison import Latency as Latency
+from mulfree.cost.comparison import NetworkCost as NetworkCost
+from mulfree.cost.comparison import compare as compare
+from mulfree.cost.comparison_report import comparison_to_json as comparison_to_json
+from mulfree.cost.comparison_report import comparison_to_markdown as comparison_to_markdown
+from mulfree.cost.comparison_report import comparison_to_text as comparison_to_text
 from mulfree.cost.counting import count as count
 from mulfree.cost.energy import ENERGY_45NM as ENERGY_45NM
+from mulfree.cost.energy import MEMORY_45NM as MEMORY_45NM
 from mulfree.cost.energy import NumberFormat as NumberFormat
 from mulfree.cost.energy import energy as energy
 from mulfree.cost.graph_counting import count_graph as count_graph

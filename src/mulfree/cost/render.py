@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from mulfree.cost.profile import LayerProfile, Profile, Totals
-from mulfree.cost.table import text_table
-from mulfree.errors import printable
+from mulfree.cost.table import format_size, listed, markdown_table, scaled, text_table
 
 _TEXT_COLUMNS = ("layer", "operator", "output")
 _SIZE_COLUMNS = ("params", "bytes", "energy")
 # Kinds of operations that are listed even where there are none.
 _ALWAYS = ("mul", "add", "xnor")
-_MAX_LISTED = 8
 
 
 def to_text(profile: Profile) -> str:
@@ -28,13 +26,9 @@ def to_text(profile: Profile) -> str:
 
 def to_markdown(profile: Profile) -> str:
     """The profile as a table in markdown."""
-    columns = _columns(profile)
-    rules = ["---" if column in _TEXT_COLUMNS else "---:" for column in columns]
-    rows = [columns, rules, *_rows(profile)]
-    lines = [_title(profile), "", *("| " + " | ".join(row) + " |" for row in rows)]
-    for note in _notes(profile):
-        lines += ["", note]
-    return "\n".join(lines) + "\n"
+    return markdown_table(
+        _title(profile), _columns(profile), _rows(profile), _notes(profile), left=len(_TEXT_COLUMNS)
+    )
 
 
 def to_json(profile: Profile) -> str:
@@ -59,7 +53,7 @@ def _listed_kinds(profile: Profile, cost: Mapping[str, int]) -> dict[str, int]:
 
 
 def _title(profile: Profile) -> str:
-    size = "x".join(map(str, profile.input_size))
+    size = format_size(profile.input_size)
     normalisation = "including normalisation" if profile.normalisation else "without normalisation"
     return (
         f"{profile.model}, input {size}, {profile.dtype}, {profile.convention} convention, "
@@ -76,7 +70,7 @@ def _notes(profile: Profile) -> list[str]:
     if functions:
         notes.append(f"Arithmetic not counted, done by functions: {_numbered(functions)}.")
     if profile.uncalled:
-        notes.append(f"Parameters, but never called: {_listed(profile.uncalled)}.")
+        notes.append(f"Parameters, but never called: {listed(profile.uncalled)}.")
     if profile.arena_bytes is not None:
         size = scaled(profile.arena_bytes, unit="B")
         notes.append(f"Arena of a session: {size} for the values of one image.")
@@ -84,13 +78,7 @@ def _notes(profile: Profile) -> list[str]:
 
 
 def _numbered(counts: Counter[str]) -> str:
-    return _listed([f"{number} x {kind}" for kind, number in counts.items()])
-
-
-def _listed(items: Sequence[str]) -> str:
-    """The first of the items, and how many more there are."""
-    more = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
-    return printable(", ".join(items[:_MAX_LISTED]) + more)
+    return listed([f"{number} x {kind}" for kind, number in counts.items()])
 
 
 def _rows(profile: Profile) -> list[list[str]]:
@@ -106,7 +94,7 @@ def _rows(profile: Profile) -> list[list[str]]:
             [
                 f"{name} (call {layer.call + 1})" if layer.call else name,
                 layer.operator,
-                "x".join(map(str, layer.output_shape[1:])),
+                format_size(layer.output_shape[1:]),
                 *_numbers(profile, layer),
             ]
         )
@@ -119,14 +107,3 @@ def _numbers(profile: Profile, entry: LayerProfile | Totals) -> Sequence[str]:
     counts = (*_listed_kinds(profile, entry.cost).values(), entry.params)
     size = scaled(entry.weight_bytes + entry.activation_bytes, unit="B")
     return (*map(scaled, counts), size, scaled(entry.energy, unit="J", start="p"))
-
-
-def scaled(value: float, unit: str = "", start: str = " ") -> str:
-    """`value` with four significant digits and a decimal prefix, counted up from `start`."""
-    prefixes = "pnum kMGTP"
-    index = prefixes.index(start)
-    # What is printed is compared: 999.96 would print as 1000.
-    while float(f"{value:.4g}") >= 1000 and index < len(prefixes) - 1:
-        value /= 1000
-        index += 1
-    return f"{value:.4g} {prefixes[index].strip()}{unit}".rstrip()

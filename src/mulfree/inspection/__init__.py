@@ -1,7 +1,8 @@
-"""Plots of trained networks: distribution of their weights, features in the plane."""
+"""Plots of networks: distribution of their weights, features in the plane, costs."""
 
 from __future__ import annotations
 
+from mulfree.inspection.costs import plot_comparison as plot_comparison
 from mulfree.inspection.features import Features as Features
 from mulfree.inspection.features import classifier_of as classifier_of
 from mulfree.inspection.features import features as features

@@ -39,7 +39,7 @@ def plot_weights(networks: Sequence[tuple[str, NetworkWeights]], *, layers: bool
         {title: weights.pooled} | (weights.layers if layers else {}) for title, weights in networks
     ]
     rows = max(map(len, columns))
-    figure, grid = _panels(rows, len(columns), 4.5, 3.4)
+    figure, grid = panels(rows, len(columns), 4.5, 3.4)
     for column, samples in enumerate(columns):
         for row, (title, sample) in enumerate(samples.items()):
             _draw_weights(grid[row][column], title, sample)
@@ -60,7 +60,7 @@ def plot_features(networks: Sequence[tuple[str, Features]], classes: Sequence[st
     from matplotlib import colormaps
 
     palette = colormaps["tab10" if len(classes) <= 10 else "turbo"].resampled(len(classes))
-    figure, grid = _panels(1, len(networks), 4.5, 4.8)
+    figure, grid = panels(1, len(networks), 4.5, 4.8)
     for axes, (title, found) in zip(grid[0], networks, strict=True):
         for label, name in enumerate(classes):
             x, y = found.points[found.labels == label].T
@@ -94,16 +94,26 @@ def save(figure: Figure, path: Path) -> None:
     write_atomically(path, image.getvalue())
 
 
-def _panels(
-    rows: int, columns: int, width: float, height: float
+def panels(
+    rows: int, columns: int, width: float, height: float, *, share_vertical: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
+    """A figure without a window, and a grid of panels of a size in inches.
+
+    Args:
+        rows: Rows of panels.
+        columns: Columns of panels.
+        width: Width of a panel.
+        height: Height of a panel.
+        share_vertical: All panels have one vertical axis.
+    """
     # Not pyplot: it would choose a window system and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False).tolist()
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_vertical)
+    return figure, grid.tolist()
 
 
 def _set_title(axes: Axes, title: str, result: str) -> None:

@@ -14,6 +14,7 @@ from mulfree import models
 from mulfree.bench import candidate_process
 from mulfree.bench.candidates import CNNS, ONNX_FLOAT, TORCH, Candidate, make_candidates
 from mulfree.bench.correctness import BenchmarkError
+from mulfree.bench.latency import PAUSE_SECONDS
 from mulfree.bench.process import memory_in_process
 from mulfree.bench.runtime_report import report
 from mulfree.bench.suites import Advance, BenchOptions, Suite
@@ -33,9 +34,6 @@ _QUICK_MODELS, _QUICK_BATCHES, _QUICK_THREADS = ("resnet20",), (1,), (1,)
 _ROUNDS, _BATCH_ROUNDS, _QUICK_ROUNDS = 21, 7, 5
 
 _LARGE_SIDE, _LARGE_CLASSES, _SMALL_CLASSES = 224, 1000, 10
-
-# Idle threads of the previous candidate stop spinning within this time.
-_PAUSE_SECONDS = 0.02
 
 # ONNX Runtime adds up in another order than torch.
 _FLOAT_ERROR = 1e-4
@@ -188,7 +186,7 @@ def bench_networks(
             candidate.name: candidate.runner((batch, *input_size), threads)
             for candidate in candidates
         }
-        samples = interleave(runs, rounds=rounds, pause=_PAUSE_SECONDS)
+        samples = interleave(runs, rounds=rounds, pause=PAUSE_SECONDS)
     finally:
         torch.set_num_threads(before)
     best = fastest(samples, CNNS)
