@@ -36,10 +36,10 @@ def load_pretrained(model: nn.Module, path: str, exclude: Sequence[str] = ()) ->
     loaded = _read(path, models.config_of(model).name)
     excluded = _excluded(model, exclude)
     own, given = model.state_dict(), loaded.state_dict()
-    head = head_of(model)
-    if _shapes(own, head) != _shapes(given, head_of(loaded)):
+    head, other = head_of(model), head_of(loaded)
+    if _shapes(own, head) != _shapes(given, other):
         excluded |= head
-        given = {name: tensor for name, tensor in given.items() if name not in head_of(loaded)}
+        given = {name: tensor for name, tensor in given.items() if name not in other}
     _check_operators(model, loaded, excluded, path)
     for name, tensor in own.items():
         if name in excluded:
