@@ -40,12 +40,17 @@ REFUSED: dict[tuple[str, type], list[tuple[dict[str, Any], str]]] = {
         ),
     ],
     ("OptimizerConfig", OptimizerConfig): [
-        ({"name": "sdg"}, "`name` must be one of adamw, nag, sgd, got 'sdg'; did you mean 'sgd'?"),
+        (
+            {"name": "sdg"},
+            "`name` must be one of adamw, nag, rmsprop, sgd, got 'sdg'; did you mean 'sgd'?",
+        ),
         ({"decay": "some"}, "`decay` must be one of all, no_bias_norm, got 'some'"),
         ({"lr": 0.0}, "`lr` must be positive, got 0.0"),
         ({"lr": math.inf}, "`lr` must be finite, got inf"),
         ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
         ({"beta2": -0.1}, r"`beta2` must lie in \[0, 1\), got -0.1"),
+        ({"alpha": 1.0}, r"`alpha` must lie in \[0, 1\), got 1.0"),
+        ({"eps": 0.0}, "`eps` must be positive, got 0.0"),
         ({"weight_decay": -1.0}, "`weight_decay` must be at least 0, got -1.0"),
         ({"local_lr_eta": math.nan}, "`local_lr_eta` must be finite, got nan"),
         ({"name": "nag", "momentum": 0.0}, "`momentum` must be positive for nag, got 0.0"),
@@ -56,6 +61,8 @@ REFUSED: dict[tuple[str, type], list[tuple[dict[str, Any], str]]] = {
         ({"warmup": -1.0}, "`warmup` must be at least 0, got -1.0"),
         ({"power": 0.0}, "`power` must be positive, got 0.0"),
         ({"pct_start": 1.0}, r"`pct_start` must lie in \(0, 1\), got 1.0"),
+        ({"gamma": 1.5}, r"`gamma` must lie in \(0, 1\], got 1.5"),
+        ({"decay_epochs": 0.0}, "`decay_epochs` must be positive, got 0.0"),
         ({"min_lr_ratio": 2.0}, r"`min_lr_ratio` must lie in \[0, 1\], got 2.0"),
     ],
     ("PAnnealingConfig", PAnnealingConfig): [

@@ -49,8 +49,8 @@ def test_one_group_without_decay() -> None:
     assert group["lr"] == 0.3
 
 
-@pytest.mark.parametrize("name", ["sgd", "nag", "adamw"])
-def test_a_frozen_body(name: Literal["sgd", "nag", "adamw"]) -> None:
+@pytest.mark.parametrize("name", ["sgd", "nag", "adamw", "rmsprop"])
+def test_a_frozen_body(name: Literal["sgd", "nag", "adamw", "rmsprop"]) -> None:
     method = method_of(freeze=True, freeze_batch_norm=True)
     optimizer = build_optimizer(method, OptimizerConfig(name=name))
     # No adder layer is trained.
@@ -76,9 +76,9 @@ def test_statistics_of_the_body() -> None:
     assert not method.eval().model.get_submodule("bn1").training
 
 
-@pytest.mark.parametrize("name", ["sgd", "nag", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "nag", "adamw", "rmsprop"])
 def test_adder_gradients_are_rescaled_before_the_learning_rate(
-    name: Literal["sgd", "nag", "adamw"],
+    name: Literal["sgd", "nag", "adamw", "rmsprop"],
 ) -> None:
     method = method_of(lr_decay=0.5)
     config = OptimizerConfig(name=name, lr=0.1, momentum=0.5, weight_decay=0.0, local_lr_eta=0.2)

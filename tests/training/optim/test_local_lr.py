@@ -303,6 +303,25 @@ def test_build_adamw_without_decay_of_biases_and_norms() -> None:
     assert [p.ndim for p in rest["params"]] == [1, 1, 1]
 
 
+def test_rmsprop_step_by_step() -> None:
+    weight = nn.Parameter(torch.tensor([1.0]))
+    module = nn.Module()
+    module.register_parameter("weight", weight)
+    config = OptimizerConfig(
+        name="rmsprop", lr=0.1, alpha=0.75, momentum=0.5, eps=0.25, weight_decay=0.5
+    )
+    optimizer = build_optimizer(module, config)
+    weight.grad = torch.tensor([1.5])
+    optimizer.step()
+    # Gradient with decay 2, mean square 1, update 2 / (1 + 0.25).
+    assert weight.item() == pytest.approx(1 - 0.1 * 1.6)
+    weight.grad = torch.tensor([2.0 - 0.5 * 0.84])
+    optimizer.step()
+    # Mean square 0.75 + 0.25 * 4; the buffer is half the update before plus the new one.
+    update = 0.5 * 1.6 + 2 / (math.sqrt(1.75) + 0.25)
+    assert weight.item() == pytest.approx(0.84 - 0.1 * update)
+
+
 def test_build_leaves_out_what_does_not_apply() -> None:
     bare = build_optimizer(nn.Linear(2, 2, bias=False), OptimizerConfig(decay="no_bias_norm"))
     assert isinstance(bare, SGD)

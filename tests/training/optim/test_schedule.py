@@ -59,6 +59,14 @@ def test_one_cycle_is_that_of_torch() -> None:
         cycle.step() if step < 99 else None
 
 
+def test_exponential_every_few_epochs_after_the_warmup() -> None:
+    schedule = make(epochs=20, steps=5, name="exponential", warmup=2.0, per="epoch")
+    assert [schedule(s) for s in (4, 9, 10, 21)] == pytest.approx([0.5, 1.0, 1.0, 1.0])
+    # 2.4 epochs of 5 steps are 12 steps.
+    assert [schedule(s) for s in (22, 33, 34, 46)] == pytest.approx([0.97, 0.97, 0.97**2, 0.97**3])
+    assert make(name="exponential", gamma=0.5, decay_epochs=0.01)(3) == 0.125
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_one_cycle_of_a_few_steps(steps: int) -> None:
     schedule = make(epochs=1, steps=steps, name="one_cycle")

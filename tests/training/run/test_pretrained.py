@@ -151,7 +151,8 @@ def test_a_run_starts_from_them_and_resumes_without(
         tmp_path / "run",
         method={"name": method, **options},
         model={"pretrained": str(start)},
-        optimizer={"lr": 1e-30, "weight_decay": 0.0},
+        optimizer={"name": "rmsprop", "lr": 1e-30, "weight_decay": 0.0},
+        schedule={"name": "exponential", "decay_epochs": 0.5},
         trainer={"epochs": 1, "checkpoint_every": 2},
     )
     half, *_ = checkpoints_of(config)

@@ -14,7 +14,7 @@ from mulfree.training.checks import require, require_choice
 from mulfree.training.method import TrainingMethod
 from mulfree.training.optim.local_lr import AdaptiveLocalLR
 
-_OPTIMIZERS = ("adamw", "nag", "sgd")
+_OPTIMIZERS = ("adamw", "nag", "rmsprop", "sgd")
 
 _DECAYS = ("all", "no_bias_norm")
 
@@ -24,20 +24,26 @@ class OptimizerConfig:
     """Options of the optimiser.
 
     Attributes:
-        name: Stochastic gradient descent (sgd), the same with Nesterov's momentum (nag), or adamw.
-        lr: Global learning rate at its peak, the same for every layer.
-        momentum: Momentum of sgd and nag, first beta of adamw.
+        name: Stochastic gradient descent (sgd), the same with Nesterov's momentum (nag), adamw, or
+            rmsprop.
+        lr: Global learning rate at its peak; methods may lower it for some layers.
+        momentum: Momentum of sgd, nag and rmsprop, first beta of adamw.
         beta2: Second beta of adamw.
+        alpha: Decay of the mean square in rmsprop.
+        eps: Added to the root of the mean square in adamw and rmsprop. TensorFlow's RMSprop adds
+            its epsilon under the root: for 1e-3 there, 0.0316 (the root) bounds steps alike.
         weight_decay: Weight decay factor.
         decay: Decay all parameters (all), or no biases and no normalisation parameters
             (no_bias_norm).
         local_lr_eta: Factor of the adaptive local learning rate of adder layers; 0 turns it off.
     """
 
-    name: Literal["sgd", "nag", "adamw"] = "sgd"
+    name: Literal["sgd", "nag", "adamw", "rmsprop"] = "sgd"
     lr: float = 0.1
     momentum: float = 0.9
     beta2: float = 0.999
+    alpha: float = 0.9
+    eps: float = 1e-8
     weight_decay: float = 5e-4
     decay: Literal["all", "no_bias_norm"] = "all"
     local_lr_eta: float = 0.2
@@ -47,9 +53,10 @@ class OptimizerConfig:
         require_choice(function, "name", self.name, _OPTIMIZERS)
         require_choice(function, "decay", self.decay, _DECAYS)
         require(function, "lr", self.lr, self.lr > 0, "be positive")
-        for field in ("momentum", "beta2"):
+        for field in ("momentum", "beta2", "alpha"):
             value = getattr(self, field)
             require(function, field, value, 0 <= value < 1, "lie in [0, 1)")
+        require(function, "eps", self.eps, self.eps > 0, "be positive")
         for field in ("weight_decay", "local_lr_eta"):
             value = getattr(self, field)
             require(function, field, value, value >= 0, "be at least 0")
@@ -80,6 +87,16 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
             groups,
             lr=config.lr,
             betas=(config.momentum, config.beta2),
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+        )
+    elif config.name == "rmsprop":
+        optimizer = torch.optim.RMSprop(
+            groups,
+            lr=config.lr,
+            alpha=config.alpha,
+            eps=config.eps,
+            momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
     else:

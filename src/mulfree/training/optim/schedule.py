@@ -9,7 +9,7 @@ from typing import Literal
 from mulfree.errors import ConfigError
 from mulfree.training.checks import require, require_choice
 
-_NAMES = ("constant", "cosine", "one_cycle", "polynomial")
+_NAMES = ("constant", "cosine", "exponential", "one_cycle", "polynomial")
 _PERIODS = ("epoch", "step")
 # Initial and final rate of torch.optim.lr_scheduler.OneCycleLR, as divisors.
 _ONE_CYCLE_START = 25.0
@@ -21,21 +21,26 @@ class ScheduleConfig:
     """Options of the learning-rate schedule.
 
     Attributes:
-        name: Half a cosine, a polynomial, up and down once (one_cycle), or constant.
-        per: Change the rate every step or, as in the authors' code, every epoch. A one-cycle
-            changes every step.
+        name: Half a cosine, a polynomial, up and down once (one_cycle), steps of equal factors
+            (exponential), or constant.
+        per: Change the rate of cosine and polynomial every step or, as in the authors' code, every
+            epoch. A one-cycle changes every step, and exponential every `decay_epochs`.
         warmup: Epochs of linear warm-up before the schedule; may be a fraction.
         power: Exponent of the polynomial.
         pct_start: Fraction of the run at which a one-cycle peaks.
         min_lr_ratio: Fraction of the peak rate at which cosine and polynomial end.
+        gamma: Factor of exponential.
+        decay_epochs: Epochs between its factors; may be a fraction.
     """
 
-    name: Literal["cosine", "polynomial", "one_cycle", "constant"] = "cosine"
+    name: Literal["cosine", "polynomial", "one_cycle", "exponential", "constant"] = "cosine"
     per: Literal["step", "epoch"] = "step"
     warmup: float = 0.0
     power: float = 0.9
     pct_start: float = 0.3
     min_lr_ratio: float = 0.0
+    gamma: float = 0.97
+    decay_epochs: float = 2.4
 
     def __post_init__(self) -> None:
         function = "ScheduleConfig"
@@ -44,6 +49,9 @@ class ScheduleConfig:
         require(function, "warmup", self.warmup, self.warmup >= 0, "be at least 0")
         require(function, "power", self.power, self.power > 0, "be positive")
         require(function, "pct_start", self.pct_start, 0 < self.pct_start < 1, "lie in (0, 1)")
+        require(function, "gamma", self.gamma, 0 < self.gamma <= 1, "lie in (0, 1]")
+        epochs = self.decay_epochs
+        require(function, "decay_epochs", epochs, epochs > 0, "be positive")
         ratio = self.min_lr_ratio
         require(function, "min_lr_ratio", ratio, 0 <= ratio <= 1, "lie in [0, 1]")
 
@@ -57,6 +65,8 @@ class Schedule:
 
     - cosine: :math:`f + (1 - f) (1 + \cos \pi t) / 2`
     - polynomial: :math:`f + (1 - f) (1 - t)^{power}`
+    - exponential: :math:`\gamma^{\lfloor e / d \rfloor}` with `e` the epochs since the warm-up and
+      `d` of `decay_epochs`
     - one_cycle: as `torch.optim.lr_scheduler.OneCycleLR` with its defaults
     - constant: 1
 
@@ -70,6 +80,7 @@ class Schedule:
 
     References:
         arXiv 1912.13200, section 4 (polynomial, power 0.9); its released code (cosine by epoch).
+        arXiv 1905.11946, section 5.2 (exponential, 0.97 every 2.4 epochs).
     """
 
     config: ScheduleConfig
@@ -103,6 +114,10 @@ class Schedule:
             return 1.0
         if config.name == "one_cycle":
             return _one_cycle(step, remaining, config.pct_start)
+        if config.name == "exponential":
+            # Whole steps: quotients of fractions of an epoch would be rounded.
+            period = max(1, round(config.decay_epochs * self.steps_per_epoch))
+            return float(config.gamma ** (step // period))
         if config.per == "epoch":
             step -= step % self.steps_per_epoch
         t = step / remaining
