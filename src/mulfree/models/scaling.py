@@ -25,8 +25,9 @@ CHANNEL_DIVISOR = 8
 MAX_PHI = 20.0
 MAX_RATIO = 4.0
 _MAX_SIDE = 65_536
-# Options that hold the multipliers, in families that have them.
-_MULTIPLIERS = ("depth", "width", "channel_divisor")
+
+MULTIPLIERS = ("depth", "width", "channel_divisor")
+"""Options of the families that can be scaled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def is_scalable(name: str) -> bool:
     Raises:
         ConfigError: No model has this name.
     """
-    return set(_MULTIPLIERS) <= model_options(name).keys()
+    return set(MULTIPLIERS) <= model_options(name).keys()
 
 
 def scale(

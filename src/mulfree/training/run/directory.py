@@ -18,8 +18,7 @@ CONFIG = "config.yaml"
 
 RUNS = "runs"
 
-# Options that do not affect the result of a run and may differ when it is resumed.
-_FREE_ON_RESUME = frozenset(
+FREE_ON_RESUME = frozenset(
     {
         "data.cache",
         "data.eval_batch_size",
@@ -36,6 +35,7 @@ _FREE_ON_RESUME = frozenset(
         "trainer.threads",
     }
 )
+"""Options that do not affect the result of a run and may differ when it is resumed."""
 
 
 def resumed_directory(config: TrainConfig, resume: Checkpoint, kept: contextlib.ExitStack) -> Path:
@@ -43,7 +43,7 @@ def resumed_directory(config: TrainConfig, resume: Checkpoint, kept: contextlib.
     directory = resume.path.parent
     old, new = dict(leaves(resume.config.to_dict())), dict(leaves(config.to_dict()))
     for name in sorted(old.keys() | new.keys()):
-        if name not in _FREE_ON_RESUME and old.get(name) != new.get(name):
+        if name not in FREE_ON_RESUME and old.get(name) != new.get(name):
             raise ConfigError(
                 f"train: `{name}` must be {quoted(old.get(name))} as in the run to resume "
                 f"({resume.path}), got {quoted(new.get(name))}"

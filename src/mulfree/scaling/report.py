@@ -1,0 +1,83 @@
+"""Results of scaling as tables and as a plot of accuracy against cost."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mulfree.cost.render import scaled as prefixed
+from mulfree.cost.table import text_table
+from mulfree.errors import printable
+from mulfree.files import write_atomically
+from mulfree.scaling.plan import Plan
+
+_PLAN_COLUMNS = (
+    *("scaling", "phi", "depth", "width", "resolution"),
+    *("params", "mul-adds", "additions", "energy"),
+)
+# More labels beside the points cover each other.
+_MAX_LABELS = 12
+
+
+def plan_table(title: str, plans: Sequence[Plan], *, latency: bool = False) -> str:
+    """Plans as a table of plain characters, with the measured seconds if these were fitted."""
+    rows = [
+        [
+            plan.scaling,
+            f"{plan.phi:.3f}",
+            f"{plan.scaled.depth:.3f}",
+            f"{plan.scaled.width:.3f}",
+            str(plan.scaled.image_size),
+            prefixed(plan.costs.params),
+            prefixed(plan.costs.mul_add),
+            prefixed(plan.costs.additions),
+            prefixed(plan.costs.energy, unit="J", start="p"),
+            *([prefixed(plan.measured * 1e12, unit="s", start="p")] if latency else []),
+        ]
+        for plan in plans
+    ]
+    columns = (*_PLAN_COLUMNS, "latency") if latency else _PLAN_COLUMNS
+    return text_table(title, columns, rows, left=1)
+
+
+def plot(
+    series: Mapping[str, Mapping[str, tuple[float, float]]],
+    cost: str,
+    accuracy: str,
+    path: Path,
+) -> None:
+    """Draw accuracy against cost as a PNG, one colour for each series.
+
+    Args:
+        series: Cost and accuracy of each network, by the names of series and network.
+        cost: Label of the cost.
+        accuracy: Label of the accuracy.
+        path: File, replaced atomically.
+
+    Raises:
+        OSError: It cannot be written; an earlier file stays.
+    """
+    # Not pyplot: it would choose a window system and keep every figure alive.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, points in series.items():
+        x, y = zip(*points.values(), strict=True)
+        axes.scatter(x, y, s=18, label=printable(name))
+        if len(points) <= _MAX_LABELS:
+            for label, point in points.items():
+                axes.annotate(
+                    printable(label), point, (4, 3), textcoords="offset points", fontsize=8
+                )
+    axes.set_xlabel(printable(cost))
+    axes.set_ylabel(accuracy)
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_atomically(path, image.getvalue())
