@@ -23,8 +23,9 @@ from mulfree import nodes
 from mulfree._native import core
 from mulfree.errors import MAX_MESSAGE, ArtifactError, BackendUnavailableError
 from mulfree.export.onnx.integers import to_model
-from mulfree.nodes import NODES, Node, Value, facet, get_node
+from mulfree.nodes import NODES, Node, facet, get_node
 from mulfree.nodes.fields import FieldCheck, Integer, Integers, Tensor, Text, Texts, field_checks
+from mulfree.nodes.node import Values
 from mulfree.nodes.sampling import Sample, samples
 from mulfree.runtime import Graph, Session, artifact, reference
 
@@ -114,49 +115,57 @@ def _fixed(node: Any) -> oracle.Fixed:
     return oracle.Fixed(node.multiplier, node.offset, node.shift, *clamp)
 
 
-def _layer(node: Any, source: Value, made: Arrays) -> NDArray[Any]:
+def _layer(node: Any, values: Values, made: Arrays) -> NDArray[Any]:
     geometry = node.stride, node.padding, node.groups, node.residual_multiplier
     layer = oracle.Window(node.op, node.weight, _fixed(node), *geometry)
     added = None if node.residual is None else made[node.residual]
-    return layer(made[node.input], source.zero_point, added)
+    return layer(made[node.input], values[node.input].zero_point, added)
 
 
-def _concat(node: Any, source: Value, made: Arrays) -> NDArray[Any]:
+def _concat(node: Any, values: Values, made: Arrays) -> NDArray[Any]:
     stacked = [made[name][..., c] for name in node.inputs for c in range(made[name].shape[-1])]
     return np.stack([stacked[c] for c in node.order], axis=-1)
 
 
-def _pad(node: Any, source: Value, made: Arrays) -> NDArray[Any]:
+def _pad(node: Any, values: Values, made: Arrays) -> NDArray[Any]:
     x = made[node.input]
     height, width, channels = x.shape
     shape = height + node.top + node.bottom, width + node.left + node.right, channels
-    padded = np.full(shape, source.zero_point)
+    padded = np.full(shape, values[node.input].zero_point)
     padded[node.top : node.top + height, node.left : node.left + width] = x
     return padded
 
 
-def _add(node: Any, source: Value, made: Arrays) -> NDArray[Any]:
+def _add(node: Any, values: Values, made: Arrays) -> NDArray[Any]:
     others = made[node.other].astype(np.int64) * node.other_multiplier
     return _fixed(node)(made[node.input], others)
 
 
-ORACLES: dict[str, Callable[[Any, Value, Arrays], NDArray[Any]]] = {
+def _gate(node: Any, values: Values, made: Arrays) -> NDArray[Any]:
+    products = np.ones((), np.int64)
+    for name in (node.input, node.gate):
+        products = products * np.subtract(made[name], values[name].zero_point, dtype=np.int64)
+    return _fixed(node)(products)
+
+
+ORACLES: dict[str, Callable[[Any, Values, Arrays], NDArray[Any]]] = {
     "adder2d": _layer,
     "conv2d": _layer,
-    "max_pool": lambda node, source, made: oracle.max_pool(
+    "max_pool": lambda node, values, made: oracle.max_pool(
         made[node.input], node.kernel, node.stride, node.padding, node.minimum
     ),
-    "mean": lambda node, source, made: _fixed(node)(
+    "mean": lambda node, values, made: _fixed(node)(
         oracle.window_totals(made[node.input], node.kernel, node.stride)
     ),
     "add": _add,
-    "lut": lambda node, source, made: oracle.lut(made[node.input], node.table),
+    "gate": _gate,
+    "lut": lambda node, values, made: oracle.lut(made[node.input], node.table),
     "pad": _pad,
-    "repeat": lambda node, source, made: np.kron(
+    "repeat": lambda node, values, made: np.kron(
         made[node.input], np.ones((node.factor, node.factor, 1), np.uint8)
     ),
     "concat": _concat,
-    "linear": lambda node, source, made: oracle.linear(
+    "linear": lambda node, values, made: oracle.linear(
         made[node.input], node.weight, node.scale, node.bias
     ),
 }
@@ -167,11 +176,10 @@ ORACLES: dict[str, Callable[[Any, Value, Arrays], NDArray[Any]]] = {
 def test_the_reference_equals_another_author(op: str) -> None:
     for sample, graph, given in some(op, 40):
         made = reference.trace(graph, given)
-        source = graph.by_name[sample.node.input]
         output = reference.evaluate(sample.node, graph.by_name, made)
         for image in range(len(given)):
-            values = {name: array[image] for name, array in made.items()}
-            expected = ORACLES[op](sample.node, source, values)
+            arrays = {name: array[image] for name, array in made.items()}
+            expected = ORACLES[op](sample.node, graph.by_name, arrays)
             np.testing.assert_array_equal(output[image], expected)
 
 

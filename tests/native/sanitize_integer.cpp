@@ -219,7 +219,7 @@ class RandomProgram {
     std::vector<u8> bytes;
     std::vector<i32> numbers;
     std::vector<i64> offsets;
-    switch (random_.in(0, 7)) {
+    switch (random_.in(0, 8)) {
       case 0: {
         const bool adder = random_.chance(50);
         op = adder ? "adder2d" : "conv2d";
@@ -266,6 +266,10 @@ class RandomProgram {
       case 4:
         op = "lut";
         bytes = random_.values<u8>(s.c * 256);
+        // A table for all channels.
+        if (random_.chance(50)) {
+          for (std::size_t i = 256; i < bytes.size(); ++i) bytes[i] = bytes[i - 256];
+        }
         fields["table"] = array(bytes, {random_.wild(s.c), 256});
         break;
       case 5: {
@@ -278,7 +282,14 @@ class RandomProgram {
         fields["bottom"] = random_.wild(0);
         break;
       }
-      case 6:
+      case 6: {
+        op = "gate";
+        const auto gates = [&](const Shape& g) { return g.c == s.c && g.h == 1 && g.w == 1; };
+        const auto gate = std::find_if(shapes_.begin(), shapes_.end(), gates);
+        reads.push_back(gate == shapes_.end() ? any() : gate - shapes_.begin());
+        break;
+      }
+      case 7:
         op = "concat";
         numbers.resize(static_cast<std::size_t>(2 * s.c));
         for (std::size_t c = 0; c < numbers.size(); ++c) numbers[c] = static_cast<i32>(c);

@@ -38,6 +38,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "max_pool": {**WINDOW, "padding": (0, 0), "minimum": np.zeros(4, np.uint8)},
     "mean": {**WINDOW, **SCALARS},
     "add": {**SCALARS, "other_multiplier": 1},
+    "gate": SCALARS,
     "lut": {"table": TABLE},
     "pad": {"left": 0, "right": 0, "top": 0, "bottom": 0},
     "repeat": {"factor": 1},
@@ -49,6 +50,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
 }
 """Of a node that reads and writes values of `SHAPE`."""
+FURTHER = {"add": [0], "gate": [1]}
+"""Further values that a node reads: 0 is of `SHAPE`, 1 has one number for each of its channels."""
 
 
 def started(*shapes: tuple[int, int, int], table: NDArray[Any] = TABLE) -> Any:
@@ -61,6 +64,13 @@ def started(*shapes: tuple[int, int, int], table: NDArray[Any] = TABLE) -> Any:
 
 def append(program: Any, op: str, reads: Sequence[int], writes: int | None, **changes: Any) -> None:
     program.append(op, reads, writes, FIELDS[op] | changes)
+
+
+def with_means(*shapes: tuple[int, int, int]) -> Any:
+    """A program whose value 1 is the means of the input, and values of the shapes after it."""
+    program = started(SHAPE, (4, 1, 1), *shapes)
+    append(program, "mean", [0], 1, kernel=(5, 6))
+    return program
 
 
 def finish(program: Any, x: int, taps: int) -> None:
@@ -195,8 +205,8 @@ def test_every_kernel_is_of_a_node() -> None:
 @pytest.mark.parametrize("op", FIELDS)
 def test_fields_are_checked(op: str) -> None:
     """A field that is missing, of another type or shape, or out of its range."""
-    program = started(SHAPE, SHAPE)
-    reads, writes = [0, 0] if op == "add" else [0], None if op == "linear" else 1
+    program = with_means(SHAPE)
+    reads, writes = [0, *FURTHER.get(op, [])], None if op == "linear" else 2
     for name, value in FIELDS[op].items():
         wrong: dict[Any, str] = {None: "be a number, two numbers or a contiguous array, got "}
         if isinstance(value, int):
@@ -222,35 +232,67 @@ def test_fields_are_checked(op: str) -> None:
 @pytest.mark.parametrize("op", FIELDS)
 def test_values_are_checked(op: str) -> None:
     """Values that are none, not written yet, written already, or of another shape."""
-    program = started(SHAPE, SHAPE, (4, 5, 7), (3, 5, 6))
-    ends, reads = op == "linear", [0, 0] if op == "add" else [0]
-    for wrong in (-1, 1, 4):
+    program = with_means(SHAPE, (4, 5, 7), (3, 5, 6))
+    ends, reads = op == "linear", [0, *FURTHER.get(op, [])]
+    for wrong in (-1, 2, 5):
         with pytest.raises(ValueError, match=f"^{op}: `reads` must be values that .*, got {wrong}"):
-            append(program, op, [*reads[1:], wrong], None if ends else 1)
+            append(program, op, [*reads[1:], wrong], None if ends else 2)
     with pytest.raises(ValueError, match=rf"^{op}: `reads` must be more than \d, got \d"):
-        append(program, op, reads[1:], None if ends else 1)
+        append(program, op, reads[:-1], None if ends else 2)
     if ends:
         with pytest.raises(
             ValueError, match=r"^linear: `writes` must be None for a node that ends, got a value$"
         ):
-            append(program, op, reads, 1)
+            append(program, op, reads, 2)
         return
-    for wrong in (-1, 0, 4):
+    for wrong in (-1, 0, 5):
         with pytest.raises(ValueError, match=f"^{op}: `writes` must be a value that no .*{wrong}"):
             append(program, op, reads, wrong)
     with pytest.raises(ValueError, match=f"^{op}: `writes` must be a value, got None"):
         append(program, op, reads, None)
-    for wrong in (2, 3):
+    for wrong in (3, 4):
         with pytest.raises(ValueError, match=rf"^{op}: `writes` must have shape \[4, 5, 6\], got "):
             append(program, op, reads, wrong)
 
 
 @pytest.mark.parametrize("op", ["adder2d", "conv2d", "add", "concat"])
 def test_shapes_of_further_values(op: str) -> None:
-    program = started(SHAPE, (4, 1, 1), SHAPE)
-    append(program, "mean", [0], 1, kernel=(5, 6))
     with pytest.raises(ValueError, match=rf"^{op}: `reads\[1\]` must have shape \[4, 5, 6\], got "):
-        append(program, op, [0, 1], 2)
+        append(with_means(SHAPE), op, [0, 1], 2)
+
+
+def test_the_shape_of_a_gate() -> None:
+    line = r"^gate: `reads\[1\]` must have shape \[4, 1, 1\], got \[4, 5, 6\]$"
+    with pytest.raises(ValueError, match=line):
+        append(with_means(SHAPE), "gate", [0, 0], 2)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("multiplier", [1, -2, 2**13, 2**15, 2**31 - 1, -(2**31)])
+def test_gates_at_the_bounds_of_their_sums(isa: str, multiplier: int) -> None:
+    """Sums below 2**31 take another loop; the formula by Python's own integers."""
+    shift = max(1, abs(multiplier).bit_length() + 8)
+    for offset in (0, 2**30, 2**31 - 1 - 2**shift, 100 << shift, -(2**60)):
+        program = core().Program(isa)
+        x, g, y = (program.value(3, side, side, zero) for side, zero in ((3, 7), (1, 200), (3, 0)))
+        program.input(x, np.arange(256, dtype=np.uint8)[None].repeat(3, 0))
+        append(
+            program, "max_pool", [x], g,
+            kernel=(3, 3), minimum=np.array([0, 1, 0], np.uint8),
+        )  # fmt: skip
+        append(program, "gate", [x, g], y, multiplier=multiplier, offset=offset, shift=shift)
+        eye, ones = np.eye(27, dtype=np.int8), np.ones(27, np.float32)
+        append(program, "linear", [y], None, weight=eye, scale=ones, bias=0 * ones)
+        program.compile(*memory.plan([memory.Block(*life) for life in program.lifetimes()]))
+        given = np.random.default_rng(0).integers(0, 256, (1, 3, 3, 3), dtype=np.uint8)
+        given[0, 0, 0, 0], given[0, 1, 0, 0], given[0, 2] = 255, 0, 0
+        out = np.zeros((1, 27), np.float32)
+        program.run(given, out, True, 1)
+        gates = int(given[0, 0].max()), int(given[0, 1].min()), 0
+        pixels = given[0].reshape(3, 9).T.tolist()
+        for q, gate, got in zip(itertools.chain(*pixels), gates * 9, out[0], strict=True):
+            v = (q - 7) * (gate - 200) * multiplier + offset + 2 ** (shift - 1)
+            assert got == max(0, min(255, v >> shift))
 
 
 @pytest.mark.parametrize(

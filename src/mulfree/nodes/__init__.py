@@ -21,6 +21,7 @@ NODES: tuple[str, ...] = (
     "max_pool",
     "mean",
     "add",
+    "gate",
     "lut",
     "pad",
     "repeat",
