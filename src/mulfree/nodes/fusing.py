@@ -8,6 +8,8 @@ A facet `quantize` has:
         without them recognises nothing; other facets and layers append its node.
     SPELLINGS: Optional; for each function or method that equals a module, a callable that makes
         the module, or None if it cannot, and the names of the arguments after the input.
+    matches(fusion, node, module): Optional; False for an operation in TARGETS that is left to the
+        next facet, or to the layers.
     fuse(fusion, node, module): Fuse a traced operation; `module` is the module recognised, None for
         a function or method in TARGETS.
 
@@ -16,11 +18,14 @@ Legend: N images, C channels, H W rows and columns.
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
@@ -35,11 +40,28 @@ Spellings: TypeAlias = Mapping[object, tuple[Callable[..., nn.Module | None], tu
 
 NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 """Torch's names of arguments by numpy's names."""
+PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")
+"""Functions and methods that multiply two operands."""
 
 
 def source_of(node: fx.Node) -> object:
     """Return the first operand of a traced operation, None if it has none."""
     return node.args[0] if node.args else node.kwargs.get("input")
+
+
+def operands_of(node: fx.Node) -> tuple[object, object] | None:
+    """Return both operands of a traced operation; None if it has other arguments."""
+    given = dict(zip(("input", "other"), node.args, strict=False)) | node.kwargs
+    if len(node.args) > 2 or given.keys() != {"input", "other"}:
+        return None
+    return given["input"], given["other"]
+
+
+def multiplies_tensors(node: fx.Node) -> bool:
+    """Return True for a product of two tensors, not of a tensor and a number."""
+    operands = operands_of(node)
+    tensors = operands is not None and all(isinstance(item, fx.Node) for item in operands)
+    return node.target in PRODUCTS and tensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +93,18 @@ class FusedOp:
         """Left, right, top and bottom border of zeros if the operation adds nothing else."""
         return None
 
-    def unit(self, source: float) -> float:
+    @property
+    def domain(self) -> tuple[float, float]:
+        """Least and greatest input beyond which the output hardly changes."""
+        return -math.inf, math.inf
+
+    def unit(self, *sources: float) -> float:
         """Return the number whose power-of-two multiples are scales without a factor to round.
 
         Args:
-            source: This number for the input.
+            sources: This number for each of the inputs.
         """
-        return 1.0 if self.rescales else source
+        return 1.0 if self.rescales else sources[0]
 
     def compute(self, x: Tensor, *others: Tensor) -> Tensor:
         """Return the output `[N, C, H, W]` for the values `inputs`."""

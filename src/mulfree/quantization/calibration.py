@@ -33,7 +33,8 @@ class _RangeRecorder(Hooks):
     def value(self, name: str, x: Tensor) -> Tensor:
         # Never clip pixels: their range is known.
         observer = "minmax" if name == self._layout.fused.input else self._observer
-        low, high = observe(observer, self._layout.bit_widths[name], x)
+        clamped = self._layout.clamped(name, x)
+        low, high = observe(observer, self._layout.bit_widths[name], clamped)
         least, greatest = x.aminmax()
         # Checked on all numbers: a percentile can leave out a NaN. Larger numbers have no scale.
         if not (least >= -_MAX_MAGNITUDE and greatest <= _MAX_MAGNITUDE):

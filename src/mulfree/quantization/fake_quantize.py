@@ -74,6 +74,7 @@ class FakeQuantize(Hooks):
         return y + norm.bias.view(shape) if norm.affine else y
 
     def _rounded(self, name: str, x: Tensor) -> Tensor:
+        x = self._layout.clamped(name, x)
         self._used[name] = self._qparams(name, x)
         return _fake(x, *self._used[name], self._layout.bit_widths[name])
 

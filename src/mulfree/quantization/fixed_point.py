@@ -14,7 +14,7 @@ Reals = NDArray[np.float64]
 
 _LARGEST_SHIFT = 62
 _LARGEST_FACTOR = 2**31 - 1
-_SUM_LIMIT = 2**62
+_SUM_BITS = 62
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,18 +33,24 @@ class FixedPoint:
 
 
 def fixed_point(
-    factors: Sequence[Reals | float], largest: Sequence[int], offset: Reals | float, path: str
+    factors: Sequence[Reals | float],
+    largest: Sequence[int],
+    offset: Reals | float,
+    path: str,
+    *,
+    sum_bits: int = _SUM_BITS,
 ) -> FixedPoint:
     """Most precise fixed-point form of `sum_i factors[i] * x_i + offset`.
 
     Rounds to the nearest multiple of `2^-shift`, with the largest shift for which factors have 32
-    bits and no sum, with x_i up to `largest[i]`, exceeds 62 bits.
+    bits and no sum, with x_i up to `largest[i]`, exceeds `sum_bits`.
 
     Args:
         factors: One number or array per summand.
         largest: Largest magnitudes of the x_i.
         offset: Constant summand.
         path: Location in the model, for the error message.
+        sum_bits: Bits of the magnitude of every sum, with the rounding term.
 
     Raises:
         ConfigError: A factor is too large.
@@ -56,7 +62,7 @@ def fixed_point(
         bound = sum(peak * x for peak, x in zip(peaks, largest, strict=True))
         bound += float(np.abs(added).max()) + 2.0 ** (shift - 1)
         # Margin for the rounding of the bound itself.
-        if max(peaks) <= _LARGEST_FACTOR and bound < _SUM_LIMIT * (1 - 1e-9):
+        if max(peaks) <= _LARGEST_FACTOR and bound < 2.0**sum_bits * (1 - 1e-9):
             return FixedPoint(
                 factors=tuple(numbers.astype(np.int32) for numbers in scaled),
                 offset=added.astype(np.int64),

@@ -28,7 +28,7 @@ def fuse(model: nn.Module, shape: Shape) -> FusedGraph:
     """Fused operations of `model` for images of `shape` `(C, H, W)`.
 
     Supported are layers of operators with an integer form, batch norm after a layer or after its
-    max pooling, ReLU and ReLU6 after a layer or a sum, and the operations that the facets
+    max pooling, ReLU and ReLU6 as part of a layer, sum or gate, and the operations that the facets
     `quantize` in `mulfree.nodes` recognise; as modules, functions and methods.
 
     Raises:
@@ -98,9 +98,13 @@ class Fusion:
         self._check_known(node, where)
         return self._values[node]
 
+    def has_value(self, node: fx.Node) -> bool:
+        """True for an operation with a value of its own or an open fused operation."""
+        return node in self._values or node in self._open
+
     def _check_known(self, node: fx.Node, where: fx.Node | str) -> None:
         """Refuse operands without a value, as parameters."""
-        if node not in self._values and node not in self._open:
+        if not self.has_value(node):
             unsupported(where, self._deferred.get(node, _ALONE), place(node))
 
     def source(self, node: fx.Node) -> fx.Node:
@@ -221,7 +225,8 @@ class Fusion:
         """Fuse a traced operation that equals `module`; None for one that equals no module."""
         recognised: Any = node.target if module is None else module
         for facet in self._facets:
-            if _is_target(recognised, facet.TARGETS):
+            matches = getattr(facet, "matches", _always)
+            if _is_target(recognised, facet.TARGETS) and matches(self, node, module):
                 facet.fuse(self, node, module)
                 return
         if module is None:
@@ -285,8 +290,8 @@ class Fusion:
 
     def _rectifier(self, node: fx.Node, source: fx.Node, ceiling: float | None) -> None:
         growing = self.growing(source)
-        if growing is None:
-            unsupported(node, "have a ReLU only after a layer or a sum", "one")
+        # A facet fuses the other rectifiers.
+        assert growing is not None
         ceilings = [number for number in (growing.ceiling, ceiling) if number is not None]
         self.grow(source, node, relu=True, ceiling=min(ceilings, default=None))
 
@@ -301,6 +306,11 @@ class Fusion:
             and layer.padding in ((0, 0), "valid")
         )
         return replace(op, classifies=whole and op.form.linear)
+
+
+def _always(fusion: Fusion, node: fx.Node, module: nn.Module | None) -> bool:
+    """Return True: every operation among the targets of a facet is the facet's."""
+    return True
 
 
 def _is_target(recognised: object, targets: tuple[object, ...]) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from mulfree.errors import ConfigError
 from mulfree.quantization.fused_graph import FusedGraph
@@ -30,6 +33,8 @@ class QuantLayout:
         roots: For every value the value whose scale it shares, possibly itself.
         bit_widths: Bits by the name of the quantisation parameters: of every value with its own
             scale, and of every copy.
+        domains: For every value with its own scale the least and the greatest number that matter
+            to its readers: SiLU is flat below -8. Infinite for layers and sums.
         units: By the same names, the number whose power-of-two multiples are valid scales if all
             factors have to be powers of two.
 
@@ -42,6 +47,7 @@ class QuantLayout:
     # Computed eagerly: torch.compile cannot trace cached properties.
     roots: Mapping[str, str] = field(init=False, repr=False)
     bit_widths: Mapping[str, int] = field(init=False, repr=False)
+    domains: Mapping[str, tuple[float, float]] = field(init=False, repr=False)
     units: Mapping[str, float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +58,7 @@ class QuantLayout:
         for name, find in (
             ("roots", self._find_roots),
             ("bit_widths", self._find_bit_widths),
+            ("domains", self._find_domains),
             ("units", self._find_units),
         ):
             object.__setattr__(self, name, find())
@@ -64,6 +71,11 @@ class QuantLayout:
         """Name of the quantisation parameters of the input of a layer."""
         root = self.roots[layer.input]
         return _copy(root) if self._middle(layer) and _copy(root) in self.bit_widths else root
+
+    def clamped(self, name: str, x: Tensor) -> Tensor:
+        """Numbers of a value or copy, clamped to the domain of its readers."""
+        low, high = self.domains[self.original(name)]
+        return x if math.isinf(low) and math.isinf(high) else x.clamp(low, high)
 
     def weight_bits(self, layer: FusedLayer) -> int:
         """Bits of the weights of a layer."""
@@ -92,10 +104,25 @@ class QuantLayout:
                 widths[_copy(root)] = self.bits
         return widths
 
+    def _find_domains(self) -> Mapping[str, tuple[float, float]]:
+        unbounded = -math.inf, math.inf
+        read: dict[str, list[tuple[float, float]]] = {root: [] for root in self.roots.values()}
+        # Pixels are never clipped; the last value is the output.
+        for name in (self.fused.input, self.fused.ops[-1].output):
+            read[self.roots[name]].append(unbounded)
+        for op in self.fused.ops:
+            if op.rescales:
+                for name in op.inputs:
+                    read[self.roots[name]].append(op.domain)
+        return {
+            root: (min(low for low, _ in domains), max(high for _, high in domains))
+            for root, domains in read.items()
+        }
+
     def _find_units(self) -> Mapping[str, float]:
         units = {self.fused.input: 1.0}
         for op in self.fused.ops:
-            units[op.output] = op.unit(units[op.input])
+            units[op.output] = op.unit(*(units[name] for name in op.inputs))
         return {name: units[self.original(name)] for name in self.bit_widths}
 
     def _middle(self, layer: FusedLayer) -> bool:

@@ -5,6 +5,7 @@ The facet `quantize` of a node has the spellings of its operation.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from mulfree.nodes.fusing import Spellings
 
 
 def _clamp(min: float | None = None, max: float | None = None) -> nn.Module | None:
-    if min != 0:
-        return None
-    return nn.ReLU() if max is None else nn.Hardtanh(0.0, max)
+    if min == 0 and max is None:
+        return nn.ReLU()
+    low, high = -math.inf if min is None else float(min), math.inf if max is None else float(max)
+    return nn.Hardtanh(low, high) if low < high else None
 
 
 def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module | None:
@@ -49,6 +51,9 @@ SPELLINGS: Spellings = {
     ),
     **dict.fromkeys(
         (torch.clamp_min, torch.clamp_min_, "clamp_min", "clamp_min_"), (_clamp, ("min",))
+    ),
+    **dict.fromkeys(
+        (torch.clamp_max, torch.clamp_max_, "clamp_max", "clamp_max_"), (_clamp, ("max",))
     ),
     **dict.fromkeys(
         (

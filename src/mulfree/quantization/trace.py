@@ -20,6 +20,7 @@ _LIBRARIES = ("torch.nn.", "torch.ao.nn.", "mulfree.operators.")
 _MAX_REASON = 200
 # Prefix that fx gives to tensors created in a forward.
 _CONSTANT = "_tensor_constant"
+_IN_PLACE = (operator.iadd, operator.imul)
 
 
 class _Proxy(fx.Proxy):
@@ -61,6 +62,9 @@ class _Proxy(fx.Proxy):
     def __iadd__(self, other: Any) -> Any:
         # Named as a sum; the target marks the change of its first operand.
         return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {}, "add")
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {}, "mul")
 
 
 class _Tracer(fx.Tracer):
@@ -236,4 +240,4 @@ def _changes_operand(node: fx.Node, model: nn.Module) -> bool:
     target: Any = node.target
     name = target if isinstance(target, str) else getattr(target, "__name__", "")
     in_place = name.endswith("_") and not name.endswith("__")
-    return in_place or target is operator.iadd or bool(node.kwargs.get("inplace"))
+    return in_place or target in _IN_PLACE or bool(node.kwargs.get("inplace"))

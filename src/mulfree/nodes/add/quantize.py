@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from mulfree.nodes.add import Add
-from mulfree.nodes.fusing import RectifiedOp, source_of, times
+from mulfree.nodes.fusing import PRODUCTS, RectifiedOp, multiplies_tensors, source_of, times
 
 if TYPE_CHECKING:
     from mulfree.quantization.fusion import Fusion
@@ -21,10 +21,9 @@ _SUMS: dict[object, float] = {
     **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), 1.0),
     **dict.fromkeys((operator.sub, torch.sub, torch.subtract, "sub", "sub_"), -1.0),
 }
-_PRODUCTS = (operator.mul, torch.mul, torch.multiply, "mul", "mul_")
 _QUOTIENTS = (operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "div_")
 _NEGATIONS = (operator.neg, torch.neg, torch.negative, "neg", "neg_")
-TARGETS = (*_SUMS, *_PRODUCTS, *_QUOTIENTS, *_NEGATIONS)
+TARGETS = (*_SUMS, *PRODUCTS, *_QUOTIENTS, *_NEGATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +77,11 @@ class FusedAdd(RectifiedOp):
         )
 
 
+def matches(fusion: Fusion, node: fx.Node, module: nn.Module | None) -> bool:
+    """Return False for a product of two tensors."""
+    return not multiplies_tensors(node)
+
+
 def fuse(fusion: Fusion, node: fx.Node, module: nn.Module | None) -> None:
     """Fuse a sum, or a multiple of a sum; the sum that reads any other multiple resolves it."""
     if node.target in _SUMS:
@@ -85,7 +89,7 @@ def fuse(fusion: Fusion, node: fx.Node, module: nn.Module | None) -> None:
         return
     if _multiple(node) is None:
         fusion.refuse_unknown(node)
-    operand, factor = _multiplied(node, 1.0)
+    operand, factor = _multiplied(fusion, node, 1.0)
     op = fusion.growing(operand)
     if isinstance(op, FusedAdd) and not op.relu:
         assert isinstance(operand, fx.Node)
@@ -121,7 +125,10 @@ def _operands(fusion: Fusion, node: fx.Node) -> list[tuple[object, float]]:
     alpha = given.get("alpha", 1)
     if set(given) - {"input", "other", "alpha"} or not isinstance(alpha, (int, float)):
         fusion.refuse_unknown(node, f"arguments {', '.join(given)}")
-    return [_multiplied(one, 1.0), _multiplied(other, _SUMS[node.target] * alpha)]
+    return [
+        _multiplied(fusion, one, 1.0),
+        _multiplied(fusion, other, _SUMS[node.target] * alpha),
+    ]
 
 
 def _multiple(node: fx.Node) -> tuple[fx.Node, float] | None:
@@ -132,17 +139,20 @@ def _multiple(node: fx.Node) -> tuple[fx.Node, float] | None:
     match node.args:
         case (fx.Node() as operand,) if target in _NEGATIONS:
             return operand, -1.0
-        case (fx.Node() as operand, int() | float() as factor) if target in _PRODUCTS:
+        case (fx.Node() as operand, int() | float() as factor) if target in PRODUCTS:
             return operand, float(factor)
-        case (int() | float() as factor, fx.Node() as operand) if target in _PRODUCTS:
+        case (int() | float() as factor, fx.Node() as operand) if target in PRODUCTS:
             return operand, float(factor)
         case (fx.Node() as operand, int() | float() as divisor) if target in _QUOTIENTS and divisor:
             return operand, 1.0 / divisor
     return None
 
 
-def _multiplied(operand: object, factor: float) -> tuple[object, float]:
-    """Return the innermost operand of nested multiples, and the product of the factors."""
-    while isinstance(operand, fx.Node) and (found := _multiple(operand)) is not None:
+def _multiplied(fusion: Fusion, operand: object, factor: float) -> tuple[object, float]:
+    """Return the operand of nested multiples without a value, and the product of the factors."""
+    while isinstance(operand, fx.Node) and not fusion.has_value(operand):
+        found = _multiple(operand)
+        if found is None:
+            break
         operand, factor = found[0], factor * found[1]
     return operand, factor

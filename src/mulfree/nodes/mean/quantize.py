@@ -46,9 +46,9 @@ class FusedMean(FusedOp):
     kernel: Pair
     stride: Pair
 
-    def unit(self, source: float) -> float:
+    def unit(self, *sources: float) -> float:
         """Return a fraction: the integer mean of n numbers is their sum; the scale holds 1 / n."""
-        return source / math.prod(self.kernel)
+        return sources[0] / math.prod(self.kernel)
 
     def compute(self, x: Tensor, *others: Tensor) -> Tensor:
         """Return the mean of every window."""
