@@ -8,7 +8,8 @@
 #include <immintrin.h>
 #pragma GCC diagnostic pop
 
-#include "tiles.h"
+#include "depthwise_x86.h"
+#include "kernel_set.h"
 
 namespace mulfree::nodes {
 namespace {
@@ -40,6 +41,39 @@ struct SadTap : NoExtras {
   static void store(i32* sums, Sum sum, Extra, const i32*) {
     const __m512i negative = _mm512_sub_epi64(_mm512_setzero_si512(), sum);
     _mm256_store_si256(reinterpret_cast<__m256i*>(sums), _mm512_cvtepi64_epi32(negative));
+  }
+};
+
+// Vectors of depthwise kernels.
+struct Zmm {
+  using Vector = __m512i;
+  static constexpr i64 kBytes = 64;
+  static Vector zero() { return _mm512_setzero_si512(); }
+  static Vector load(const u8* p) { return _mm512_loadu_si512(p); }
+  static void store(i32* sums, Vector v) {
+    const auto part = [&](i64 lane, __m128i four) {
+      _mm_store_si128(reinterpret_cast<__m128i*>(sums + 16 * lane), four);
+    };
+    part(0, _mm512_castsi512_si128(v));
+    part(1, _mm512_extracti32x4_epi32(v, 1));
+    part(2, _mm512_extracti32x4_epi32(v, 2));
+    part(3, _mm512_extracti32x4_epi32(v, 3));
+  }
+  static Vector max8(Vector a, Vector b) { return _mm512_max_epu8(a, b); }
+  static Vector min8(Vector a, Vector b) { return _mm512_min_epu8(a, b); }
+  static Vector sub8(Vector a, Vector b) { return _mm512_sub_epi8(a, b); }
+  static Vector add16(Vector a, Vector b) { return _mm512_add_epi16(a, b); }
+  static Vector sub16(Vector a, Vector b) { return _mm512_sub_epi16(a, b); }
+  static Vector sub32(Vector a, Vector b) { return _mm512_sub_epi32(a, b); }
+  static Vector lower8(Vector a) { return _mm512_and_si512(a, _mm512_set1_epi16(0xff)); }
+  static Vector upper8(Vector a) { return _mm512_srli_epi16(a, 8); }
+  static Vector raised8(Vector a) { return _mm512_slli_epi16(a, 8); }
+  static Vector low16(Vector a, Vector b) { return _mm512_unpacklo_epi16(a, b); }
+  static Vector high16(Vector a, Vector b) { return _mm512_unpackhi_epi16(a, b); }
+  static Vector low32(Vector a, Vector b) { return _mm512_unpacklo_epi32(a, b); }
+  static Vector high32(Vector a, Vector b) { return _mm512_unpackhi_epi32(a, b); }
+  static Vector dot(Vector sum, Vector a, Vector b) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
   }
 };
 

@@ -109,6 +109,8 @@ PackedLayer::PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry
   // Without groups a kernel row is contiguous in the image; else only the channels of a group are.
   layer_.runs = geometry.groups == 1 && !depthwise ? geometry.kh : geometry.kh * geometry.kw;
   layer_.run_bytes = geometry.summands() / layer_.runs;
+  // Depthwise kernels group taps, not bytes of a run.
+  packed_runs_ = depthwise ? 1 : layer_.runs;
   const Format& format = kernel_->format;
   const i64 blocks = sliding::ceil_div(sharing, format.lanes);
   const i64 filter_tiles = sliding::ceil_div(blocks, format.blocks);
@@ -127,7 +129,8 @@ PackedLayer::PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry
 }
 
 i64 PackedLayer::steps() const {
-  return layer_.runs * sliding::ceil_div(layer_.run_bytes, kernel_->format.group);
+  return packed_runs_ *
+         sliding::ceil_div(geometry_.summands() / packed_runs_, kernel_->format.group);
 }
 
 void PackedLayer::pack(Op op, const void* weight) {
@@ -138,16 +141,16 @@ void PackedLayer::pack(Op op, const void* weight) {
   bias_ = Memory(blocks * format.lanes * static_cast<i64>(sizeof(i32)));
   u8* step = weights_.data();
   i32* bias = reinterpret_cast<i32*>(bias_.data());
-  const i64 k = geometry_.summands();
+  const i64 k = geometry_.summands(), run_bytes = k / packed_runs_;
   for (FilterTile& filter_tile : filter_tiles_) {
     filter_tile.weights = step;
     filter_tile.bias = bias;
-    for (i64 run = 0; run < layer_.runs; ++run) {
-      for (i64 i = 0; i < layer_.run_bytes; i += format.group) {
+    for (i64 run = 0; run < packed_runs_; ++run) {
+      for (i64 i = 0; i < run_bytes; i += format.group) {
         for (i64 t = 0; t < filter_tile.filters; ++t) {
           u8* to = step + t / format.lanes * format.step_bytes;
-          for (i64 j = 0; j < std::min(format.group, layer_.run_bytes - i); ++j) {
-            const i64 at = (filter_tile.filter + t) * k + run * layer_.run_bytes + i + j;
+          for (i64 j = 0; j < std::min(format.group, run_bytes - i); ++j) {
+            const i64 at = (filter_tile.filter + t) * k + run * run_bytes + i + j;
             const int w = op == Op::adder ? int{static_cast<const u8*>(weight)[at]}
                                           : int{static_cast<const i8*>(weight)[at]};
             format.place(to, t % format.lanes, j, w);

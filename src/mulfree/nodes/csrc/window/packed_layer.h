@@ -104,6 +104,7 @@ class PackedLayer {
   Memory weights_;
   Memory bias_;
   KernelLayer layer_;
+  i64 packed_runs_;  // runs of the packed weights
 };
 
 // Instruction sets with integer kernels that this machine runs, best first.

@@ -2,12 +2,44 @@
 // saturates).
 #include <immintrin.h>
 
-#include "tiles.h"
+#include "depthwise_x86.h"
+#include "kernel_set.h"
 
 namespace mulfree::nodes {
 namespace {
 
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+
+// Vectors of depthwise kernels.
+struct Ymm {
+  using Vector = __m256i;
+  static constexpr i64 kBytes = 32;
+  static Vector zero() { return _mm256_setzero_si256(); }
+  static Vector load(const u8* p) { return load256(p); }
+  static void store(i32* sums, Vector v) {
+    const auto part = [&](i64 lane, __m128i four) {
+      _mm_store_si128(reinterpret_cast<__m128i*>(sums + 16 * lane), four);
+    };
+    part(0, _mm256_castsi256_si128(v));
+    part(1, _mm256_extracti128_si256(v, 1));
+  }
+  static Vector max8(Vector a, Vector b) { return _mm256_max_epu8(a, b); }
+  static Vector min8(Vector a, Vector b) { return _mm256_min_epu8(a, b); }
+  static Vector sub8(Vector a, Vector b) { return _mm256_sub_epi8(a, b); }
+  static Vector add16(Vector a, Vector b) { return _mm256_add_epi16(a, b); }
+  static Vector sub16(Vector a, Vector b) { return _mm256_sub_epi16(a, b); }
+  static Vector sub32(Vector a, Vector b) { return _mm256_sub_epi32(a, b); }
+  static Vector lower8(Vector a) { return _mm256_and_si256(a, _mm256_set1_epi16(0xff)); }
+  static Vector upper8(Vector a) { return _mm256_srli_epi16(a, 8); }
+  static Vector raised8(Vector a) { return _mm256_slli_epi16(a, 8); }
+  static Vector low16(Vector a, Vector b) { return _mm256_unpacklo_epi16(a, b); }
+  static Vector high16(Vector a, Vector b) { return _mm256_unpackhi_epi16(a, b); }
+  static Vector low32(Vector a, Vector b) { return _mm256_unpacklo_epi32(a, b); }
+  static Vector high32(Vector a, Vector b) { return _mm256_unpackhi_epi32(a, b); }
+  static Vector dot(Vector sum, Vector a, Vector b) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
+  }
+};
 
 struct Avx2 {
   struct Adder : NoExtras {
@@ -78,9 +110,13 @@ struct Avx2 {
     }
   };
 
-  // Four filters at a time. |v| < 2^62, so v + 2^62 is positive and shifts as an unsigned number.
+  using DepthwiseAdder = VectorDepthwiseAdder<Ymm>;
+  using DepthwiseConv = VectorDepthwiseConv<Ymm>;
+
+  // Any shift: four filters at a time. |v| < 2^62, so v + 2^62 is positive and shifts as an
+  // unsigned number.
   template <bool kResidual>
-  static i64 requantise(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
+  static i64 requantise_any(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
     const __m128i shift = _mm_cvtsi32_si128(e.shift);
     constexpr i64 kLift = i64{1} << 62;
     const __m256i low = _mm256_set1_epi64x((kLift >> e.shift) + e.low);
@@ -114,6 +150,75 @@ struct Avx2 {
         const i32 bytes = _mm_cvtsi128_si32(
             _mm_unpacklo_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
         __builtin_memcpy(results.y[p] + t, &bytes, sizeof bytes);
+      }
+    }
+    return t;
+  }
+
+  // The epilogue of 8 filters before the clamp, for shifts of 31 and more: products of the even and
+  // of the odd sums, of whose |v| < 2^62 (doubled for 31) the upper halves suffice.
+  template <bool kResidual>
+  struct Upper {
+    const Epilogue& e;
+    __m256i even_multiplier, odd_multiplier, even_offset, odd_offset;
+    Upper(const Epilogue& epilogue, i64 filter) : e(epilogue) {
+      even_multiplier = load256(e.multiplier + filter);
+      odd_multiplier = _mm256_srli_epi64(even_multiplier, 32);
+      const __m256i front = load256(e.offset + filter), back = load256(e.offset + filter + 4);
+      even_offset = _mm256_permute4x64_epi64(_mm256_unpacklo_epi64(front, back), 0xd8);
+      odd_offset = _mm256_permute4x64_epi64(_mm256_unpackhi_epi64(front, back), 0xd8);
+    }
+    __m256i operator()(const i32* sums, const u8* residual) const {
+      const __m256i s = load256(sums);
+      __m256i even = _mm256_mul_epi32(s, even_multiplier);
+      __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(s, 32), odd_multiplier);
+      even = _mm256_add_epi64(even, even_offset);
+      odd = _mm256_add_epi64(odd, odd_offset);
+      if constexpr (kResidual) {
+        const __m256i factor = _mm256_set1_epi64x(e.residual_multiplier);
+        const __m256i r =
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(residual)));
+        even = _mm256_add_epi64(even, _mm256_mul_epi32(r, factor));
+        odd = _mm256_add_epi64(odd, _mm256_mul_epi32(_mm256_srli_epi64(r, 32), factor));
+      }
+      if (e.shift == 31) {
+        even = _mm256_add_epi64(even, even);
+        odd = _mm256_add_epi64(odd, odd);
+      }
+      const __m256i upper = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+      return _mm256_sra_epi32(upper, _mm_cvtsi32_si128(e.shift == 31 ? 0 : e.shift - 32));
+    }
+  };
+
+  // Number of filters done; the caller does the rest. Sums are saturated to bytes before the clamp.
+  template <bool kResidual>
+  static i64 requantise(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
+    if (e.shift < 31) return requantise_any<kResidual>(e, filter, filters, results);
+    const __m256i low = _mm256_set1_epi8(static_cast<char>(e.low));
+    const __m256i high = _mm256_set1_epi8(static_cast<char>(e.high));
+    const auto bytes = [&](__m256i front, __m256i back) {
+      const __m256i words = _mm256_packs_epi32(front, back);
+      const __m256i made = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, words),
+                                                       _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+      return _mm256_castsi256_si128(_mm256_max_epu8(low, _mm256_min_epu8(high, made)));
+    };
+    i64 t = 0;
+    for (; t + 16 <= filters; t += 16) {
+      const Upper<kResidual> front(e, filter + t), back(e, filter + t + 8);
+      for (i64 p = 0; p < results.pixels; ++p) {
+        const i32* const sums = results.sums + p * results.pitch + t;
+        const u8* const residual = kResidual ? results.residual[p] + t : nullptr;
+        const __m256i first = front(sums, residual);
+        const __m256i second = back(sums + 8, kResidual ? residual + 8 : nullptr);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(results.y[p] + t), bytes(first, second));
+      }
+    }
+    for (; t + 8 <= filters; t += 8) {
+      const Upper<kResidual> all(e, filter + t);
+      for (i64 p = 0; p < results.pixels; ++p) {
+        const u8* const residual = kResidual ? results.residual[p] + t : nullptr;
+        const __m256i v = all(results.sums + p * results.pitch + t, residual);
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(results.y[p] + t), bytes(v, v));
       }
     }
     return t;

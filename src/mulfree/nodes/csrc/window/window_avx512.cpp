@@ -43,6 +43,9 @@ struct Avx512 {
     static void store(i32* sums, Sum sum, Extra, const i32*) { _mm512_store_si512(sums, sum); }
   };
 
+  using DepthwiseAdder = VectorDepthwiseAdder<Zmm>;
+  using DepthwiseConv = VectorDepthwiseConv<Zmm>;
+
   template <bool kResidual>
   static i64 requantise(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
     return requantise_avx512<kResidual>(e, filter, filters, results);

@@ -74,6 +74,12 @@ struct Avx512Vnni {
     static void store(i32* sums, Sum sum, Extra, const i32*) { _mm512_store_si512(sums, sum); }
   };
 
+  struct ZmmVnni : Zmm {
+    static Vector dot(Vector sum, Vector a, Vector b) { return _mm512_dpwssd_epi32(sum, a, b); }
+  };
+  using DepthwiseAdder = VectorDepthwiseAdder<Zmm>;
+  using DepthwiseConv = VectorDepthwiseConv<ZmmVnni>;
+
   template <bool kResidual>
   static i64 requantise(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
     return requantise_avx512<kResidual>(e, filter, filters, results);

@@ -1,7 +1,7 @@
 // Integer kernels for ARM with the dot product instructions: four bytes of a pixel meet 4 filters.
 #include <arm_neon.h>
 
-#include "tiles.h"
+#include "kernel_set.h"
 
 namespace mulfree::nodes {
 namespace {
@@ -59,6 +59,9 @@ struct Neon {
       vst1q_s32(sums, vmlaq_n_s32(sum, vld1q_s32(bias), 128));
     }
   };
+
+  using DepthwiseAdder = PlainDepthwiseAdder;
+  using DepthwiseConv = PlainDepthwiseConv;
 
   // Four filters at a time.
   template <bool kResidual>

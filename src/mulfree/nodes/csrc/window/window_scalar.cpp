@@ -1,5 +1,5 @@
 // Integer kernels for every machine: plain loops over the lanes.
-#include "tiles.h"
+#include "kernel_set.h"
 
 namespace mulfree::nodes {
 namespace {
@@ -19,7 +19,7 @@ struct ScalarTap : NoExtras {
   static X broadcast(const u8* x) { return *x; }
   static X broadcast_first(const u8* x, i64) { return *x; }
   static W load(const u8* weights) { return weights; }
-  static void place(u8* step, i64 lane, i64 j, int weight) { place_byte(step, lane, j, weight); }
+  static void place(u8* step, i64 lane, i64, int weight) { step[lane] = static_cast<u8>(weight); }
   static void store(i32* sums, const Sum& sum, Extra, const i32*) {
     for (i64 i = 0; i < kLanes; ++i) sums[i] = sum.v[i];
   }
@@ -43,6 +43,8 @@ struct Scalar {
       return sum;
     }
   };
+  using DepthwiseAdder = PlainDepthwiseAdder;
+  using DepthwiseConv = PlainDepthwiseConv;
   // Number of filters done; the caller does the rest.
   template <bool kResidual>
   static i64 requantise(const Epilogue&, i64, i64, const Results&) {
