@@ -99,12 +99,13 @@ i64 requantise_avx512(const Epilogue& e, i64 filter, i64 filters, const Results&
     const __m512i back = _mm512_loadu_si512(e.offset + filter + t + 8);
     const __m512i offset0 = _mm512_permutex2var_epi64(front, evens, back);
     const __m512i offset1 = _mm512_permutex2var_epi64(front, odds, back);
-    for (i64 p = 0; p < results.pixels; ++p) {
+    for (i64 p = 0; p < results.chunk.pixels; ++p) {
       const __m512i sums = _mm512_loadu_si512(results.sums + p * results.pitch + t);
       __m512i v0 = _mm512_add_epi64(_mm512_mul_epi32(sums, m), offset0);
       __m512i v1 = _mm512_add_epi64(_mm512_mul_epi32(odd(sums), m1), offset1);
       if constexpr (kResidual) {
-        const auto* const bytes = reinterpret_cast<const __m128i*>(results.residual[p] + t);
+        const auto* const bytes =
+            reinterpret_cast<const __m128i*>(results.chunk.residual[p] + filter + t);
         const __m512i residual = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes));
         v0 = _mm512_add_epi64(v0, _mm512_mul_epi32(residual, factor));
         v1 = _mm512_add_epi64(v1, _mm512_mul_epi32(odd(residual), factor));
@@ -118,7 +119,8 @@ i64 requantise_avx512(const Epilogue& e, i64 filter, i64 filters, const Results&
         v1 = _mm512_max_epi64(low64, _mm512_min_epi64(high64, _mm512_sra_epi64(v1, shift)));
         y = _mm512_or_si512(v0, _mm512_slli_epi64(v1, 32));
       }
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(results.y[p] + t), _mm512_cvtepi32_epi8(y));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(results.chunk.y[p] + filter + t),
+                       _mm512_cvtepi32_epi8(y));
     }
   }
   return t;

@@ -10,12 +10,11 @@
 namespace mulfree::nodes {
 namespace {
 
-// The windows of some pixels at the channels of one block.
+// The channels of one block: packed weights, and the offsets of taps from a window's first byte.
 struct DepthwiseBlock {
-  const i64* offsets;  // [taps], from a window's first byte
+  const i64* offsets;
   i64 taps;
   const u8* weights;
-  i64 step_bytes;  // from the weights of one step to the next's
 };
 
 // kTaps is the number of taps, or 0 for any.
@@ -31,43 +30,28 @@ void depthwise_sums(const DepthwiseBlock& block, const u8* const* windows, i64 p
 }
 
 template <class Isa, class Tap>
-void compute_depthwise(const KernelLayer& layer, const Image& image, const FilterTile& filter_tile,
-                       const Prefetch&, i64 begin, i64 end) {
-  alignas(64) i32 sums[kMaxPixels * Tap::kLanes];
-  const i64 taps = layer.runs * layer.run_bytes;
-  const auto sum = taps == 9    ? depthwise_sums<Tap, 9>
-                   : taps == 25 ? depthwise_sums<Tap, 25>
-                                : depthwise_sums<Tap, 0>;
-  DepthwiseBlock block{layer.run_offsets, taps, nullptr, filter_tile.blocks * Tap::kStepBytes};
-  Place place{begin / layer.wo, begin % layer.wo};
-  while (begin < end) {
-    const i64 pixels = min_i64(kMaxPixels, end - begin);
-    begin += pixels;
-    const u8* windows[kMaxPixels];
-    Place places[kMaxPixels];
-    for (i64 p = 0; p < pixels; ++p, next(place, layer.wo)) {
-      places[p] = place;
-      windows[p] = image.x + filter_tile.x + place.row * layer.x_row + place.column * layer.x_pixel;
+void compute_depthwise(const KernelLayer& layer, const Image& image, const FilterTile* filter_tiles,
+                       i64 count, const Prefetch&, i64 begin, i64 end) {
+  constexpr i64 kPixels = 8;
+  alignas(64) i32 sums[kPixels * Tap::kLanes];
+  const auto sum = layer.runs == 9    ? depthwise_sums<Tap, 9>
+                   : layer.runs == 25 ? depthwise_sums<Tap, 25>
+                                      : depthwise_sums<Tap, 0>;
+  for_chunks(layer, image, kPixels, begin, end, [&](const Chunk& chunk) {
+    for (i64 i = 0; i < count; ++i) {
+      const FilterTile& channels = filter_tiles[i];
+      const u8* windows[kPixels];
+      for (i64 p = 0; p < chunk.pixels; ++p) windows[p] = chunk.windows[p] + channels.x;
+      sum({layer.run_offsets, layer.runs, channels.weights}, windows, chunk.pixels, sums);
+      write<Isa>(layer, image, channels, {chunk, sums, Tap::kLanes});
     }
-    for (i64 b = 0; b < filter_tile.blocks; ++b) {
-      block.weights = filter_tile.weights + b * Tap::kStepBytes;
-      sum(block, windows, pixels, sums);
-      FilterTile part = filter_tile;
-      part.filter += b * Tap::kLanes;
-      part.filters = min_i64(Tap::kLanes, filter_tile.filters - b * Tap::kLanes);
-      write<Isa>(layer, image, part, places, pixels, sums, Tap::kLanes);
-      for (i64 p = 0; p < pixels; ++p) windows[p] += Tap::kLanes;
-    }
-  }
+  });
 }
 
-// All channels are one filter tile, so that a task is rows: neighbouring channels share cache
-// lines.
 template <class Isa, class Tap>
 constexpr Kernel depthwise_kernel(const char* name) {
-  constexpr i64 kAll = i64{1} << 31;
   return {name,
-          {Tap::kLanes, Tap::kGroup, Tap::kStepBytes, kAll, Tap::place},
+          {Tap::kLanes, Tap::kGroup, Tap::kStepBytes, 1, true, Tap::place},
           compute_depthwise<Isa, Tap>};
 }
 
@@ -82,7 +66,7 @@ struct PlainDepthwise {
     const i64 taps = kTaps > 0 ? kTaps : block.taps;
     for (i64 t = 0; t < taps; ++t) {
       const u8* x = windows[0] + block.offsets[t];
-      const u8* w = block.weights + t * block.step_bytes;
+      const u8* w = block.weights + t * kStepBytes;
       for (i64 c = 0; c < kLanes; ++c) acc[c] = kTap(acc[c], x[c], w[c]);
     }
     for (i64 c = 0; c < kLanes; ++c) sums[c] = kResult(acc[c]);

@@ -23,7 +23,7 @@ struct VectorDepthwiseAdder {
     for (int p = 0; p < kWindows; ++p) both[p] = odd[p] = V::zero();
     const i64 taps = kTaps > 0 ? kTaps : block.taps;
     const u8* weights = block.weights;
-    for (i64 t = 0; t < taps; ++t, weights += block.step_bytes) {
+    for (i64 t = 0; t < taps; ++t, weights += kStepBytes) {
       const auto w = V::load(weights);
 #pragma GCC unroll 2
       for (int p = 0; p < kWindows; ++p) {
@@ -66,7 +66,7 @@ struct VectorDepthwiseConv {
     for (int p = 0; p < kWindows; ++p) acc[p][0] = acc[p][1] = acc[p][2] = acc[p][3] = V::zero();
     const i64 taps = kTaps > 0 ? kTaps : block.taps;
     const u8* weights = block.weights;
-    for (i64 t = 0; t < taps; t += 2, weights += block.step_bytes) {
+    for (i64 t = 0; t < taps; t += 2, weights += kStepBytes) {
       // The second tap of an odd number's last pair has weight 0.
       const i64 first = block.offsets[t], second = block.offsets[t + 1 < taps ? t + 1 : t];
       const auto w = [&](i64 i) { return V::load(weights + i * V::kBytes); };

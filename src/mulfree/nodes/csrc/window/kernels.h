@@ -67,6 +67,7 @@ struct Image {
 struct Format {
   i64 lanes, group, step_bytes;
   i64 blocks;  // at most, of a filter tile
+  bool whole;  // K is walked as one run
   // Puts the weight of byte j of a step's group for one lane.
   void (*place)(u8* step, i64 lane, i64 j, int weight);
 };
@@ -74,15 +75,18 @@ struct Format {
 struct Kernel {
   const char* name;
   Format format;
-  // Output pixels [begin, end), counted row by row, of one filter tile.
-  void (*compute)(const KernelLayer& layer, const Image& image, const FilterTile& filter_tile,
-                  const Prefetch& prefetch, i64 begin, i64 end);
+  // Output pixels [begin, end), counted row by row, of `count` filter tiles.
+  void (*compute)(const KernelLayer& layer, const Image& image, const FilterTile* filter_tiles,
+                  i64 count, const Prefetch& prefetch, i64 begin, i64 end);
 };
+
+// Bytes of the windows of `conv_short`, at most; its copies of a few windows fit the L1 cache.
+constexpr i64 kShortWindow = 2560;
 
 // One set of kernels. Narrow layers have at most `narrow` filters that share their input.
 // Depthwise: filter t reads channel t alone, so lanes are channels too and K is taps.
 struct Kernels {
-  Kernel adder, adder_narrow, conv, adder_depthwise, conv_depthwise;
+  Kernel adder, adder_narrow, conv, conv_short, adder_depthwise, conv_depthwise;
   i64 narrow;
 };
 

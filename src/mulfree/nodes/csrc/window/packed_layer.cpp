@@ -95,7 +95,7 @@ PackedLayer::PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry
   } else if (adder) {
     kernel_ = sharing <= kernels.narrow ? &kernels.adder_narrow : &kernels.adder;
   } else {
-    kernel_ = &kernels.conv;
+    kernel_ = geometry.summands() <= kShortWindow ? &kernels.conv_short : &kernels.conv;
   }
   for (i64& offset : offset_) offset += i64{1} << (requantisation.shift - 1);
   layer_.epilogue = {multiplier_.data(),
@@ -109,9 +109,8 @@ PackedLayer::PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry
   // Without groups a kernel row is contiguous in the image; else only the channels of a group are.
   layer_.runs = geometry.groups == 1 && !depthwise ? geometry.kh : geometry.kh * geometry.kw;
   layer_.run_bytes = geometry.summands() / layer_.runs;
-  // Depthwise kernels group taps, not bytes of a run.
-  packed_runs_ = depthwise ? 1 : layer_.runs;
   const Format& format = kernel_->format;
+  packed_runs_ = format.whole ? 1 : layer_.runs;
   const i64 blocks = sliding::ceil_div(sharing, format.lanes);
   const i64 filter_tiles = sliding::ceil_div(blocks, format.blocks);
   for (i64 first = 0; first < geometry.o; first += sharing) {
@@ -126,6 +125,25 @@ PackedLayer::PackedLayer(const Kernels& kernels, Op op, const Geometry& geometry
     }
   }
   pack(op, weight);
+  group_tiles();
+}
+
+void PackedLayer::group_tiles() {
+  constexpr i64 kGroupBytes = 1 << 16;
+  i64 bytes = kGroupBytes;
+  for (std::size_t i = 0; i < filter_tiles_.size(); ++i) {
+    const i64 more = weight_bytes(filter_tiles_[i]);
+    if (bytes + more > kGroupBytes) {
+      tile_groups_.push_back(i);
+      bytes = 0;
+    }
+    bytes += more;
+  }
+  tile_groups_.push_back(filter_tiles_.size());
+}
+
+i64 PackedLayer::weight_bytes(const FilterTile& filter_tile) const {
+  return filter_tile.blocks * steps() * kernel_->format.step_bytes;
 }
 
 i64 PackedLayer::steps() const {
@@ -178,7 +196,7 @@ void PackedLayer::set_row(i64 bytes) {
 }
 
 i64 PackedLayer::tasks(int team) const {
-  const auto filter_tiles = static_cast<i64>(filter_tiles_.size());
+  const i64 groups = groups_of_tiles();
   // A few tasks per thread, for balance; a task with few pixels wastes registers. A long layer is
   // always cut: runs are interrupted between tasks.
   constexpr i64 kTasksPerThread = 4, kMinPixels = 24;
@@ -188,29 +206,32 @@ i64 PackedLayer::tasks(int team) const {
       static_cast<double>(geometry_.o * pixels) * static_cast<double>(geometry_.summands());
   const i64 shares = team == 1 ? 1 : kTasksPerThread * team;
   const i64 wanted = std::max(shares, static_cast<i64>(taps / kMaxTaps));
-  return filter_tiles * std::clamp<i64>(sliding::ceil_div(wanted, filter_tiles), 1,
-                                        sliding::ceil_div(pixels, kMinPixels));
+  return groups * std::clamp<i64>(sliding::ceil_div(wanted, groups), 1,
+                                  sliding::ceil_div(pixels, kMinPixels));
 }
 
 Pair PackedLayer::filters(i64 task) const {
-  const FilterTile& filter_tile = filter_tiles_[static_cast<std::size_t>(task)];
-  return {filter_tile.filter, filter_tile.filter + filter_tile.filters};
+  const auto group = static_cast<std::size_t>(task);
+  const FilterTile& first = filter_tiles_[tile_groups_[group]];
+  const FilterTile& last = filter_tiles_[tile_groups_[group + 1] - 1];
+  return {first.filter, last.filter + last.filters};
 }
 
 Prefetch PackedLayer::prefetch(std::size_t filter_tile) const {
   if (filter_tile == filter_tiles_.size())
     return next_ == nullptr ? Prefetch{nullptr, 0} : next_->prefetch(0);
-  const FilterTile& b = filter_tiles_[filter_tile];
-  return {b.weights, b.blocks * steps() * kernel_->format.step_bytes};
+  const FilterTile& following = filter_tiles_[filter_tile];
+  return {following.weights, weight_bytes(following)};
 }
 
 void PackedLayer::run(const Image& image, i64 task, i64 tasks) const {
   const i64 pixels = geometry_.ho * geometry_.wo;
-  const i64 chunks = tasks / static_cast<i64>(filter_tiles_.size());
+  const i64 chunks = tasks / groups_of_tiles();
   const i64 chunk = task % chunks;
-  const auto filter_tile = static_cast<std::size_t>(task / chunks);
-  kernel_->compute(layer_, image, filter_tiles_[filter_tile], prefetch(filter_tile + 1),
-                   chunk * pixels / chunks, (chunk + 1) * pixels / chunks);
+  const auto group = static_cast<std::size_t>(task / chunks);
+  const std::size_t first = tile_groups_[group], last = tile_groups_[group + 1];
+  kernel_->compute(layer_, image, &filter_tiles_[first], static_cast<i64>(last - first),
+                   prefetch(last), chunk * pixels / chunks, (chunk + 1) * pixels / chunks);
 }
 
 void window_sums(const Kernels& kernels, Op op, const Geometry& geometry, i64 n, const u8* x,

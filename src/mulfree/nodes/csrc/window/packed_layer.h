@@ -90,7 +90,12 @@ class PackedLayer {
 
  private:
   void pack(Op op, const void* weight);
+  // Cuts the filter tiles into groups whose weights fit the L2 cache beside the image: the pixels
+  // of a task meet all filters of a group, a few at a time.
+  void group_tiles();
+  i64 groups_of_tiles() const { return static_cast<i64>(tile_groups_.size()) - 1; }
   i64 steps() const;
+  i64 weight_bytes(const FilterTile& filter_tile) const;
   // The weights of a filter tile; after the last one, the first of the next layer.
   Prefetch prefetch(std::size_t filter_tile) const;
 
@@ -101,6 +106,7 @@ class PackedLayer {
   std::vector<i64> offset_;
   std::vector<i64> run_offsets_;
   std::vector<FilterTile> filter_tiles_;
+  std::vector<std::size_t> tile_groups_;  // the first tile of each, and the number of tiles
   Memory weights_;
   Memory bias_;
   KernelLayer layer_;

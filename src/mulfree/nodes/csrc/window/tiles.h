@@ -21,7 +21,7 @@ using sliding::ceil_div;
 using sliding::max_i64;
 using sliding::min_i64;
 
-// More pixels need more pointers than there are registers.
+// Pixels of a tile: more need more pointers than there are registers.
 constexpr i64 kMaxPixels = 8;
 
 inline int requantise_one(const Epilogue& e, i64 filter, i32 sum, int residual) {
@@ -51,6 +51,9 @@ template <class Tap, int kBlocks, int kPixels>
 #pragma GCC unroll 4
     for (int b = 0; b < kBlocks; ++b) acc[p][b] = Tap::zero();
   }
+  const u8* firsts[kPixels];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPixels; ++p) firsts[p] = windows[p] + filter_tile.x;
   const u8* weights = filter_tile.weights;
   const i64 bytes = layer.run_bytes;
   const i64 whole = Tap::kMasksTail ? bytes - bytes % Tap::kGroup : bytes;
@@ -58,7 +61,7 @@ template <class Tap, int kBlocks, int kPixels>
     const i64 offset = layer.run_offsets[run];
     const u8* x[kPixels];
 #pragma GCC unroll 8
-    for (int p = 0; p < kPixels; ++p) x[p] = windows[p] + offset;
+    for (int p = 0; p < kPixels; ++p) x[p] = firsts[p] + offset;
     for (i64 i = 0; i < whole; i += Tap::kGroup) {
       typename Tap::W w[kBlocks];
 #pragma GCC unroll 4
@@ -86,7 +89,7 @@ template <class Tap, int kBlocks, int kPixels>
     }
   }
   typename Tap::Extra extra[kPixels];
-  Tap::template extras<kPixels>(layer, windows, extra);
+  Tap::template extras<kPixels>(layer, firsts, extra);
 #pragma GCC unroll 8
   for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 4
@@ -98,57 +101,71 @@ template <class Tap, int kBlocks, int kPixels>
   }
 }
 
-// Position of an output pixel.
-struct Place {
-  i64 row, column;
+// Some output pixels: their windows, without the x of a filter tile, and their addresses.
+struct Chunk {
+  static constexpr i64 kMaxPixels = 32;
+  i64 pixels;
+  const u8* windows[kMaxPixels];
+  u8* y[kMaxPixels];
+  const u8* residual[kMaxPixels];
+  i32* sums[kMaxPixels];
 };
 
-inline void next(Place& place, i64 wo) {
-  if (++place.column == wo) ++place.row, place.column = 0;
+// body(chunk) for output pixels [begin, end), at most `pixels` at a time.
+template <class Body>
+void for_chunks(const KernelLayer& layer, const Image& image, i64 pixels, i64 begin, i64 end,
+                const Body& body) {
+  Chunk chunk;
+  i64 row = begin / layer.wo, column = begin % layer.wo;
+  while (begin < end) {
+    chunk.pixels = min_i64(pixels, end - begin);
+    for (i64 p = 0; p < chunk.pixels; ++p, ++begin) {
+      chunk.windows[p] = image.x + row * layer.x_row + column * layer.x_pixel;
+      if (image.y == nullptr) {
+        chunk.sums[p] = image.sums + begin * layer.filters;
+      } else {
+        chunk.y[p] = image.y + row * image.y_row + column * image.y_pixel;
+        if (image.residual != nullptr) {
+          chunk.residual[p] =
+              image.residual + row * image.residual_row + column * image.residual_pixel;
+        }
+      }
+      if (++column == layer.wo) ++row, column = 0;
+    }
+    body(static_cast<const Chunk&>(chunk));
+  }
 }
 
-// Results of some pixels: sums[pixel * pitch + filter], written bare or through the epilogue.
+// Sums of a chunk, sums[pixel * pitch + filter - first filter].
 struct Results {
-  i64 pixels;
+  const Chunk& chunk;
   const i32* sums;
   i64 pitch;
-  u8* y[kMaxPixels];
-  const u8* residual[kMaxPixels];  // if any
 };
 
+// Writes sums bare or through the epilogue.
 template <class Isa>
 void write(const KernelLayer& layer, const Image& image, const FilterTile& filter_tile,
-           const Place* places, i64 pixels, const i32* sums, i64 pitch) {
+           const Results& results) {
+  const Chunk& chunk = results.chunk;
+  const i64 first = filter_tile.filter, filters = filter_tile.filters;
   if (image.y == nullptr) {
-    for (i64 p = 0; p < pixels; ++p) {
-      const i64 pixel = places[p].row * layer.wo + places[p].column;
-      i32* const out = image.sums + pixel * layer.filters + filter_tile.filter;
-      for (i64 t = 0; t < filter_tile.filters; ++t) out[t] = sums[p * pitch + t];
+    for (i64 p = 0; p < chunk.pixels; ++p) {
+      const i32* const sums = results.sums + p * results.pitch;
+      for (i64 t = 0; t < filters; ++t) chunk.sums[p][first + t] = sums[t];
     }
     return;
   }
-  Results results;
-  results.pixels = pixels;
-  results.sums = sums;
-  results.pitch = pitch;
   const bool residual = image.residual != nullptr;
-  for (i64 p = 0; p < pixels; ++p) {
-    const auto [row, column] = places[p];
-    results.y[p] = image.y + row * image.y_row + column * image.y_pixel + filter_tile.filter;
-    if (residual) {
-      results.residual[p] = image.residual + row * image.residual_row +
-                            column * image.residual_pixel + filter_tile.filter;
-    }
-  }
   const Epilogue& e = layer.epilogue;
-  const i64 done =
-      residual
-          ? Isa::template requantise<true>(e, filter_tile.filter, filter_tile.filters, results)
-          : Isa::template requantise<false>(e, filter_tile.filter, filter_tile.filters, results);
-  for (i64 p = 0; p < pixels; ++p) {
-    for (i64 t = done; t < filter_tile.filters; ++t) {
-      results.y[p][t] = static_cast<u8>(requantise_one(
-          e, filter_tile.filter + t, sums[p * pitch + t], residual ? results.residual[p][t] : 0));
+  const i64 done = residual ? Isa::template requantise<true>(e, first, filters, results)
+                            : Isa::template requantise<false>(e, first, filters, results);
+  if (done == filters) return;
+  for (i64 p = 0; p < chunk.pixels; ++p) {
+    for (i64 t = done; t < filters; ++t) {
+      chunk.y[p][first + t] =
+          static_cast<u8>(requantise_one(e, first + t, results.sums[p * results.pitch + t],
+                                         residual ? chunk.residual[p][first + t] : 0));
     }
   }
 }
@@ -165,44 +182,116 @@ void tile_of(i64 pixels, const KernelLayer& layer, const FilterTile& filter_tile
   tile<Tap, kBlocks, kPixels>(layer, filter_tile, windows, prefetch, sums);
 }
 
+template <class Tap, int kBlocks>
+constexpr i64 kTilePixels = Tap::kSums / kBlocks < kMaxPixels ? Tap::kSums / kBlocks : kMaxPixels;
+
+// Pixels that meet all filter tiles of a call in turn.
+template <class Tap>
+constexpr i64 kChunkPixels = 4 * kTilePixels<Tap, Tap::kBlocks>;
+
+// One filter tile at the pixels of a chunk. `fetched` bytes of `prefetch` are prefetched already.
 template <class Isa, class Tap, int kBlocks>
-void compute(const KernelLayer& layer, const Image& image, const FilterTile& filter_tile,
-             const Prefetch& prefetch, i64 begin, i64 end) {
+void compute_tiles(const KernelLayer& layer, const Image& image, const FilterTile& filter_tile,
+                   const Prefetch& prefetch, i64& fetched, const Chunk& chunk,
+                   const u8* const* windows) {
   if constexpr (kBlocks > 1) {
     if (filter_tile.blocks < kBlocks) {
-      return compute<Isa, Tap, kBlocks - 1>(layer, image, filter_tile, prefetch, begin, end);
+      return compute_tiles<Isa, Tap, kBlocks - 1>(layer, image, filter_tile, prefetch, fetched,
+                                                  chunk, windows);
     }
   }
-  constexpr i64 kPixels = Tap::kSums / kBlocks < kMaxPixels ? Tap::kSums / kBlocks : kMaxPixels;
-  alignas(64) i32 sums[kPixels * kBlocks * Tap::kLanes];
-  Place place{begin / layer.wo, begin % layer.wo};
+  constexpr i64 kPixels = kTilePixels<Tap, kBlocks>, kPitch = kBlocks * Tap::kLanes;
+  alignas(64) i32 sums[kChunkPixels<Tap> * kPitch];
   const i64 reach =
       layer.runs * ceil_div(layer.run_bytes, Tap::kGroup) * kPrefetchBytes<Tap, kBlocks>;
-  i64 fetched = 0;
-  // Tiles of nearly the same size: a small last one would be bound by latency.
-  for (i64 tiles = ceil_div(end - begin, kPixels); tiles > 0; --tiles) {
-    const i64 pixels = ceil_div(end - begin, tiles);
-    begin += pixels;
-    const u8* windows[kPixels];
-    Place places[kPixels];
-    for (i64 p = 0; p < pixels; ++p, next(place, layer.wo)) {
-      places[p] = place;
-      windows[p] = image.x + filter_tile.x + place.row * layer.x_row + place.column * layer.x_pixel;
-    }
+  // Tiles of nearly the same size: a small last one would waste registers.
+  for (i64 tiles = ceil_div(chunk.pixels, kPixels), p = 0; tiles > 0; --tiles) {
+    const i64 count = ceil_div(chunk.pixels - p, tiles);
     // Prefetched as a whole or not at all; the weights in use are in the cache.
     const bool fetches = fetched + reach <= prefetch.bytes;
-    tile_of<Tap, kBlocks, kPixels>(pixels, layer, filter_tile, windows,
-                                   fetches ? prefetch.data + fetched : filter_tile.weights, sums);
+    tile_of<Tap, kBlocks, kPixels>(count, layer, filter_tile, windows + p,
+                                   fetches ? prefetch.data + fetched : filter_tile.weights,
+                                   sums + p * kPitch);
     if (fetches) fetched += reach;
-    write<Isa>(layer, image, filter_tile, places, pixels, sums, kBlocks * Tap::kLanes);
+    p += count;
   }
+  write<Isa>(layer, image, filter_tile, {chunk, sums, kPitch});
+}
+
+template <class Isa, class Tap>
+void compute(const KernelLayer& layer, const Image& image, const FilterTile* filter_tiles,
+             i64 count, const Prefetch& prefetch, i64 begin, i64 end) {
+  const i64 steps = layer.runs * ceil_div(layer.run_bytes, Tap::kGroup);
+  i64 fetched = 0, done = begin;
+  for_chunks(layer, image, kChunkPixels<Tap>, begin, end, [&](const Chunk& chunk) {
+    const bool first = done == begin;
+    done += chunk.pixels;
+    for (i64 i = 0; i < count; ++i) {
+      Prefetch ahead{nullptr, 0};
+      if (i + 1 == count) {
+        if (done == end || count == 1) ahead = prefetch;
+      } else if (first) {
+        const FilterTile& following = filter_tiles[i + 1];
+        ahead = {following.weights, following.blocks * steps * Tap::kStepBytes};
+      }
+      if (count > 1) fetched = 0;
+      compute_tiles<Isa, Tap, Tap::kBlocks>(layer, image, filter_tiles[i], ahead, fetched, chunk,
+                                            chunk.windows);
+    }
+  });
 }
 
 template <class Isa, class Tap>
 constexpr Kernel window_kernel(const char* name) {
   return {name,
-          {Tap::kLanes, Tap::kGroup, Tap::kStepBytes, Tap::kBlocks, Tap::place},
-          compute<Isa, Tap, Tap::kBlocks>};
+          {Tap::kLanes, Tap::kGroup, Tap::kStepBytes, Tap::kBlocks, false, Tap::place},
+          compute<Isa, Tap>};
+}
+
+// The same for windows of up to kShortWindow bytes, with a tap over 16-bit numbers: the windows of
+// a chunk are widened once for all filter tiles. Traits: widen, which may write 15 numbers more.
+template <class Isa, class Tap>
+void compute_widened(const KernelLayer& layer, const Image& image, const FilterTile* filter_tiles,
+                     i64 count, const Prefetch& prefetch, i64 begin, i64 end) {
+  constexpr i64 kNumbers = kShortWindow * kTilePixels<Tap, Tap::kBlocks>;
+  alignas(64) std::uint16_t wide[kNumbers + 16];
+  const i64 pitch = ceil_div(layer.runs * layer.run_bytes, 2) * 2;
+  const i64 run_offset = 0;
+  KernelLayer widened = layer;
+  widened.runs = 1;
+  widened.run_bytes = 2 * pitch;
+  widened.run_offsets = &run_offset;
+  i64 fetched = 0, done = begin;
+  const i64 pixels = min_i64(kChunkPixels<Tap>, kNumbers / pitch);
+  for_chunks(layer, image, pixels, begin, end, [&](const Chunk& chunk) {
+    done += chunk.pixels;
+    const u8* windows[Chunk::kMaxPixels];
+    for (i64 i = 0; i < count; ++i) {
+      FilterTile filter_tile = filter_tiles[i];
+      if (i == 0 || filter_tile.x != filter_tiles[i - 1].x) {
+        for (i64 p = 0; p < chunk.pixels; ++p) {
+          const u8* const window = chunk.windows[p] + filter_tile.x;
+          std::uint16_t* to = wide + p * pitch;
+          windows[p] = reinterpret_cast<const u8*>(to);
+          for (i64 run = 0; run < layer.runs; ++run, to += layer.run_bytes) {
+            Tap::widen(to, window + layer.run_offsets[run], layer.run_bytes);
+          }
+        }
+      }
+      filter_tile.x = 0;
+      const bool fetches = i + 1 == count && (done == end || count == 1);
+      compute_tiles<Isa, Tap, Tap::kBlocks>(widened, image, filter_tile,
+                                            fetches ? prefetch : Prefetch{nullptr, 0}, fetched,
+                                            chunk, windows);
+    }
+  });
+}
+
+template <class Isa, class Tap>
+constexpr Kernel widened_kernel(const char* name) {
+  return {name,
+          {Tap::kLanes, Tap::kGroup / 2, Tap::kStepBytes, Tap::kBlocks, true, Tap::place},
+          compute_widened<Isa, Tap>};
 }
 
 }  // namespace

@@ -110,6 +110,40 @@ struct Avx2 {
     }
   };
 
+  // Pairs of numbers that are widened once for all filters.
+  struct ShortConv : NoExtras {
+    static constexpr const char* kName = "dot avx2";
+    static constexpr i64 kLanes = 8, kGroup = 4, kStepBytes = 32;
+    // 12 sums + 2 weights + 1 pixel + temporary of 16 registers.
+    static constexpr int kBlocks = 2, kSums = 12;
+    static constexpr bool kMasksTail = false;
+    using Sum = __m256i;
+    using X = __m256i;
+    using W = __m256i;
+    static void widen(std::uint16_t* to, const u8* from, i64 count) {
+      for (i64 i = 0; i < count; i += 16) {
+        const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_cvtepu8_epi16(bytes));
+      }
+    }
+    static Sum zero() { return _mm256_setzero_si256(); }
+    static X broadcast(const u8* x) {
+      i32 pair;
+      __builtin_memcpy(&pair, x, sizeof pair);
+      return _mm256_set1_epi32(pair);
+    }
+    static X broadcast_first(const u8* x, i64) { return broadcast(x); }
+    static W load(const u8* weights) { return load256(weights); }
+    static Sum tap(Sum sum, X x, W w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
+    static void place(u8* step, i64 lane, i64 j, int weight) {
+      const auto wide = static_cast<std::int16_t>(weight);
+      __builtin_memcpy(step + lane * 4 + j * 2, &wide, sizeof wide);
+    }
+    static void store(i32* sums, Sum sum, Extra, const i32*) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), sum);
+    }
+  };
+
   using DepthwiseAdder = VectorDepthwiseAdder<Ymm>;
   using DepthwiseConv = VectorDepthwiseConv<Ymm>;
 
@@ -134,12 +168,12 @@ struct Avx2 {
       const __m256i multiplier = widen(e.multiplier + filter + t);
       const __m256i offset =
           _mm256_add_epi64(load256(e.offset + filter + t), _mm256_set1_epi64x(kLift));
-      for (i64 p = 0; p < results.pixels; ++p) {
+      for (i64 p = 0; p < results.chunk.pixels; ++p) {
         __m256i v = _mm256_mul_epi32(widen(results.sums + p * results.pitch + t), multiplier);
         v = _mm256_add_epi64(v, offset);
         if constexpr (kResidual) {
           i32 bytes;
-          __builtin_memcpy(&bytes, results.residual[p] + t, sizeof bytes);
+          __builtin_memcpy(&bytes, results.chunk.residual[p] + filter + t, sizeof bytes);
           const __m256i residual = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(bytes));
           v = _mm256_add_epi64(v, _mm256_mul_epi32(residual, factor));
         }
@@ -149,7 +183,7 @@ struct Avx2 {
         v = _mm256_shuffle_epi8(_mm256_sub_epi64(v, lifted), lowest);
         const i32 bytes = _mm_cvtsi128_si32(
             _mm_unpacklo_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
-        __builtin_memcpy(results.y[p] + t, &bytes, sizeof bytes);
+        __builtin_memcpy(results.chunk.y[p] + filter + t, &bytes, sizeof bytes);
       }
     }
     return t;
@@ -205,20 +239,21 @@ struct Avx2 {
     i64 t = 0;
     for (; t + 16 <= filters; t += 16) {
       const Upper<kResidual> front(e, filter + t), back(e, filter + t + 8);
-      for (i64 p = 0; p < results.pixels; ++p) {
+      for (i64 p = 0; p < results.chunk.pixels; ++p) {
         const i32* const sums = results.sums + p * results.pitch + t;
-        const u8* const residual = kResidual ? results.residual[p] + t : nullptr;
+        const u8* const residual = kResidual ? results.chunk.residual[p] + filter + t : nullptr;
         const __m256i first = front(sums, residual);
         const __m256i second = back(sums + 8, kResidual ? residual + 8 : nullptr);
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(results.y[p] + t), bytes(first, second));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(results.chunk.y[p] + filter + t),
+                         bytes(first, second));
       }
     }
     for (; t + 8 <= filters; t += 8) {
       const Upper<kResidual> all(e, filter + t);
-      for (i64 p = 0; p < results.pixels; ++p) {
-        const u8* const residual = kResidual ? results.residual[p] + t : nullptr;
+      for (i64 p = 0; p < results.chunk.pixels; ++p) {
+        const u8* const residual = kResidual ? results.chunk.residual[p] + filter + t : nullptr;
         const __m256i v = all(results.sums + p * results.pitch + t, residual);
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(results.y[p] + t), bytes(v, v));
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(results.chunk.y[p] + filter + t), bytes(v, v));
       }
     }
     return t;

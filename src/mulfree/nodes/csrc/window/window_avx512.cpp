@@ -43,6 +43,7 @@ struct Avx512 {
     static void store(i32* sums, Sum sum, Extra, const i32*) { _mm512_store_si512(sums, sum); }
   };
 
+  using ShortConv = Conv;
   using DepthwiseAdder = VectorDepthwiseAdder<Zmm>;
   using DepthwiseConv = VectorDepthwiseConv<Zmm>;
 

@@ -77,6 +77,7 @@ struct Avx512Vnni {
   struct ZmmVnni : Zmm {
     static Vector dot(Vector sum, Vector a, Vector b) { return _mm512_dpwssd_epi32(sum, a, b); }
   };
+  using ShortConv = Conv;
   using DepthwiseAdder = VectorDepthwiseAdder<Zmm>;
   using DepthwiseConv = VectorDepthwiseConv<ZmmVnni>;
 

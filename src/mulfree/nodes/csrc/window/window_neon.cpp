@@ -60,6 +60,7 @@ struct Neon {
     }
   };
 
+  using ShortConv = Conv;
   using DepthwiseAdder = PlainDepthwiseAdder;
   using DepthwiseConv = PlainDepthwiseConv;
 
@@ -71,12 +72,12 @@ struct Neon {
     for (; t + 4 <= filters; t += 4) {
       const int32x4_t m = vld1q_s32(e.multiplier + filter + t);
       const std::int64_t* const offset = e.offset + filter + t;
-      for (i64 p = 0; p < results.pixels; ++p) {
+      for (i64 p = 0; p < results.chunk.pixels; ++p) {
         const int32x4_t sums = vld1q_s32(results.sums + p * results.pitch + t);
         int64x2_t v[2] = {vmlal_s32(vld1q_s64(offset), vget_low_s32(sums), vget_low_s32(m)),
                           vmlal_high_s32(vld1q_s64(offset + 2), sums, m)};
         if constexpr (kResidual) {
-          const u8* const r = results.residual[p] + t;
+          const u8* const r = results.chunk.residual[p] + filter + t;
           const int32x4_t residual = {r[0], r[1], r[2], r[3]};
           const int32x4_t factor = vdupq_n_s32(e.residual_multiplier);
           v[0] = vmlal_s32(v[0], vget_low_s32(residual), vget_low_s32(factor));
@@ -86,7 +87,7 @@ struct Neon {
         int32x4_t y =
             vcombine_s32(vqmovn_s64(vshlq_s64(v[0], right)), vqmovn_s64(vshlq_s64(v[1], right)));
         y = vmaxq_s32(vdupq_n_s32(e.low), vminq_s32(vdupq_n_s32(e.high), y));
-        for (int i = 0; i < 4; ++i) results.y[p][t + i] = static_cast<u8>(y[i]);
+        for (int i = 0; i < 4; ++i) results.chunk.y[p][filter + t + i] = static_cast<u8>(y[i]);
       }
     }
     return t;

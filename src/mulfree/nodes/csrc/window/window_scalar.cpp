@@ -43,6 +43,7 @@ struct Scalar {
       return sum;
     }
   };
+  using ShortConv = Conv;
   using DepthwiseAdder = PlainDepthwiseAdder;
   using DepthwiseConv = PlainDepthwiseConv;
   // Number of filters done; the caller does the rest.
