@@ -191,16 +191,18 @@ struct Avx2 {
 
   // The epilogue of 8 filters before the clamp, for shifts of 31 and more: products of the even and
   // of the odd sums, of whose |v| < 2^62 (doubled for 31) the upper halves suffice.
-  template <bool kResidual>
+  template <bool kResidual, bool kDouble>
   struct Upper {
-    const Epilogue& e;
-    __m256i even_multiplier, odd_multiplier, even_offset, odd_offset;
-    Upper(const Epilogue& epilogue, i64 filter) : e(epilogue) {
+    __m256i even_multiplier, odd_multiplier, even_offset, odd_offset, factor;
+    __m128i shift;
+    Upper(const Epilogue& e, i64 filter) {
       even_multiplier = load256(e.multiplier + filter);
       odd_multiplier = _mm256_srli_epi64(even_multiplier, 32);
       const __m256i front = load256(e.offset + filter), back = load256(e.offset + filter + 4);
       even_offset = _mm256_permute4x64_epi64(_mm256_unpacklo_epi64(front, back), 0xd8);
       odd_offset = _mm256_permute4x64_epi64(_mm256_unpackhi_epi64(front, back), 0xd8);
+      factor = _mm256_set1_epi64x(e.residual_multiplier);
+      shift = _mm_cvtsi32_si128(kDouble ? 0 : e.shift - 32);
     }
     __m256i operator()(const i32* sums, const u8* residual) const {
       const __m256i s = load256(sums);
@@ -209,25 +211,25 @@ struct Avx2 {
       even = _mm256_add_epi64(even, even_offset);
       odd = _mm256_add_epi64(odd, odd_offset);
       if constexpr (kResidual) {
-        const __m256i factor = _mm256_set1_epi64x(e.residual_multiplier);
         const __m256i r =
             _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(residual)));
         even = _mm256_add_epi64(even, _mm256_mul_epi32(r, factor));
         odd = _mm256_add_epi64(odd, _mm256_mul_epi32(_mm256_srli_epi64(r, 32), factor));
       }
-      if (e.shift == 31) {
+      if constexpr (kDouble) {
         even = _mm256_add_epi64(even, even);
         odd = _mm256_add_epi64(odd, odd);
       }
       const __m256i upper = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
-      return _mm256_sra_epi32(upper, _mm_cvtsi32_si128(e.shift == 31 ? 0 : e.shift - 32));
+      return kDouble ? upper : _mm256_sra_epi32(upper, shift);
     }
   };
 
-  // Number of filters done; the caller does the rest. Sums are saturated to bytes before the clamp.
-  template <bool kResidual>
-  static i64 requantise(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
-    if (e.shift < 31) return requantise_any<kResidual>(e, filter, filters, results);
+  // Sums are saturated to bytes before the clamp.
+  template <bool kResidual, bool kDouble>
+  static i64 requantise_upper(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
+    // Local: a byte that is written may alias any other number.
+    const i64 pixels = results.chunk.pixels, pitch = results.pitch;
     const __m256i low = _mm256_set1_epi8(static_cast<char>(e.low));
     const __m256i high = _mm256_set1_epi8(static_cast<char>(e.high));
     const auto bytes = [&](__m256i front, __m256i back) {
@@ -236,27 +238,36 @@ struct Avx2 {
                                                        _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
       return _mm256_castsi256_si128(_mm256_max_epu8(low, _mm256_min_epu8(high, made)));
     };
+    const auto residual = [&](i64 p, i64 t) {
+      return kResidual ? results.chunk.residual[p] + filter + t : nullptr;
+    };
     i64 t = 0;
     for (; t + 16 <= filters; t += 16) {
-      const Upper<kResidual> front(e, filter + t), back(e, filter + t + 8);
-      for (i64 p = 0; p < results.chunk.pixels; ++p) {
-        const i32* const sums = results.sums + p * results.pitch + t;
-        const u8* const residual = kResidual ? results.chunk.residual[p] + filter + t : nullptr;
-        const __m256i first = front(sums, residual);
-        const __m256i second = back(sums + 8, kResidual ? residual + 8 : nullptr);
+      const Upper<kResidual, kDouble> front(e, filter + t), back(e, filter + t + 8);
+      const i32* sums = results.sums + t;
+      for (i64 p = 0; p < pixels; ++p, sums += pitch) {
+        const __m256i first = front(sums, residual(p, t));
+        const __m256i second = back(sums + 8, residual(p, t + 8));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(results.chunk.y[p] + filter + t),
                          bytes(first, second));
       }
     }
     for (; t + 8 <= filters; t += 8) {
-      const Upper<kResidual> all(e, filter + t);
-      for (i64 p = 0; p < results.chunk.pixels; ++p) {
-        const u8* const residual = kResidual ? results.chunk.residual[p] + filter + t : nullptr;
-        const __m256i v = all(results.sums + p * results.pitch + t, residual);
+      const Upper<kResidual, kDouble> all(e, filter + t);
+      for (i64 p = 0; p < pixels; ++p) {
+        const __m256i v = all(results.sums + p * pitch + t, residual(p, t));
         _mm_storel_epi64(reinterpret_cast<__m128i*>(results.chunk.y[p] + filter + t), bytes(v, v));
       }
     }
     return t;
+  }
+
+  // Number of filters done; the caller does the rest.
+  template <bool kResidual>
+  static i64 requantise(const Epilogue& e, i64 filter, i64 filters, const Results& results) {
+    if (e.shift < 31) return requantise_any<kResidual>(e, filter, filters, results);
+    return e.shift == 31 ? requantise_upper<kResidual, true>(e, filter, filters, results)
+                         : requantise_upper<kResidual, false>(e, filter, filters, results);
   }
 };
 
