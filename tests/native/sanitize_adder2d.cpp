@@ -63,8 +63,9 @@ int main() {
   for (const std::int64_t n : {0, 2}) {
     for (const auto& [c, co, groups] :
          {std::array<std::int64_t, 3>{1, 1, 1}, {3, 17, 1}, {4, 6, 2}, {9, 9, 9}}) {
-      for (const auto& [h, w] : {std::array<std::int64_t, 2>{1, 1}, {5, 7}, {4, 16}, {3, 50}}) {
-        for (const std::int64_t kernel : {1, 2, 3}) {
+      for (const auto& [h, w] :
+           {std::array<std::int64_t, 2>{1, 1}, {5, 7}, {4, 16}, {3, 50}, {2, 64}}) {
+        for (const std::int64_t kernel : {1, 2, 3, 5}) {
           for (const std::int64_t stride : {1, 2, 3}) {
             for (const std::int64_t padding : {0, 2}) {
               for (const std::int64_t dilation : {1, 2}) {

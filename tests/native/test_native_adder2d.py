@@ -25,6 +25,32 @@ ISAS = _native.supported_isas()
 DTYPES = (np.float32, np.float64)
 KERNELS = Path(__file__).parents[2] / "src/mulfree/operators/adder2d/csrc/kernels.inc"
 
+
+def depthwise(
+    *,
+    n: int = 2,
+    c: int,
+    h: int,
+    w: int,
+    k: int,
+    stride: tuple[int, int] = (1, 1),
+    dilation: tuple[int, int] = (1, 1),
+) -> Geometry:
+    """A filter for each channel, padded by half of its reach."""
+    return Geometry(
+        n=n,
+        c=c,
+        h=h,
+        w=w,
+        co=c,
+        groups=c,
+        kernel=(k, k),
+        stride=stride,
+        padding=(k // 2 * dilation[0], k // 2 * dilation[1]),
+        dilation=dilation,
+    )
+
+
 # Tiles are 48, 16 and 8 lanes wide in forward, 48, 16 and 8 in the input gradient, blocks 768,
 # 384 and 192 in the weight gradient: sizes below, at and above each, and every kind of window.
 GEOMETRIES = {
@@ -59,6 +85,24 @@ GEOMETRIES = {
     ),
     "groups": Geometry(n=2, c=6, h=6, w=7, co=9, kernel=(3, 3), padding=(1, 1), groups=3),
     "depthwise": Geometry(n=2, c=10, h=9, w=33, co=10, kernel=(3, 3), padding=(1, 1), groups=10),
+    "depthwise in place": depthwise(c=3, h=9, w=64, k=3),
+    "depthwise in bands": depthwise(n=1, c=2, h=90, w=96, k=3),
+    "depthwise 5x5": depthwise(c=5, h=7, w=7, k=5),
+    "depthwise 14": depthwise(c=9, h=14, w=14, k=5),
+    "depthwise down": depthwise(c=5, h=15, w=13, k=3, stride=(2, 2)),
+    "depthwise down 5x5": depthwise(c=4, h=14, w=14, k=5, stride=(2, 2)),
+    "depthwise down in place": depthwise(c=2, h=20, w=128, k=3, stride=(2, 2)),
+    "depthwise down in bands": depthwise(n=1, c=2, h=112, w=112, k=5, stride=(2, 2)),
+    "depthwise down by rows": depthwise(c=3, h=9, w=17, k=4, stride=(2, 1)),
+    "depthwise down by columns": depthwise(c=3, h=9, w=18, k=3, stride=(1, 2)),
+    "depthwise dilated": depthwise(c=3, h=12, w=15, k=3, dilation=(2, 3)),
+    "depthwise dilated down": depthwise(c=3, h=12, w=15, k=3, stride=(2, 1), dilation=(3, 2)),
+    "depthwise stride 3": depthwise(c=3, h=12, w=15, k=3, stride=(3, 3)),
+    "depthwise even kernel": depthwise(c=3, h=6, w=8, k=4, stride=(2, 2)),
+    "depthwise of pixels": depthwise(c=17, h=6, w=7, k=1, stride=(2, 2)),
+    "depthwise far padding": Geometry(
+        n=2, c=3, h=4, w=5, co=3, kernel=(2, 2), padding=(4, 3), stride=(2, 2), groups=3
+    ),
     "depth multiplier": Geometry(c=3, h=5, w=5, co=6, kernel=(3, 3), stride=(2, 2), groups=3),
     "kernel over input": Geometry(c=2, h=3, w=2, co=3, kernel=(5, 6), padding=(2, 2)),
     "only padding": Geometry(c=2, h=1, w=1, co=2, kernel=(1, 1), stride=(3, 3), padding=(3, 3)),
@@ -200,7 +244,10 @@ def test_any_geometry_agrees_with_definition(
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("name", ["lanes 768", "down", "groups", "linear", "filters split"])
+@pytest.mark.parametrize(
+    "name",
+    ["lanes 768", "down", "groups", "linear", "filters split", "depthwise 14", "depthwise down"],
+)
 def test_bits_do_not_depend_on_threads(name: str, isa: str) -> None:
     geo = GEOMETRIES[name]
     g, x, w = operands(geo, np.float32, relu=True)
@@ -283,6 +330,32 @@ def test_values_that_are_not_finite_go_where_the_definition_puts_them(
     arrays = operands(geo, dtype, relu=True)
     arrays[place][1, 1, 1, 2] = value
     assert_not_finite_as_defined(geo, *arrays, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("value", NOT_FINITE)
+@pytest.mark.parametrize("place", [0, 1, 2], ids=["g", "x", "w"])
+@pytest.mark.parametrize(
+    "name", ["depthwise 5x5", "depthwise in place", "depthwise down", "depthwise down 5x5"]
+)
+def test_values_that_are_not_finite_stay_in_their_window_of_a_plane(
+    name: str, place: int, value: float, isa: str
+) -> None:
+    arrays = operands(GEOMETRIES[name], np.float32, relu=False)
+    for at in (0, arrays[place].shape[-1] - 1):
+        arrays[place][1, 0, -1, at] = value
+    assert_not_finite_as_defined(GEOMETRIES[name], *arrays, isa)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("offset", [1.0, 1000.0])
+@pytest.mark.parametrize("name", ["depthwise 5x5", "depthwise in place", "depthwise down 5x5"])
+def test_shared_offset_keeps_accuracy_of_depthwise_layers(
+    name: str, offset: float, isa: str
+) -> None:
+    g, x, w = operands(GEOMETRIES[name], np.float32, relu=True)
+    shift = np.float32(offset)
+    assert_all_accurate(GEOMETRIES[name], g, x + shift, w + shift, isa)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

@@ -1,7 +1,7 @@
 // adder2d for AVX2 and FMA, float32.
 #include <immintrin.h>
 
-#include "weight_grad.h"
+#include "kernels.h"
 
 namespace mulfree::adder2d {
 namespace {
@@ -20,6 +20,8 @@ struct Avx2 {
   static constexpr int kGradDifferencesOnFma = 2;
   // 12 accumulators + 3 taps + gradient.
   static constexpr int kDotTaps = 3, kDotFilters = 4;
+  // Depthwise: 8 accumulators + weight + temporaries + 2 constants; 4 accumulators + 4 inputs + ...
+  static constexpr int kDirectVecs = 8, kDirectGradVecs = 4;
   static constexpr bool kIntegerMax = true;
   static constexpr bool kClampOneFinite = false;
 
@@ -44,6 +46,21 @@ struct Avx2 {
     alignas(32) T lanes[kLanes];
     _mm256_store_ps(lanes, v);
     for (i64 i = 0; i < min_i64(n, kLanes); ++i) p[2 * i] = lanes[i];
+  }
+  struct Two {
+    R first, second;
+  };
+  // Even and odd values of a and b, one after the other.
+  static Two split(R a, R b) {
+    const auto in_order = [](R v) {
+      return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
+    };
+    return {in_order(_mm256_shuffle_ps(a, b, 0x88)), in_order(_mm256_shuffle_ps(a, b, 0xdd))};
+  }
+  // a[0], b[0], a[1], b[1], ...
+  static Two merge(R a, R b) {
+    const R low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    return {_mm256_permute2f128_ps(low, high, 0x20), _mm256_permute2f128_ps(low, high, 0x31)};
   }
   static void store(T* p, R v) { _mm256_storeu_ps(p, v); }
   static void store_first(T* p, i64 n, R v) {

@@ -7,7 +7,7 @@
 
 #include <immintrin.h>
 
-#include "weight_grad.h"
+#include "kernels.h"
 
 namespace mulfree::adder2d {
 namespace {
@@ -28,6 +28,7 @@ struct Avx512 {
   static constexpr int kGradDifferencesOnFma = 1;
   // 24 accumulators + 4 gradients + input.
   static constexpr int kDotTaps = 6, kDotFilters = 4;
+  static constexpr int kDirectVecs = 8, kDirectGradVecs = 8;
   static constexpr bool kIntegerMax = true;
   static constexpr bool kClampOneFinite = true;
 
@@ -56,6 +57,22 @@ struct Avx512 {
     if (n <= half) return;
     _mm512_mask_storeu_ps(p + kLanes, 0x5555 & first(2 * (n - half)),
                           _mm512_permutexvar_ps(high, v));
+  }
+  struct Two {
+    R first, second;
+  };
+  // Even and odd values of a and b, one after the other.
+  static Two split(R a, R b) {
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    return {_mm512_permutex2var_ps(a, even, b), _mm512_permutex2var_ps(a, odd, b)};
+  }
+  // a[0], b[0], a[1], b[1], ...
+  static Two merge(R a, R b) {
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(8));
+    return {_mm512_permutex2var_ps(a, low, b), _mm512_permutex2var_ps(a, high, b)};
   }
   static void store(T* p, R v) { _mm512_storeu_ps(p, v); }
   static void store_first(T* p, i64 n, R v) { _mm512_mask_storeu_ps(p, first(n), v); }

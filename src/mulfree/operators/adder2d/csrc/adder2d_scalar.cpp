@@ -1,5 +1,5 @@
 // adder2d for every machine: the compiler's 128-bit vectors, float32 and float64.
-#include "weight_grad.h"
+#include "kernels.h"
 
 namespace mulfree::adder2d {
 namespace {
@@ -34,6 +34,7 @@ struct Portable {
   static constexpr int kGradRows = 4, kGradVecs = 2;
   static constexpr int kGradDifferencesOnFma = 0;
   static constexpr int kDotTaps = 2, kDotFilters = 4;
+  static constexpr int kDirectVecs = 8, kDirectGradVecs = 4;
   static constexpr bool kIntegerMax = false;
   static constexpr bool kClampOneFinite = false;
 
@@ -56,6 +57,27 @@ struct Portable {
   }
   static void store_even(T* p, i64 n, R v) {
     for (i64 i = 0; i < min_i64(n, kLanes); ++i) p[2 * i] = v[i];
+  }
+  struct Two {
+    R first, second;
+  };
+  // Even and odd values of a and b, one after the other.
+  static Two split(R a, R b) {
+    Two v;
+    for (i64 i = 0; i < kLanes; ++i) {
+      v.first[i] = 2 * i < kLanes ? a[2 * i] : b[2 * i - kLanes];
+      v.second[i] = 2 * i < kLanes ? a[2 * i + 1] : b[2 * i + 1 - kLanes];
+    }
+    return v;
+  }
+  // a[0], b[0], a[1], b[1], ...
+  static Two merge(R a, R b) {
+    Two v;
+    for (i64 i = 0; i < kLanes; ++i) {
+      v.first[i] = i % 2 ? b[i / 2] : a[i / 2];
+      v.second[i] = i % 2 ? b[(kLanes + i) / 2] : a[(kLanes + i) / 2];
+    }
+    return v;
   }
   static void store(T* p, R v) { __builtin_memcpy(p, &v, sizeof v); }
   static void store_first(T* p, i64 n, R v) {

@@ -267,10 +267,5 @@ void weight_grad(const Geometry& geo, Rule rule, const typename V::T* g, const t
   }
 }
 
-template <class V>
-constexpr Kernels<typename V::T> make_kernels() {
-  return {forward<V>, input_grad<V>, weight_grad<V>};
-}
-
 }  // namespace
 }  // namespace mulfree::adder2d
