@@ -86,6 +86,50 @@ def test_an_artifact(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "| total |  |  | 10 | 88 |" in profile(capsys, str(path), "--format", "markdown")
 
 
+def test_a_word_may_have_the_operator_and_the_binary_twin(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("lenet5_bn", "--operator", "adder2d", "--format", "json")
+    assert profile(capsys, "lenet5_bn:adder2d", "--json") == profile(capsys, *words)
+    text = profile(capsys, "lenet5_bn:binary")
+    assert text.startswith("lenet5_bn conv2d binary, input 3x28x28, ")
+    assert "| conv2           | binary   | 16x10x10 |       0 |   240 k |   240 k |" in text
+
+
+def test_networks_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runtime.save(tiny(), tmp_path / "tiny.mulfree")
+    model = models.create_model("lenet5_bn", operator="adder2d", in_channels=1, num_classes=4)
+    models.save_weights(model, tmp_path / "model.safetensors")
+    words = (tmp_path / "model.safetensors", tmp_path / "tiny.mulfree", "lenet5_bn:width=0.5")
+    plot = tmp_path / "costs.png"
+    text = profile(
+        capsys, "--compare", *map(str, words), "--mixed-sizes", "--latency", "--rounds", "1",
+        "--threads", "1", "--plot", str(plot), "--format", "markdown",
+    )  # fmt: skip
+    rows = {
+        cells[0]: cells[1:]
+        for line in text.splitlines()
+        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
+    }
+    assert rows[""] == [str(word) for word in words]
+    assert rows["input"] == ["1x28x28", "1x3x3", "3x28x28"]
+    assert rows["#mul"][1] == "10"
+    assert rows["energy fp32"][1] == "-"
+    assert all(cell.endswith("s") for cell in rows["latency"])
+    assert "Latency: median of 1, batch 1, 1 thread, " in text
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_comparison_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("lenet5_bn", "lenet5_bn:adder2d", "lenet5_bn:binary", "--input-size", "1,28,28")
+    content = json.loads(profile(capsys, "--compare", *words, "--convention", "paper", "--json"))
+    taps = 416_520
+    assert [network["cost"]["mul"] for network in content["networks"]] == [taps, 0, 0]
+    assert [network["cost"]["add"] for network in content["networks"]] == [taps, 2 * taps, taps]
+    assert [network["cost"]["xnor"] for network in content["networks"]] == [0, 0, taps]
+    assert content["latency"] is None
+
+
 def test_an_artifact_without_native_kernels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,7 +142,20 @@ def test_an_artifact_without_native_kernels(
     ("words", "message"),
     [
         ("resnet21", "`model` must be one of .*, got 'resnet21'; did you mean 'resnet"),
-        ("", r"either MODEL\|FILE or `--compare` must be given, got neither"),
+        ("", r"one MODEL\|FILE must be given, or several after `--compare`, got 0"),
+        ("resnet20 resnet32", r"one MODEL\|FILE must be given, .* got 2"),
+        ("resnet20 --plot x.png", "`--plot` must be left out with one network, got 'x.png'"),
+        ("resnet20 --threads 2", "`--threads` must be left out with one network, got '2'"),
+        ("resnet20 --compare resnet32", "all networks must follow `--compare`, got 'resnet20'"),
+        ("--compare resnet20 resnet21", "`model` must be one of .*, got 'resnet21'; did you mean"),
+        ("--compare resnet20 resnet20", "`--compare` must name a network once, got 'resnet20'"),
+        ("--compare resnet20 lenet5_bn", "inputs of one size, got 3x32x32 of 'resnet20' and 3x28x"),
+        ("--compare resnet20 {}", "inputs of one size, got 3x32x32 of 'resnet20' and 1x3x3 of '"),
+        ("--compare resnet20 x.ckpt", "must be an existing file, got x.ckpt"),
+        ("--compare {}:binary", "`binary` must name float networks, got '.*', which is quantised"),
+        ("--compare resnet20 --dtype int8", "`--dtype` must be left out with --compare, got 'int8"),
+        ("--compare resnet20 --threads 2", "`--threads` must come with --latency, got 2"),
+        ("--compare resnet20 --plot x.pdf", "`--plot` must end in .png, got x.pdf"),
         ("resnet20 --operator adder", "argument --operator: invalid choice: 'adder'"),
         ("resnet20 --input-size 3,0", "must be a whole number >= 1, got '0'"),
         ("resnet20 --input-size 3", r"`input_size` must fit .*, got \(3,\)"),

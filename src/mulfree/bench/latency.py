@@ -32,7 +32,7 @@ def measure_latency(
     Args:
         networks: Network and shape of one image, C, H, W, by name.
         threads: Threads of one run.
-        rounds: Samples of each, of which the median is taken.
+        rounds: Samples of each; their median is the latency.
     """
     before = torch.get_num_threads()
     try:

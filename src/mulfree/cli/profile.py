@@ -46,15 +46,19 @@ of two are shifts and not counted.
 def main(argv: list[str]) -> int:
     """Run the command."""
     options = _parser().parse_args(argv)
-    if (options.model is None) == (options.compare is None):
-        raise ConfigError(
-            "profile: either MODEL|FILE or `--compare` must be given, got "
-            f"{'both' if options.compare else 'neither'}"
-        )
     if options.compare is not None:
+        if options.model:
+            raise ConfigError(
+                f"profile: all networks must follow `--compare`, got {quoted(options.model[0])}"
+            )
         text = _comparison(options)
+    elif len(options.model) == 1:
+        text = _FORMATS[options.format][0](_profile(options, options.model[0]))
     else:
-        text = _FORMATS[options.format][0](_profile(options))
+        raise ConfigError(
+            "profile: one MODEL|FILE must be given, or several after `--compare`, got "
+            f"{len(options.model)}"
+        )
     print_text(text.rstrip("\n"))
     return 0
 
@@ -66,7 +70,7 @@ def _parser() -> Parser:
         "of networks side by side.",
         _EPILOG,
     )
-    parser.add_argument("model", nargs="?", metavar="MODEL|FILE", help="network, see below")
+    parser.add_argument("model", nargs="*", metavar="MODEL|FILE", help="network, see below")
     parser.add_argument(
         "--compare", nargs="+", metavar="MODEL|FILE", help="networks side by side, totals alone"
     )
@@ -129,16 +133,16 @@ def _find(options: Namespace, word: str) -> NamedNetwork:
     )
 
 
-def _profile(options: Namespace) -> cost.Profile:
+def _profile(options: Namespace, word: str) -> cost.Profile:
     for name, value in _given(
         options, "plot", "latency", "threads", "rounds", "mixed_sizes"
     ).items():
-        raise refusal("profile", name, "one network", value, options.model)
+        raise refusal("profile", name, "one network", str(value), word)
     counted = _given(options, "input_size", "dtype", "convention", "normalisation")
-    found = _find(options, options.model)
+    found = _find(options, word)
     if isinstance(found.network, Graph):
         for name, value in counted.items():
-            raise refusal("profile", name, "an artifact", value, options.model)
+            raise refusal("profile", name, "an artifact", value, word)
         return replace(cost.count_graph(found.network), arena_bytes=_arena_bytes(found.network))
     counted.setdefault("input_size", models.input_size(found.network))
     name = f"{kind_of(found.network)}{' binary' * found.binary}"

@@ -118,7 +118,7 @@ def compare(
         input_size: Shape of one input of the float networks; by default what each is made for,
             if `create_model` or `load_model` returned it.
         convention: Of float networks, see `count`.
-        binary: Names of float networks of which the binary twin is counted, see `count`.
+        binary: Names of float networks that are counted as their binary twin, see `count`.
         mixed_sizes: Compare networks with inputs of different sizes.
         latency: Times of networks among these, see `mulfree.bench.latency.measure_latency`.
 
@@ -194,5 +194,6 @@ def _check_sizes(costs: Sequence[NetworkCost]) -> None:
             raise ShapeError(
                 "cost.compare: `networks` must have inputs of one size, got "
                 f"{format_size(first.input_size)} of {quoted(first.name)} and "
-                f"{format_size(other.input_size)} of {quoted(other.name)}"
+                f"{format_size(other.input_size)} of {quoted(other.name)}; "
+                "`input_size` sets it, `mixed_sizes` allows several"
             )
