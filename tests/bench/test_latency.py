@@ -11,8 +11,10 @@ from mulfree.environment import cpu_model
 def test_float_and_quantised_networks_in_turns() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
     threads = torch.get_num_threads()
-    networks = {"float": (model, (1, 3, 3)), "integers": (tiny(), (1, 3, 3))}
-    latency = measure_latency(networks, threads=1, rounds=2)
+    size = (1, 3, 3)
+    latency = measure_latency(
+        {"float": (model, size), "integers": (tiny(), size)}, threads=1, rounds=2
+    )
     assert list(latency.seconds) == ["float", "integers"]
     assert all(0 < seconds < 60 for seconds in latency.seconds.values())
     assert (latency.threads, latency.rounds, latency.processor) == (1, 2, cpu_model())

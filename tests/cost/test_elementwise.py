@@ -135,7 +135,8 @@ def test_padding_before_a_layer_takes_part_and_depthwise_layers_have_one_channel
             self.grouped = nn.Conv2d(4, 8, 1, groups=2, bias=False)
 
         def forward(self, x: Tensor) -> Tensor:
-            return self.grouped(self.depthwise(F.pad(x, (0, 1, 0, 1))))
+            made: Tensor = self.grouped(self.depthwise(F.pad(x, (0, 1, 0, 1))))
+            return made
 
     profile = cost.count(Same(), (4, 6, 6))
     assert [layer.cost.mul for layer in profile.layers] == [4 * 9 * 9, 8 * 9 * 2]

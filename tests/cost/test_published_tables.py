@@ -119,7 +119,8 @@ class Gate(nn.Module):
         self.reduce, self.expand = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.expand(F.silu(self.reduce(x.mean((2, 3), keepdim=True)))).sigmoid()
+        gate: Tensor = self.expand(F.silu(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * gate.sigmoid()
 
 
 def conv(c_in: int, c_out: int, kernel: int, stride: int, groups: int, act: str) -> nn.Sequential:

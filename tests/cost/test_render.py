@@ -8,7 +8,7 @@ from torch import nn
 
 from mulfree import cost
 from mulfree import nn as mnn
-from mulfree.cost.render import scaled
+from mulfree.cost.table import scaled
 from mulfree.opcounts import OpCounts
 
 

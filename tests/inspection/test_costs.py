@@ -18,8 +18,12 @@ def network(name: str, **formats: float) -> cost.NetworkCost:
     return cost.NetworkCost(name=name, input_size=(1, 2, 2), cost=counts, params=7, energy=energy)
 
 
+def bars(axes: Axes) -> list[Rectangle]:
+    return [bar for bar in axes.patches if isinstance(bar, Rectangle)]
+
+
 def widths(axes: Axes) -> list[float]:
-    return [bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)]
+    return [bar.get_width() for bar in bars(axes)]
 
 
 LATENCY = cost.Latency(seconds={"a": 0.5}, processor="abacus $x$", threads=1, rounds=1)
@@ -31,7 +35,7 @@ def test_bars_of_every_quantity() -> None:
     figure = plot_comparison(comparison)
     operations, parameters, energy, latency = figure.axes
     assert widths(operations) == [10, 10, 20, 20]
-    assert [bar.get_x() for bar in operations.patches if isinstance(bar, Rectangle)] == [
+    assert [bar.get_x() for bar in bars(operations)] == [
         0,
         0,
         10,
