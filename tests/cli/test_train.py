@@ -54,7 +54,7 @@ def test_help_shows_the_options_of_the_method_and_names_the_others(
     plain = " ".join(shown(capsys, "train", "--help").split())
     for text in (
         "--method.label_smoothing",
-        "another method (qat, kd, pkkd) they are shown with --method.name NAME",
+        "another method (finetune, qat, kd, pkkd) they are shown with --method.name NAME",
         "--optimizer.local_lr_eta",
         "--trainer.epochs EPOCHS",
         "--resume RUN",
@@ -70,6 +70,9 @@ def test_help_shows_the_options_of_the_method_and_names_the_others(
             assert f"--method.{option}" in out
         assert "Weight of the feature-distillation loss" in out
         assert "label_smoothing" not in out
+        # Fields of base classes in other modules, too.
+        assert "loss on the teacher's probabilities. (type: float, default: 1.0)" in out
+        assert "Unvalidated" not in out
 
 
 def test_the_configuration_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,6 +131,8 @@ def build_parser(method: str) -> jsonargparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE.yaml", help="file with options; may be repeated")
     for name, kind in sections(method).items():
+        # A field of a base class is annotated with the names of another module.
+        vars(kind)["__init__"].__annotations__.update(get_type_hints(kind))
         parser.add_class_arguments(kind, name)
     for action in parser._actions:
         if action.dest in sections(method):
