@@ -352,7 +352,10 @@ REFUSED: list[tuple[str, nn.Module]] = [
     ("flatten the input of a linear layer", nn.Sequential(nn.Linear(8, 3), head(2))),
     ("one number per class", nn.Sequential(nn.Conv2d(2, 4, 1))),
     ("compute its logits in its last layer", Net(lambda n, x: x.flatten(1))),
-    ("compute with tensors of the network alone", Net(lambda n, x: n.h(x + 1.0), h=head(2))),
+    (
+        "compute with tensors of the network alone",
+        Net(lambda n, x: n.h(torch.add(x, other=1.0)), h=head(2)),
+    ),
     ("add values of one shape", Net(lambda n, x: n.h(x + n.c(x)), h=head(2), c=nn.Conv2d(2, 1, 1))),
     (
         "pad rows and columns with zeros",
@@ -377,7 +380,7 @@ REFUSED: list[tuple[str, nn.Module]] = [
     ),
     (
         "multiply maps by one number for each channel, got [2, 8, 8] and [2, 8, 8] at operator.mul",
-        Net(lambda n, x: n.h(x * x), h=head(2)),
+        Net(lambda n, x: n.h(x * n.c(x)), h=head(2), c=nn.Conv2d(2, 2, 1)),
     ),
     (
         "multiply maps by one number for each channel, got [2, 8, 8] and [1, 8, 8] at torch.mul",

@@ -6,6 +6,8 @@ does. It computes in floating point, for calibration and training, and appends i
 A facet `quantize` has:
     TARGETS: Classes of modules, functions, and names of tensor methods that it recognises. A facet
         without them recognises nothing; other facets and layers append its node.
+    ELEMENTWISE: Optional; classes among the targets, without parameters, that compute every number
+        by itself.
     SPELLINGS: Optional; for each function or method that equals a module, a callable that makes
         the module, or None if it cannot, and the names of the arguments after the input.
     matches(fusion, node, module): Optional; False for an operation in TARGETS that is left to the
@@ -20,9 +22,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
@@ -40,8 +42,11 @@ Spellings: TypeAlias = Mapping[object, tuple[Callable[..., nn.Module | None], tu
 
 NUMPY = {"axis": "dim", "keepdims": "keepdim"}
 """Torch's names of arguments by numpy's names."""
+SUMS = (operator.add, operator.iadd, torch.add, "add", "add_")
+DIFFERENCES = (operator.sub, torch.sub, torch.subtract, "sub", "sub_")
 PRODUCTS = (operator.mul, operator.imul, torch.mul, torch.multiply, "mul", "mul_")
-"""Functions and methods that multiply two operands."""
+QUOTIENTS = (operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "div_")
+NEGATIONS = (operator.neg, torch.neg, torch.negative, "neg", "neg_")
 
 
 def source_of(node: fx.Node) -> object:
@@ -62,6 +67,39 @@ def multiplies_tensors(node: fx.Node) -> bool:
     operands = operands_of(node)
     tensors = operands is not None and all(isinstance(item, fx.Node) for item in operands)
     return node.target in PRODUCTS and tensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A traced operation of a composition: its callable and arguments."""
+
+    result: fx.Node
+    call: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Composition(nn.Module):
+    """Elementwise function of one tensor, as the operations that compute it.
+
+    Args:
+        source: Traced operation that makes the tensor.
+        steps: Operations in order; the last one makes the result.
+    """
+
+    def __init__(self, source: fx.Node, steps: Sequence[Step]) -> None:
+        super().__init__()
+        self._source, self._steps = source, tuple(steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the function of every number."""
+        # Some operations change their operand.
+        results: dict[fx.Node, Any] = {self._source: x.clone()}
+        for step in self._steps:
+            args, kwargs = fx.node.map_arg((step.args, step.kwargs), results.__getitem__)
+            results[step.result] = step.call(*args, **kwargs)
+        y: Tensor = results[self._steps[-1].result]
+        return y
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from mulfree.errors import ConfigError
 from mulfree.nodes.fusing import OrderOp, RectifiedOp, source_of
 from mulfree.operators import integer_form, operator_of, window
 from mulfree.operators.operator import Operator
+from mulfree.quantization.composition import compose
 from mulfree.quantization.fused_graph import FusedGraph
 from mulfree.quantization.fused_ops import BATCH_NORMS, BatchNorm, FusedLayer, FusedOp, Shape
 from mulfree.quantization.spellings import SPELLINGS, spelled
@@ -64,6 +65,8 @@ class Fusion:
 
     def fused(self) -> FusedGraph:
         """Fuse all operations."""
+        classes = (kind for facet in self._facets for kind in getattr(facet, "ELEMENTWISE", ()))
+        compose(self._graph, self._module, tuple(classes))
         images, *operations, end = self._graph.nodes
         self._values[images] = images.name
         self.shapes[images.name] = images.meta["shape"]
@@ -251,6 +254,8 @@ class Fusion:
         """Module of an operation, or the module that a function or method equals."""
         if node.op == "call_module":
             return self._model.get_submodule(str(node.target))
+        if isinstance(node.target, nn.Module):
+            return node.target
         return spelled(node, self._spellings)
 
     def _is_grown(self, node: fx.Node) -> bool:

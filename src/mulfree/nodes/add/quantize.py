@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, fx, nn
 
 from mulfree.nodes.add import Add
-from mulfree.nodes.fusing import PRODUCTS, RectifiedOp, multiplies_tensors, source_of, times
+from mulfree.nodes.fusing import (
+    DIFFERENCES,
+    NEGATIONS,
+    PRODUCTS,
+    QUOTIENTS,
+    SUMS,
+    RectifiedOp,
+    multiplies_tensors,
+    source_of,
+    times,
+)
 
 if TYPE_CHECKING:
     from mulfree.quantization.fusion import Fusion
     from mulfree.quantization.graph_builder import GraphBuilder
 
 # Factor of the second operand, by operation.
-_SUMS: dict[object, float] = {
-    **dict.fromkeys((operator.add, operator.iadd, torch.add, "add", "add_"), 1.0),
-    **dict.fromkeys((operator.sub, torch.sub, torch.subtract, "sub", "sub_"), -1.0),
+_SIGNS: dict[object, float] = {
+    **dict.fromkeys(SUMS, 1.0),
+    **dict.fromkeys(DIFFERENCES, -1.0),
 }
-_QUOTIENTS = (operator.truediv, torch.div, torch.divide, torch.true_divide, "div", "div_")
-_NEGATIONS = (operator.neg, torch.neg, torch.negative, "neg", "neg_")
-TARGETS = (*_SUMS, *PRODUCTS, *_QUOTIENTS, *_NEGATIONS)
+TARGETS = (*_SIGNS, *PRODUCTS, *QUOTIENTS, *NEGATIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +90,7 @@ def matches(fusion: Fusion, node: fx.Node, module: nn.Module | None) -> bool:
 
 def fuse(fusion: Fusion, node: fx.Node, module: nn.Module | None) -> None:
     """Fuse a sum, or a multiple of a sum; the sum that reads any other multiple resolves it."""
-    if node.target in _SUMS:
+    if node.target in _SIGNS:
         _sum(fusion, node)
         return
     if _multiple(node) is None:
@@ -127,7 +133,7 @@ def _operands(fusion: Fusion, node: fx.Node) -> list[tuple[object, float]]:
         fusion.refuse_unknown(node, f"arguments {', '.join(given)}")
     return [
         _multiplied(fusion, one, 1.0),
-        _multiplied(fusion, other, _SUMS[node.target] * alpha),
+        _multiplied(fusion, other, _SIGNS[node.target] * alpha),
     ]
 
 
@@ -137,13 +143,13 @@ def _multiple(node: fx.Node) -> tuple[fx.Node, float] | None:
     if node.op not in ("call_function", "call_method") or node.kwargs:
         return None
     match node.args:
-        case (fx.Node() as operand,) if target in _NEGATIONS:
+        case (fx.Node() as operand,) if target in NEGATIONS:
             return operand, -1.0
         case (fx.Node() as operand, int() | float() as factor) if target in PRODUCTS:
             return operand, float(factor)
         case (int() | float() as factor, fx.Node() as operand) if target in PRODUCTS:
             return operand, float(factor)
-        case (fx.Node() as operand, int() | float() as divisor) if target in _QUOTIENTS and divisor:
+        case (fx.Node() as operand, int() | float() as divisor) if target in QUOTIENTS and divisor:
             return operand, 1.0 / divisor
     return None
 

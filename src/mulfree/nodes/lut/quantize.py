@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from mulfree.nodes.fusing import FusedOp, Spellings
+from mulfree.nodes.fusing import Composition, FusedOp, Spellings
 from mulfree.nodes.lut import Lut
 from mulfree.nodes.node import Value
 
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 # Part of a layer or a sum, if one is before them.
 _RECTIFIERS = (nn.ReLU, nn.Hardtanh)
-TARGETS = (
+ELEMENTWISE = (
     *_RECTIFIERS,
     *(nn.SiLU, nn.Sigmoid, nn.Hardswish, nn.Hardsigmoid, nn.GELU, nn.Mish, nn.Tanh, nn.LogSigmoid),
     *(nn.ELU, nn.CELU, nn.SELU, nn.LeakyReLU, nn.Softplus, nn.Softsign, nn.Threshold),
-    *(nn.Hardshrink, nn.Softshrink, nn.Tanhshrink),
+    *(nn.Hardshrink, nn.Softshrink, nn.Tanhshrink, Composition),
 )
+TARGETS = ELEMENTWISE
 SPELLINGS: Spellings = {
     functional.silu: (nn.SiLU, ("inplace",)),
     **dict.fromkeys(
