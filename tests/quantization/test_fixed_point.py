@@ -41,3 +41,11 @@ def test_powers_of_two() -> None:
     factors = np.array([0.0, 1.0, -1.4, 1.5, -0.26, 3.0])
     assert_array_equal(powers_of_two(factors), [0, 1, -1, 2, -0.25, 4])
     assert_array_equal(powers_of_two(factors, up=True), [0, 1, -2, 2, -0.5, 4])
+
+
+@pytest.mark.parametrize("factor", [1e-5, 0.0039, 1.0, -3.0])
+def test_fewer_bits_of_sums(factor: float) -> None:
+    fixed = fixed_point([factor], [65025], 100.0, "gate", sum_bits=30)
+    bound = 65025 * abs(int(fixed.factors[0])) + int(fixed.offset) + 2 ** (fixed.shift - 1)
+    assert 2**28 < bound < 2**30
+    assert fixed.factors[0] == round(factor * 2**fixed.shift)
