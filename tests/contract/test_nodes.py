@@ -116,7 +116,7 @@ def _fixed(node: Any) -> oracle.Fixed:
 
 
 def _layer(node: Any, values: Values, made: Arrays) -> NDArray[Any]:
-    geometry = node.stride, node.padding, node.groups, node.residual_multiplier
+    geometry = node.stride, node.padding, node.groups, node.residual_multiplier, node.padding_excess
     layer = oracle.Window(node.op, node.weight, _fixed(node), *geometry)
     added = None if node.residual is None else made[node.residual]
     return layer(made[node.input], values[node.input].zero_point, added)

@@ -13,10 +13,10 @@ Rule = Literal["adder2d", "conv2d"]
 Pair = tuple[int, int]
 
 
-def padded(x: Array, padding: Pair, zero: int) -> Array:
-    """x `[H, W, C]` inside a border of `zero`."""
-    (vertical, horizontal) = padding
-    return np.pad(x, ((vertical, vertical), (horizontal, horizontal), (0, 0)), constant_values=zero)
+def padded(x: Array, padding: Pair, zero: int, excess: Pair = (0, 0)) -> Array:
+    """x `[H, W, C]` inside a border of `zero`, with `excess` more rows below and columns right."""
+    sides = [(side, side + more) for side, more in zip(padding, excess, strict=True)]
+    return np.pad(x, (*sides, (0, 0)), constant_values=zero)
 
 
 def windows(x: Array, kernel: Pair, stride: Pair) -> Array:
@@ -26,10 +26,17 @@ def windows(x: Array, kernel: Pair, stride: Pair) -> Array:
 
 
 def sums(
-    rule: Rule, x: Array, w: Array, stride: Pair, padding: Pair, zero: int, groups: int
+    rule: Rule,
+    x: Array,
+    w: Array,
+    stride: Pair,
+    padding: Pair,
+    zero: int,
+    groups: int,
+    excess: Pair = (0, 0),
 ) -> Array:
     """acc `[Ho, Wo, O]` of x `[H, W, C]` and w `[O, Kh, Kw, C / groups]`."""
-    view = windows(padded(x, padding, zero), w.shape[1:3], stride).transpose(0, 1, 3, 4, 2)
+    view = windows(padded(x, padding, zero, excess), w.shape[1:3], stride).transpose(0, 1, 3, 4, 2)
     per_group = w.shape[0] // groups
     out = np.empty((*view.shape[:2], w.shape[0]), np.int64)
     for t in range(w.shape[0]):
@@ -73,10 +80,12 @@ class Window:
     padding: Pair = (0, 0)
     groups: int = 1
     residual_multiplier: int = 0
+    padding_excess: Pair = (0, 0)
 
     def __call__(self, x: Array, zero: int, residual: Array | None = None) -> Array:
         """y `[Ho, Wo, O]` of x `[H, W, C]`."""
-        acc = sums(self.rule, x, self.weight, self.stride, self.padding, zero, self.groups)
+        window = self.stride, self.padding, zero, self.groups, self.padding_excess
+        acc = sums(self.rule, x, self.weight, *window)
         if residual is None:
             return self.fixed(acc)
         return self.fixed(acc, residual.astype(np.int64) * self.residual_multiplier)

@@ -26,6 +26,7 @@ WINDOW = {"kernel": (1, 1), "stride": (1, 1)}
 LAYER = {
     "stride": (1, 1),
     "padding": (0, 0),
+    "padding_excess": (0, 0),
     "groups": 1,
     "multiplier": np.zeros(4, np.int32),
     "offset": np.zeros(4, np.int64),
@@ -213,7 +214,8 @@ def test_fields_are_checked(op: str) -> None:
             wrong |= {(1, 1): r"be a number in \[.*\], got \(1, 1\)"}
             wrong |= {} if name == "offset" else {2**40: r"be a number in .*, got 1099511627776"}
         elif isinstance(value, tuple):
-            wrong |= {1: "be two numbers in .*, got 1", (-1, 1): r"be two numbers in .*\(-1, 1\)"}
+            low = -(2**31) - 1 if name == "padding_excess" else -1
+            wrong |= {1: "be two numbers in .*, got 1", (low, 1): rf"be two numbers .*\({low}, 1\)"}
             wrong |= {(2**31, 1): r"be two numbers in .*, 2\*\*31\), got \(2147483648, 1\)"}
         else:
             wrong |= {1: r"be [uif]\d+\[.*\], got 1"}
@@ -299,6 +301,8 @@ def test_gates_at_the_bounds_of_their_sums(isa: str, multiplier: int) -> None:
     ("op", "changes", "message"),
     [
         ("adder2d", {"stride": (2, 2)}, r"`writes` must have shape \[4, 3, 3\], got \[4, 5, 6\]"),
+        ("adder2d", {"padding_excess": (0, 1)}, r"`writes` must have shape \[4, 5, 7\], got"),
+        ("conv2d", {"padding_excess": (-1, 0)}, r"`padding_excess` must leave paddings from 0 to"),
         ("adder2d", {"groups": 5}, "`groups` must be positive and divide the 4 input and 4 output"),
         ("adder2d", {"clamp_min": 9, "clamp_max": 8}, r"`clamp_max` must be a number in \[9, 255"),
         ("max_pool", {"padding": (1, 0)}, r"`padding` must be at most half of the kernel"),

@@ -214,25 +214,26 @@ def test_negative_factors_turn_the_maximum_round(affine: bool) -> None:
     assert graph.by_name[node.input].shape == (6, 6, 6)
 
 
-GEOMETRIES: list[tuple[nn.Conv2d | Adder2d, tuple[int, int], list[tuple[int, ...]]]] = [
-    # A layer, its padding, and the borders that it cannot make itself: left, right, top, bottom.
-    (Adder2d(4, 4, 3, padding="same"), (1, 1), []),
-    (Adder2d(4, 4, 3, padding="valid"), (0, 0), []),
-    (Adder2d(4, 4, (2, 4), padding="same"), (0, 0), [(1, 2, 0, 1)]),
-    (Adder2d(4, 4, (4, 1), padding="same"), (0, 0), [(0, 0, 1, 2)]),
-    (Adder2d(4, 4, 1, padding=1), (0, 0), [(1, 1, 1, 1)]),
-    (Adder2d(4, 4, (3, 5), stride=(2, 1), padding=(1, 2), groups=2), (1, 2), []),
-    (Adder2d(4, 4, 3, groups=4, bias=True), (0, 0), []),
-    (Adder2d(4, 4, 1, dilation=3), (0, 0), []),
-    (nn.Conv2d(4, 4, 3, groups=2, padding=2), (2, 2), []),
+GEOMETRIES: list[tuple[nn.Conv2d | Adder2d, tuple[int, ...], list[tuple[int, ...]]]] = [
+    # A layer, its margins (top, left, bottom, right), and the borders that it cannot make itself
+    # (left, right, top, bottom).
+    (Adder2d(4, 4, 3, padding="same"), (1, 1, 1, 1), []),
+    (Adder2d(4, 4, 3, padding="valid"), (0, 0, 0, 0), []),
+    (Adder2d(4, 4, (2, 4), padding="same"), (0, 1, 1, 2), []),
+    (Adder2d(4, 4, (4, 1), padding="same"), (1, 0, 2, 0), []),
+    (Adder2d(4, 4, 1, padding=1), (0, 0, 0, 0), [(1, 1, 1, 1)]),
+    (Adder2d(4, 4, (3, 5), stride=(2, 1), padding=(1, 2), groups=2), (1, 2, 1, 2), []),
+    (Adder2d(4, 4, 3, groups=4, bias=True), (0, 0, 0, 0), []),
+    (Adder2d(4, 4, 1, dilation=3), (0, 0, 0, 0), []),
+    (nn.Conv2d(4, 4, 3, groups=2, padding=2), (2, 2, 2, 2), []),
 ]
 
 
 @pytest.mark.parametrize("bits", [8, 5])
-@pytest.mark.parametrize(("layer", "padding", "borders"), GEOMETRIES, ids=str)
+@pytest.mark.parametrize(("layer", "margins", "borders"), GEOMETRIES, ids=str)
 def test_geometries(
     layer: nn.Conv2d | Adder2d,
-    padding: tuple[int, int],
+    margins: tuple[int, ...],
     borders: list[tuple[int, ...]],
     bits: int,
 ) -> None:
@@ -243,23 +244,25 @@ def test_geometries(
     graph = lowered(net, warm(net, (2, 7, 8)), bits)
     node = next(n for n in graph.nodes if n.name == "3")
     assert isinstance(node, Adder2dNode | Conv2d)
-    assert node.padding == padding
+    assert node.margins == margins
     assert [(p.left, p.right, p.top, p.bottom) for p in nodes_of(graph, Pad)] == borders
 
 
 @pytest.mark.parametrize(
-    ("border", "layer", "padding"),
+    ("border", "layer", "margins"),
     [
-        ((1, 1, 2, 2), Adder2d(4, 4, 3), (2, 1)),
-        ((0, 0, 1, 1), nn.Conv2d(4, 4, 3), (1, 0)),
-        # Uneven, too wide for the layer, and a layer with padding of its own.
-        ((1, 0, 0, 0), Adder2d(4, 4, 3), None),
+        ((1, 1, 2, 2), Adder2d(4, 4, 3), (2, 1, 2, 1)),
+        ((0, 0, 1, 1), nn.Conv2d(4, 4, 3), (1, 0, 1, 0)),
+        ((0, 1, 0, 1), nn.Conv2d(4, 4, 3, stride=2, groups=4), (0, 0, 1, 1)),
+        ((2, 1, 1, 0), Adder2d(4, 4, 3, stride=2, groups=4), (1, 2, 0, 1)),
+        # Too wide for the layer, and a layer with padding of its own.
+        ((0, 3, 0, 0), Adder2d(4, 4, 3), None),
         ((1, 1, 1, 1), Adder2d(4, 4, 1), None),
         ((1, 1, 1, 1), Adder2d(4, 4, 3, padding=1), None),
     ],
 )
 def test_borders(
-    border: tuple[int, ...], layer: nn.Conv2d | Adder2d, padding: tuple[int, int] | None
+    border: tuple[int, ...], layer: nn.Conv2d | Adder2d, margins: tuple[int, ...] | None
 ) -> None:
     layer.reset_parameters()
     pad = Net(lambda n, x: functional.pad(x, border))
@@ -267,9 +270,9 @@ def test_borders(
     graph = lowered(net, warm(net, (2, 8, 8)), 4)
     node = next(n for n in graph.nodes if n.name == "4")
     assert isinstance(node, Adder2dNode | Conv2d)
-    assert len(nodes_of(graph, Pad)) == (padding is None)
-    if padding is not None:
-        assert node.padding == padding
+    assert len(nodes_of(graph, Pad)) == (margins is None)
+    if margins is not None:
+        assert node.margins == margins
 
 
 def test_sums_of_values_and_copies_of_fewer_bits() -> None:

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 from tests.runtime.files import closed, opened, resealed
-from tests.runtime.graphs import tiny
+from tests.runtime.graphs import around, tiny
 
 from mulfree.errors import ArtifactError
 from mulfree.nodes.linear import Linear
+from mulfree.nodes.sampling import Sample, samples
+from mulfree.nodes.sliding import SlidingLayer
 from mulfree.runtime import artifact, load, reference, save
 from mulfree.runtime.graph import Graph
 
@@ -37,6 +39,11 @@ def with_header(change: Callable[[dict[str, Any]], None]) -> bytes:
     return closed(header, data)
 
 
+def layer(sample: Sample) -> SlidingLayer:
+    assert isinstance(sample.node, SlidingLayer)
+    return sample.node
+
+
 def refused(content: bytes, message: str) -> None:
     with pytest.raises(ArtifactError, match=message) as caught:
         artifact.from_bytes(content)
@@ -53,6 +60,29 @@ def test_round_trip(tmp_path: Path) -> None:
     assert path.read_bytes() == artifact.to_bytes(graph) == CONTENT
     picture = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
     np.testing.assert_array_equal(reference.run(graph, picture), reference.run(tiny(), picture))
+
+
+def test_uneven_padding_is_an_optional_field_of_version_2() -> None:
+    rng = np.random.default_rng(0)
+    uneven = next(s for s in samples("conv2d", rng) if any(layer(s).padding_excess))
+    excess = list(layer(uneven).padding_excess)
+    written = []
+    for sample in (
+        uneven,
+        next(s for s in samples("conv2d", rng) if not any(layer(s).padding_excess)),
+    ):
+        graph = around(sample, rng)
+        content = artifact.to_bytes(graph)
+        description = opened(content)[1]
+        inner = description.get("entries", {}).get("main", description)
+        (node,) = (node for node in inner["nodes"] if node["name"] == sample.node.name)
+        written.append((description["version"], node.get("padding_excess")))
+        assert artifact.to_bytes(artifact.from_bytes(content)) == content
+    assert written == [(2, excess), (1, None)]
+    refused(
+        with_graph(lambda graph: graph["nodes"][0].update(padding_excess=[0, 0])),
+        r"not have 'padding_excess' in nodes\[0\]",
+    )
 
 
 def test_tensors_are_mapped_and_read_only(tmp_path: Path) -> None:

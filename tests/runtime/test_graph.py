@@ -104,6 +104,14 @@ NUMBERS = {
             r"`adder.clamp_max` must be at least clamp_min \(9\), got 8",
         ),
         ({"adder": {"padding": (0, 2)}}, r"`adder.padding` must be below the kernel's \[2, 2\]"),
+        (
+            {"adder": {"padding_excess": (0, 2)}},
+            r"`adder.padding_excess` must leave paddings from 0 to below the kernel's \[2, 2\]",
+        ),
+        (
+            {"adder": {"padding_excess": (-1, 0)}},
+            r"`adder.padding_excess` must leave paddings from",
+        ),
         ({"adder": {"groups": 2}}, r"`adder.groups` must divide the 1 channels and 2 filters"),
         (
             {"adder": {"multiplier": SMALL}},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.nodes.sliding import Pair, SlidingLayer
+from mulfree.nodes.sliding import Margins, Pair, SlidingLayer
 
 U8 = NDArray[np.uint8]
 Made = Mapping[str, U8]
@@ -34,7 +34,7 @@ def normalised(node: SlidingLayer, accumulator: NDArray[np.int32], made: Made) -
 
 
 def per_filter(
-    x: U8, weight: NDArray[Any], stride: Pair, padding: Pair, groups: int, zero: int
+    x: U8, weight: NDArray[Any], stride: Pair, margins: Margins, groups: int, zero: int
 ) -> Iterator[tuple[U8, NDArray[Any]]]:
     """Return for each filter its windows `[N, h, w, Kh, Kw, C / g]` and its taps.
 
@@ -42,12 +42,12 @@ def per_filter(
         x: `[N, H, W, C]`.
         weight: `[O, Kh, Kw, C / g]`.
         stride: Rows, columns.
-        padding: Rows above and below, columns left and right; filled with `zero`.
+        margins: Rows above, columns left, rows below, columns right; filled with `zero`.
         groups: g.
         zero: The integer that stands for 0.
     """
-    rows, columns = padding
-    padded = np.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0)), constant_values=zero)
+    top, left, bottom, right = margins
+    padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=zero)
     view: U8 = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[1:3], axis=(1, 2))
     windows = view[:, :: stride[0], :: stride[1]].transpose(0, 1, 2, 4, 5, 3)
     parts = np.split(windows, groups, axis=-1)

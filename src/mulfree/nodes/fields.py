@@ -41,6 +41,13 @@ class Stored:
     name: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Since:
+    """First version of files with a field, which is left out where it has its default."""
+
+    version: int
+
+
 class Text(FieldCheck):
     """A name; None as well if `optional`."""
 
@@ -180,6 +187,17 @@ def stored_fields(kind: type) -> Mapping[str, str]:
     }
     checks = field_checks(kind).items()
     return {name: stored[name] for name, check in checks if not isinstance(check, Tensor)}
+
+
+def later_fields(kind: type) -> Mapping[str, int]:
+    """Return the first version of files that have a field, by name, for fields marked `Since`."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        name: item.version
+        for name, hint in hints.items()
+        for item in get_args(hint)
+        if isinstance(item, Since)
+    }
 
 
 def tensors(thing: object) -> dict[str, NDArray[Any]]:

@@ -11,7 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-from mulfree.nodes.fields import Integer, Integers, Scale, Stored, Text, Texts, artifact_error
+from mulfree.nodes.fields import (
+    Integer,
+    Integers,
+    Scale,
+    Since,
+    Stored,
+    Text,
+    Texts,
+    artifact_error,
+)
 from mulfree.opcounts import OpCounts
 
 MAX_SIDE = 2**15
@@ -34,6 +43,7 @@ Size = Annotated[int, Integer(1, MAX_SIDE)]
 Border = Annotated[int, Integer(0, MAX_SIDE)]
 Sizes = Annotated[tuple[int, int], Integers(2, 1, MAX_SIDE)]
 Borders = Annotated[tuple[int, int], Integers(2, 0, MAX_SIDE)]
+Excess = Annotated[tuple[int, int], Integers(2, -MAX_SIDE, MAX_SIDE), Since(2)]
 
 
 Operations = Mapping[str, OpCounts]

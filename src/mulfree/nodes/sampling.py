@@ -132,6 +132,14 @@ class Draws:
             padding.append(border)
         return (kernel[0], kernel[1]), self.pair(1, 3), (padding[0], padding[1])
 
+    def excess(self, sides: Sequence[int], kernel: Pair, padding: Pair) -> Pair:
+        """Return further padding below and right, so that the window still fits."""
+        rows, columns = (
+            self.number(max(-border, window - side - 2 * border), window - 1 - border)
+            for side, window, border in zip(sides, kernel, padding, strict=True)
+        )
+        return rows, columns
+
     def filters(self, groups: int) -> int:
         """Return a number of filters that the groups divide."""
         return groups * (self.chosen(_FILTERS) if groups == 1 else self.number(1, 2))
@@ -188,14 +196,16 @@ def sliding_layer(
     divisors = [part for part in range(1, channels + 1) if channels % part == 0]
     groups = draws.chosen([1, 1, 1, draws.chosen(divisors), channels])
     kernel, stride, padding = draws.window(sides, 7 if draws.number(0, 3) == 0 else 3)
+    excess = (0, 0) if draws.number(0, 2) else draws.excess(sides, kernel, padding)
     filters = draws.filters(groups)
     if draws.number(0, 3) == 0:  # the shape of the input, for a residual
         kernel, stride, padding, filters = draws.chosen(
             [((1, 1), (1, 1), (0, 0), channels), ((3, 3), (1, 1), (1, 1), channels)]
         )
+        excess = (0, 0)
     rows, columns = (
-        (side + 2 * p - k) // s + 1
-        for side, k, s, p in zip(sides, kernel, stride, padding, strict=True)
+        (side + 2 * p + more - k) // s + 1
+        for side, k, s, p, more in zip(sides, kernel, stride, padding, excess, strict=True)
     )
     dtype = "uint8" if bounds[0] == 0 else "int8"
     weight = draws.array(*bounds, (filters, *kernel, channels // groups), dtype)
@@ -214,6 +224,7 @@ def sliding_layer(
         weight=weight,
         stride=stride,
         padding=padding,
+        padding_excess=excess,
         groups=groups,
         **factors,
         **added,

@@ -17,6 +17,7 @@ from mulfree.nodes.node import (
     Borders,
     ClampMax,
     ClampMin,
+    Excess,
     Int32,
     Node,
     Shape,
@@ -30,6 +31,8 @@ from mulfree.nodes.node import (
 from mulfree.opcounts import OpCounts
 
 Pair = tuple[int, int]
+Margins = tuple[int, int, int, int]
+"""Top, left, bottom, right."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +51,8 @@ class SlidingLayer(Node):
         clamp_max: Greatest output, `clamp_min`..255; `2**b - 1` for b bits.
         stride: Rows, columns.
         padding: Rows above and below, columns left and right, each below the kernel's.
+        padding_excess: Further rows below and columns right, or fewer if negative: "SAME" padding
+            of TensorFlow.
         groups: Parts of the channels and filters; filter o reads the channels of part
             `o // (O / g)`.
         multiplier: `i32[O]`, of any sign.
@@ -68,6 +73,7 @@ class SlidingLayer(Node):
     shift: Shift
     residual: Annotated[str | None, Text(optional=True)] = None
     residual_multiplier: Int32 = 0
+    padding_excess: Excess = (0, 0)
 
     # Largest magnitude of one tap's term in the accumulator.
     largest_product: ClassVar[int]
@@ -82,12 +88,19 @@ class SlidingLayer(Node):
         """K, the number of terms in one sum."""
         return math.prod(self.weight.shape[1:])
 
+    @property
+    def margins(self) -> Margins:
+        """Rows above, columns left, rows below, columns right."""
+        (top, left), (rows, columns) = self.padding, self.padding_excess
+        return top, left, top + rows, left + columns
+
     def border(self, values: Values) -> Pair:
-        """Return the padding: kernels read it from memory."""
-        return self.padding
+        """Return the larger margins of rows and columns: kernels read an even border."""
+        top, left, bottom, right = self.margins
+        return max(top, bottom), max(left, right)
 
     def output_shape(self, values: Values) -> Shape:
-        """Return `[O, (H + 2 p - Kh) / stride + 1, ...]`."""
+        """Return `[O, (H + top + bottom - Kh) / stride + 1, ...]`, rounded down."""
         shape = self._window_shape(values)
         largest = self.taps * self.largest_product
         self.require(
@@ -133,7 +146,9 @@ class SlidingLayer(Node):
         )
         for name in ("multiplier", "offset"):
             self.require(getattr(self, name).shape == (filters,), name, f"have {filters} elements")
-        return filters, *positions(self, values, kernel, self.stride, self.padding)
+        return filters, *positions(
+            self, values, kernel, self.stride, self.padding, self.padding_excess
+        )
 
     def epilogue(self, values: Values) -> OpCounts:
         """Return one factor and one sum per output each for the accumulator and the residual."""
@@ -153,8 +168,17 @@ def positions(
     kernel: Sequence[int],
     stride: Sequence[int],
     padding: Sequence[int],
+    excess: Sequence[int] = (0, 0),
 ) -> Pair:
     """Return the rows and columns of windows that fit into the padded input.
+
+    Args:
+        node: The node.
+        values: Descriptions of the values by name.
+        kernel: Rows, columns.
+        stride: Rows, columns.
+        padding: Rows above and below, columns left and right.
+        excess: Further rows below, columns right.
 
     Raises:
         ArtifactError: None fits, or a window would see padding alone.
@@ -165,7 +189,16 @@ def positions(
             raise artifact_error(
                 f"{node.name}.padding", f"be below the kernel's {list(kernel)}", border
             )
-    padded = [side + 2 * border for side, border in zip(sides, padding, strict=True)]
+    for border, more, window in zip(padding, excess, kernel, strict=True):
+        if not 0 <= border + more < window:
+            raise artifact_error(
+                f"{node.name}.padding_excess",
+                f"leave paddings from 0 to below the kernel's {list(kernel)}",
+                excess,
+            )
+    padded = [
+        side + 2 * border + more for side, border, more in zip(sides, padding, excess, strict=True)
+    ]
     for side, window in zip(padded, kernel, strict=True):
         if window > side:
             raise artifact_error(

@@ -18,6 +18,9 @@ from mulfree.quantization.fused_ops import FusedLayer, FusedOp, LayerModule
 from mulfree.quantization.graph_builder import GraphBuilder
 from mulfree.quantization.layout import QuantLayout
 
+Border = tuple[int, int, int, int]
+"""Left, right, top, bottom, as in `torch.nn.functional.pad`."""
+
 
 class LayerLowering:
     """Lower the layers of one network.
@@ -51,7 +54,7 @@ class LayerLowering:
             return False
         left, right, top, bottom = op.margin
         readers = [reader for reader in self._fused.ops if op.output in reader.inputs]
-        if len(readers) != 1 or (left, top) != (right, bottom):
+        if len(readers) != 1:
             return False
         reader = readers[0]
         if not isinstance(reader, FusedLayer) or reader is self._fused.classifier:
@@ -59,7 +62,7 @@ class LayerLowering:
         module = reader.layer(self._model)
         if reader.flat or module.padding not in ((0, 0), "valid"):
             return False
-        if top >= module.kernel_size[0] or left >= module.kernel_size[1]:
+        if not _fits((left, right, top, bottom), module.kernel_size):
             return False
         self._merged[op.output] = op
         return True
@@ -81,9 +84,11 @@ class LayerLowering:
         fixed = fixed_point(factors, largest, offset, op.path)
         low, high = op.limits(target)
         kind: Any = get_node(op.form.node)
-        source, stride, padding = self._source(op, module)
-        rows, columns = Sliding(stride, padding).output_hw(
-            builder.values[source].shape[1:], (folded.weight.shape[1], folded.weight.shape[2])
+        source, stride, (left, right, top, bottom) = self._source(op, module)
+        _, height, width = builder.values[source].shape
+        rows, columns = Sliding(stride, (0, 0)).output_hw(
+            (height + top + bottom, width + left + right),
+            (folded.weight.shape[1], folded.weight.shape[2]),
         )
         shape = (len(folded.weight), rows, columns)
         builder.append(
@@ -93,7 +98,8 @@ class LayerLowering:
                 output=builder.declare(_unpooled(op), shape, target),
                 weight=folded.weight,
                 stride=stride,
-                padding=padding,
+                padding=(top, left),
+                padding_excess=(bottom - top, right - left),
                 groups=getattr(module, "groups", 1),
                 multiplier=fixed.factors[0],
                 offset=fixed.offset,
@@ -132,24 +138,32 @@ class LayerLowering:
         merged = self._merged.get(op.input)
         return op.input if merged is None else merged.input
 
-    def _source(self, op: FusedLayer, module: LayerModule) -> tuple[str, Pair, Pair]:
-        """Input value of the node, its stride and its padding."""
+    def _source(self, op: FusedLayer, module: LayerModule) -> tuple[str, Pair, Border]:
+        """Input value of the node, its stride and its border."""
         source, qparams = self._input(op), self._builder.operand_qparams(op)
         if self._layout.operand(op) not in self._layout.roots:
             source = self._builder.requantize(source, f"{source}.copy", qparams)
         if op.flat:
-            return source, (1, 1), (0, 0)
+            return source, (1, 1), (0, 0, 0, 0)
         kernel, stride = module.kernel_size, module.stride
-        padding, uneven = resolve_padding(op.path, module.padding, kernel, stride, module.dilation)
+        (rows, columns), uneven = resolve_padding(
+            op.path, module.padding, kernel, stride, module.dilation
+        )
+        left, right, top, bottom = uneven or (0, 0, 0, 0)
+        border = (columns + left, columns + right, rows + top, rows + bottom)
         merged = self._merged.get(op.input)
         if merged is not None:
             assert merged.margin is not None
-            padding = (merged.margin[2], merged.margin[0])
-        if uneven is None and all(p < k for p, k in zip(padding, kernel, strict=True)):
-            return source, stride, padding
-        even = (padding[1], padding[1], padding[0], padding[0])
-        border = [one + other for one, other in zip(even, uneven or (0,) * 4, strict=True)]
-        return padded(self._builder, source, qparams, border), stride, (0, 0)
+            border = merged.margin
+        if _fits(border, kernel):
+            return source, stride, border
+        return padded(self._builder, source, qparams, border), stride, (0, 0, 0, 0)
+
+
+def _fits(border: Border, kernel: Pair) -> bool:
+    """Return True for a border that a layer may have as its padding."""
+    left, right, top, bottom = border
+    return max(top, bottom) < kernel[0] and max(left, right) < kernel[1]
 
 
 def _unpooled(op: FusedLayer) -> str:

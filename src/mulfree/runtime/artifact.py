@@ -7,9 +7,10 @@ is run from a file, and no package but numpy is needed to read one.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +26,7 @@ from mulfree.nodes.fields import (
     Text,
     artifact_error,
     field_checks,
+    later_fields,
     stored_fields,
     tensors,
 )
@@ -66,8 +68,8 @@ def save(graph: Graph | Mapping[str, Graph], path: str | os.PathLike[str]) -> No
 def to_bytes(graph: Graph | Mapping[str, Graph]) -> bytes:
     """Return the content of a network's file; equal networks give equal bytes.
 
-    The version is 1 for a network with one output, `logits`, and no entry points; it is 2 for
-    others, whose entry points share tensors of equal content.
+    The version is 1 for a network with one output, `logits`, no entry points and no later field;
+    it is 2 for others, whose entry points share tensors of equal content.
 
     Args:
         graph: The network, or its entry points by name.
@@ -78,7 +80,7 @@ def to_bytes(graph: Graph | Mapping[str, Graph]) -> bytes:
     """
     entries = {MAIN: graph} if isinstance(graph, Graph) else dict(graph)
     _check_entries(entries)
-    if list(entries) == [MAIN] and list(entries[MAIN].output_sizes) == [LOGITS]:
+    if list(entries) == [MAIN] and _is_first_version(entries[MAIN]):
         return pack({"version": 1, **_description(entries[MAIN], 1)}, _named(entries[MAIN]))
     names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
     stored: dict[str, NDArray[Any]] = {}
@@ -91,6 +93,17 @@ def to_bytes(graph: Graph | Mapping[str, Graph]) -> bytes:
             stored.setdefault(used[name], tensor)
         described[entry] = {**_description(part, 2), "tensors": used}
     return pack({"version": 2, "entries": described}, stored)
+
+
+def _is_first_version(graph: Graph) -> bool:
+    later = any(_used_later_fields(node) for node in graph.nodes)
+    return list(graph.output_sizes) == [LOGITS] and not later
+
+
+def _used_later_fields(node: Node) -> set[str]:
+    """Return the names of the fields marked `Since` that differ from their defaults."""
+    defaults = {item.name: item.default for item in dataclasses.fields(node)}
+    return {name for name in later_fields(type(node)) if getattr(node, name) != defaults[name]}
 
 
 def _check_entries(entries: Mapping[str, object]) -> None:
@@ -117,16 +130,25 @@ def _description(graph: Graph, version: int) -> dict[str, Any]:
         "input": _plain_fields(graph.input, stored_fields(Input)),
         "values": [_plain_fields(value, stored_fields(Value)) for value in graph.values],
         "nodes": [
-            {"op": node.op, **_plain_fields(node, _node_fields(type(node), version))}
+            {"op": node.op, **_plain_fields(node, _stored_fields_of(node, version))}
             for node in graph.nodes
         ],
     }
 
 
-def _node_fields(kind: type[Node], version: int) -> dict[str, str]:
-    """Return the names in files of a node's fields; version 1 has one output and no name for it."""
-    left_out = {"output"} if version == 1 and kind.ends else set()
+def _node_fields(kind: type[Node], version: int, later: Collection[str]) -> dict[str, str]:
+    """Return the names in files of a node's fields, of those marked `Since` the `later` ones.
+
+    Version 1 has one output and no name for it.
+    """
+    left_out = later_fields(kind).keys() - set(later)
+    if version == 1 and kind.ends:
+        left_out.add("output")
     return {name: item for name, item in stored_fields(kind).items() if name not in left_out}
+
+
+def _stored_fields_of(node: Node, version: int) -> dict[str, str]:
+    return _node_fields(type(node), version, _used_later_fields(node))
 
 
 def _plain_fields(thing: object, names: Mapping[str, str]) -> dict[str, Any]:
@@ -293,8 +315,9 @@ def _arguments(
     return {name: given[stored] for name, stored in names.items()}
 
 
-def _node(description: object, what: str, tensors: dict[str, NDArray[Any]], version: int) -> Node:
-    op = mapping(description, what).get("op")
+def _node(given: object, what: str, tensors: dict[str, NDArray[Any]], version: int) -> Node:
+    description = mapping(given, what)
+    op = description.get("op")
     if isinstance(op, str) and op in _REMOVED:
         raise ArtifactError(
             f"Graph: `{what}.op` must be a node of this version, got {op!r}, which earlier "
@@ -303,11 +326,14 @@ def _node(description: object, what: str, tensors: dict[str, NDArray[Any]], vers
     if not isinstance(op, str) or op not in nodes.NODES:
         raise ArtifactError(choices_message("Graph", f"{what}.op", reprlib.repr(op), nodes.NODES))
     kind = nodes.get_node(op)
-    given = _arguments(description, what, _node_fields(kind, version), "op")
+    stored = stored_fields(kind)
+    since = later_fields(kind).items()
+    later = [name for name, first in since if version >= first and stored[name] in description]
+    arguments = _arguments(description, what, _node_fields(kind, version, later), "op")
     for name, check in field_checks(kind).items():
         if isinstance(check, Tensor):
-            given[name] = _taken(tensors, f"{given['name']}.{name}")
-    return kind(**given)
+            arguments[name] = _taken(tensors, f"{arguments['name']}.{name}")
+    return kind(**arguments)
 
 
 def _taken(tensors: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:

@@ -25,16 +25,18 @@ def emit(add: GraphBuilder, node: Adder2d, values: Values, made: Made) -> str:
     """Add the nodes; return the name of the output."""
     source = values[node.input]
     filters, rows, columns, _ = node.weight.shape
+    channels, height, width = source.shape
+    top, left, bottom, right = node.margins
+    x = add.padded(made[node.input], node.margins, np.uint8(source.zero_point))
     geometry = ConvGeometry(
-        channels=source.shape[0],
-        size=source.shape[1:],
+        channels=channels,
+        size=(height + top + bottom, width + left + right),
         filters=filters,
         kernel=(rows, columns),
         stride=node.stride,
-        padding=node.padding,
         groups=node.groups,
     )
-    windows = add.columns(made[node.input], geometry, np.uint8(source.zero_point))
+    windows = add.columns(x, geometry, np.uint8(source.zero_point))
     weight = node.weight.reshape(node.groups, filters // node.groups, node.taps, 1)
     taps_first = add.constant(weight.transpose(2, 0, 1, 3).astype(np.int32))
     types = {"read": TensorProto.UINT8, "computed": TensorProto.INT32}

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
 
 def emit(add: GraphBuilder, node: Conv2d, values: Values, made: Made) -> str:
     """Add the nodes; return the name of the output."""
-    rows, columns = node.padding
-    x = add.padded(
-        made[node.input], (rows, columns, rows, columns), np.uint8(values[node.input].zero_point)
-    )
+    x = add.padded(made[node.input], node.margins, np.uint8(values[node.input].zero_point))
     sums = add(
         "ConvInteger",
         x,

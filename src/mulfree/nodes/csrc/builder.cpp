@@ -53,8 +53,8 @@ const Value* Builder::scratch(i64 c, i64 h, i64 w, const Value* home) {
 
 void Builder::reserve(const Geometry& geo) {
   Value& x = *reads_[0];
-  x.border_h = std::max(x.border_h, geo.padding.first);
-  x.border_w = std::max(x.border_w, geo.padding.second);
+  x.border_h = std::max(x.border_h, geo.border.first);
+  x.border_w = std::max(x.border_w, geo.border.second);
   work_ += static_cast<double>(geo.o) * static_cast<double>(geo.ho * geo.wo) *
            static_cast<double>(geo.summands());
 }

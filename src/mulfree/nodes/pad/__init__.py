@@ -9,7 +9,7 @@ from mulfree.nodes.node import Border, Node, Shape, Values
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pad(Node):
-    """A border of the value's zero, for layers that are padded unevenly.
+    """A border of the value's zero that no layer can take as its padding.
 
     Attributes:
         left: Columns before the first.

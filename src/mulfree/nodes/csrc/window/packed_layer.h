@@ -48,16 +48,19 @@ enum class Op { adder, conv };
 struct Geometry {
   i64 c, h, w;
   i64 o, kh, kw;
-  Pair stride, padding;
+  Pair stride, padding;  // above, left
   i64 groups;
   i64 ho, wo;
+  Pair border;  // the larger of the paddings above and below, left and right
 
   i64 summands() const { return kh * kw * (c / groups); }
 };
 
-// Checks the arguments of `function`, and that 32 bits hold every sum.
+// Checks the arguments of `function`, and that 32 bits hold every sum. `padding_excess`: further
+// rows below and columns right.
 Geometry make_geometry(const std::string& function, Op op, const std::array<i64, 3>& hwc,
-                       const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups);
+                       const std::array<i64, 4>& weight, Pair stride, Pair padding, i64 groups,
+                       Pair padding_excess = {0, 0});
 
 // Fields of the fixed-point epilogue, without the rounding term in `offset`.
 struct Requantisation {

@@ -17,7 +17,8 @@ void append_window(Builder& node, const Fields& fields, Op op) {
   const auto& axes = weight.shape;
   const Geometry geo = make_geometry(
       fields.op(), op, {x.h, x.w, x.c}, {axes[0], axes[1], axes[2], axes[3]},
-      fields.pair("stride", 1), fields.pair("padding", 0), fields.number("groups", 1, kMaxBytes));
+      fields.pair("stride", 1), fields.pair("padding", 0), fields.number("groups", 1, kMaxBytes),
+      fields.pair("padding_excess", -kMaxBytes));
   const Value& y = node.write(geo.o, geo.ho, geo.wo);
   std::vector<const Value*> reads = {&x};
   if (node.reads() > 1) reads.push_back(&node.read(1, y.c, y.h, y.w));
