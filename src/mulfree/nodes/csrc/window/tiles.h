@@ -8,7 +8,8 @@
 // Traits `Tap` of an op: kLanes, kGroup, kStepBytes as in Format; kBlocks, kSums (vectors of sums
 // that fit the registers); kMasksTail (the bytes of K after a run's end must read as 0; else
 // their weights, which are 0, make them harmless); Sum, X, W and zero, broadcast, broadcast_first,
-// load, tap, place; Extra and extras (one of each pixel's window), which `store` gets.
+// load, tap, place; Extra and extras (one of each pixel's window), which `store` gets; kPrefetches
+// (whether a step prefetches a line of the next weights).
 #pragma once
 
 #include "_native/sliding/support.h"
@@ -32,6 +33,7 @@ inline int requantise_one(const Epilogue& e, i64 filter, i32 sum, int residual) 
 
 // For sums without an extra term.
 struct NoExtras {
+  static constexpr bool kPrefetches = true;
   struct Extra {};
   template <int kPixels>
   static void extras(const KernelLayer&, const u8* const*, Extra*) {}
@@ -67,8 +69,10 @@ template <class Tap, int kBlocks, int kPixels>
 #pragma GCC unroll 4
       for (int b = 0; b < kBlocks; ++b) w[b] = Tap::load(weights + b * Tap::kStepBytes);
       weights += kBlocks * Tap::kStepBytes;
-      __builtin_prefetch(prefetch, 0, 2);
-      prefetch += kPrefetchBytes<Tap, kBlocks>;
+      if constexpr (Tap::kPrefetches) {
+        __builtin_prefetch(prefetch, 0, 2);
+        prefetch += kPrefetchBytes<Tap, kBlocks>;
+      }
 #pragma GCC unroll 8
       for (int p = 0; p < kPixels; ++p) {
         const typename Tap::X v = Tap::broadcast(x[p] + i);
@@ -262,7 +266,7 @@ void compute_widened(const KernelLayer& layer, const Image& image, const FilterT
   widened.run_bytes = 2 * pitch;
   widened.run_offsets = &run_offset;
   i64 fetched = 0, done = begin;
-  const i64 pixels = min_i64(kChunkPixels<Tap>, kNumbers / pitch);
+  const i64 pixels = min_i64(kChunkPixels<Tap>, kNumbers / pitch), ahead = pixels * layer.x_pixel;
   for_chunks(layer, image, pixels, begin, end, [&](const Chunk& chunk) {
     done += chunk.pixels;
     const u8* windows[Chunk::kMaxPixels];
@@ -274,7 +278,7 @@ void compute_widened(const KernelLayer& layer, const Image& image, const FilterT
           std::uint16_t* to = wide + p * pitch;
           windows[p] = reinterpret_cast<const u8*>(to);
           for (i64 run = 0; run < layer.runs; ++run, to += layer.run_bytes) {
-            Tap::widen(to, window + layer.run_offsets[run], layer.run_bytes);
+            Tap::widen(to, window + layer.run_offsets[run], layer.run_bytes, ahead);
           }
         }
       }

@@ -114,14 +114,17 @@ struct Avx2 {
   struct ShortConv : NoExtras {
     static constexpr const char* kName = "dot avx2";
     static constexpr i64 kLanes = 8, kGroup = 4, kStepBytes = 32;
+    // The loads of a step are as many as its ports take; the weights are streamed in order.
+    static constexpr bool kPrefetches = false;
     // 12 sums + 2 weights + 1 pixel + temporary of 16 registers.
     static constexpr int kBlocks = 2, kSums = 12;
     static constexpr bool kMasksTail = false;
     using Sum = __m256i;
     using X = __m256i;
     using W = __m256i;
-    static void widen(std::uint16_t* to, const u8* from, i64 count) {
+    static void widen(std::uint16_t* to, const u8* from, i64 count, i64 ahead) {
       for (i64 i = 0; i < count; i += 16) {
+        if (i % 64 == 0) __builtin_prefetch(from + i + ahead, 0, 3);
         const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_cvtepu8_epi16(bytes));
       }

@@ -34,6 +34,7 @@ struct Avx512Vnni {
   // dot product with ones adds up in the same instruction. Sums wrap modulo 2^32 on the way.
   struct Adder : VnniTap {
     static constexpr const char* kName = "sad avx512vnni";
+    static constexpr bool kPrefetches = true;
     // The sum of x over the window, in all lanes.
     using Extra = __m512i;
     template <int kPixels>
