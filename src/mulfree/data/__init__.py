@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from mulfree.data.auto_augment import AutoAugment as AutoAugment
 from mulfree.data.config import Augment as Augment
 from mulfree.data.config import DataConfig as DataConfig
 from mulfree.data.loader import BatchLoader as BatchLoader
@@ -46,6 +47,8 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
         splits = resized(splits, config.image_size)
     if config.augment == "none":
         splits = replace(splits, augmentation=splits.evaluation)
+    elif config.augment != "default":
+        splits = _auto_augmented(splits, config.augment.removeprefix("autoaugment_"))
     if config.validation:
         kept, held = hold_out(splits.train.labels, config.validation)
         if not len(kept) or not len(held):
@@ -76,6 +79,21 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
         )
         splits = replace(splits, mean=mean, std=std)
     return splits
+
+
+def _auto_augmented(splits: DataSplits, policy: str) -> DataSplits:
+    """Add AutoAugment to the augmentation.
+
+    Raises:
+        ConfigError: The images are not in colour.
+    """
+    if splits.in_channels != 3:
+        raise ConfigError(
+            f"data.load: `augment` must be default or none for images of {splits.in_channels} "
+            f"channels, got autoaugment_{policy}"
+        )
+    first = splits.augmentation or splits.evaluation
+    return replace(splits, augmentation=AutoAugment(policy=policy, first=first))
 
 
 def _per_channel(name: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:

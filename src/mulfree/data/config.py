@@ -10,7 +10,7 @@ from mulfree.data.containers.bounds import Bounds
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.files import expand_paths
 
-Augment = Literal["default", "none"]
+Augment = Literal["default", "none", "autoaugment_cifar", "autoaugment_imagenet"]
 
 SET_OPTIONS = ("image_size", "classes")
 """Fields of `DataConfig` that belong to the `Config` of some sets; None stands for not given."""
@@ -51,7 +51,9 @@ class DataConfig(Bounds):
     """Images per step and process when only evaluating."""
 
     augment: Augment = "default"
-    """`default`: the papers' augmentation for this data set; `none`: no augmentation."""
+    """`default`: the papers' augmentation for this data set; `none`: no augmentation;
+    `autoaugment_cifar`, `autoaugment_imagenet`: default, then AutoAugment with the policy learned
+    on that data set, for colour images."""
 
     image_size: int | None = None
     """Side of the network's input (224 for ImageNet; default: the size of the images, which must
