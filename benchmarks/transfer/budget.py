@@ -63,7 +63,7 @@ def _batches(config: TrainConfig, splits: DataSplits) -> Iterator[Batch]:
 def accuracies(model: nn.Module, splits: DataSplits, batch_size: int) -> dict[str, float]:
     """Return accuracy and loss on the parts that are not trained on."""
     assert splits.validation is not None
-    found = {}
+    found: dict[str, float] = {}
     for name, part in (("validation", splits.validation), ("test", splits.test)):
         measured = evaluate(model, _evaluation(part, splits, batch_size))
         found |= {f"{name}_accuracy": measured.accuracy, f"{name}_loss": measured.loss}

@@ -41,7 +41,7 @@ def best(runs: Runs) -> dict[Key, Runs]:
 
 
 def _mean(runs: Iterable[dict[str, Any]], value: str) -> float:
-    return statistics.mean(run[value] for run in runs)
+    return statistics.mean(float(run[value]) for run in runs)
 
 
 def _table(chosen: dict[Key, Runs]) -> Iterator[str]:
