@@ -24,16 +24,20 @@ from mulfree.training import (
     evaluate,
 )
 from mulfree.training.run.network import build_method
+from mulfree.training.stages import reset_head
 
 
 def train_for(config: TrainConfig, splits: DataSplits, steps: int) -> TrainingMethod:
     """Return the method of a configuration, trained for `steps` steps on as many passes as needed.
 
     The loop of `mulfree train` without its files: seeds, order, augmentation and schedule are the
-    same, with the schedule over `steps`.
+    same, with the schedule over `steps`. A network without pretrained weights has the head of one
+    with them.
     """
     torch.manual_seed(config.trainer.seed)
     method = build_method(config, splits).train()
+    if config.model.pretrained is None:
+        reset_head(method.model)
     optimizer = build_optimizer(method, config.optimizer)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]

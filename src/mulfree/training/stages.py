@@ -50,6 +50,20 @@ def stages_of(model: nn.Module) -> dict[str, str]:
     return found
 
 
+def reset_head(model: nn.Module) -> None:
+    """Initialise a classifier that multiplies as PyTorch does, uniformly by its inputs.
+
+    The published initialisation of some networks is uniform by the number of classes: fit for a
+    thousand of them, but with ten the logits of pretrained features would have a deviation of ten.
+
+    Args:
+        model: A network of `create_model`.
+    """
+    classifier = model.get_submodule(_classifier(model))
+    if isinstance(classifier, (nn.Conv2d, nn.Linear)):
+        classifier.reset_parameters()
+
+
 def _classifier(model: nn.Module) -> str:
     """Name of the last layer in order of registration."""
     return list(_layers(model))[-1]

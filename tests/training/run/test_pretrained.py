@@ -43,8 +43,13 @@ def test_other_classes_get_a_new_head(weights: Path) -> None:
     load_pretrained(model, str(weights))
     loaded = models.load_model(weights).state_dict()
     for name, tensor in model.state_dict().items():
-        new = name.startswith(("fc.", "bn_fc."))
-        assert tensor.equal(before[name] if new else loaded[name]), name
+        if name == "fc.weight":
+            # The default of PyTorch: uniform up to the root of 1 / 21 inputs.
+            assert not tensor.equal(before[name])
+            assert 0.15 < tensor.abs().max() <= 21**-0.5
+        else:
+            new = name.startswith("bn_fc.")
+            assert tensor.equal(before[name] if new else loaded[name]), name
 
 
 def test_published_weights(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mulfree import models, operators
 from mulfree.errors import ConfigError, quoted
 from mulfree.training.run.checkpoint import WEIGHTS, file_of, load_model
-from mulfree.training.stages import head_of
+from mulfree.training.stages import head_of, reset_head
 
 _WHAT = "train: `model.pretrained`"
 _OWN = (".safetensors", ".ckpt")
@@ -19,9 +19,10 @@ _OWN = (".safetensors", ".ckpt")
 def load_pretrained(model: nn.Module, path: str, exclude: Sequence[str] = ()) -> None:
     """Load the weights of a file into a network.
 
-    The head, see `mulfree.training.stages.head_of`, is loaded only if it has the same classes. A
-    network for grey images gets the sum over the input channels of a first convolution for colour
-    images: the same outputs as for the image repeated in each channel.
+    The head, see `mulfree.training.stages.head_of`, is loaded only if it has the same classes, and
+    initialised by `mulfree.training.stages.reset_head` otherwise. A network for grey images gets
+    the sum over the input channels of a first convolution for colour images: the same outputs as
+    for the image repeated in each channel.
 
     Args:
         model: A network of `create_model`.
@@ -37,7 +38,8 @@ def load_pretrained(model: nn.Module, path: str, exclude: Sequence[str] = ()) ->
     excluded = _excluded(model, exclude)
     own, given = model.state_dict(), loaded.state_dict()
     head, other = head_of(model), head_of(loaded)
-    if _shapes(own, head) != _shapes(given, other):
+    new_head = _shapes(own, head) != _shapes(given, other)
+    if new_head:
         excluded |= head
         given = {name: tensor for name, tensor in given.items() if name not in other}
     _check_operators(model, loaded, excluded, path)
@@ -56,6 +58,8 @@ def load_pretrained(model: nn.Module, path: str, exclude: Sequence[str] = ()) ->
     for name in sorted(given.keys() - own.keys()):
         raise _other(path, "have no tensor but the network's", quoted(name))
     model.load_state_dict(own)
+    if new_head:
+        reset_head(model)
 
 
 def _read(path: str, name: str) -> nn.Module:
