@@ -1,0 +1,161 @@
+"""A fine-tuned network whose convolutions become adders stage by stage, distilled from it.
+
+    MULFREE_DATA=... python -m benchmarks.transfer.stages --output DIR
+
+The network is fine-tuned first and is then the teacher. Stages, the layers with maps of one size,
+are converted from the head to the input. Each network starts from the one before: new adder layers
+are random, everything else is kept, batch norms too. The first convolution and the classifier
+multiply. A finished stage is not trained again, so the same command finishes what was begun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.transfer.__main__ import MODES, config_of
+from benchmarks.transfer.budget import accuracies, read, record, train_for
+from benchmarks.transfer.sources import DATA, NETWORKS, load, splits_of
+from torch import nn
+
+from mulfree import models
+from mulfree.data import DataSplits
+from mulfree.files import write_atomically
+from mulfree.training import NetworkConfig, OptimizerConfig, TrainConfig
+from mulfree.training.methods import kd, pkkd
+from mulfree.training.stages import stages_of
+
+TABLE = "stages.md"
+TEACHER = "teacher"
+# Fixed in advance: the probabilities of the teacher weigh most, as the labels of few steps are few.
+DISTILLATION: dict[str, Any] = {"alpha": 0.9, "loss_weighting": "convex", "temperature": 4.0}
+LR = 0.05
+
+
+def main() -> None:
+    """Train what is missing, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--network", choices=NETWORKS, default="efficientnet_lite0")
+    parser.add_argument("--data", choices=DATA, default="cifar10")
+    parser.add_argument("--methods", nargs="+", choices=("kd", "pkkd"), default=["kd", "pkkd"])
+    parser.add_argument("--steps", type=int, default=150, help="of the teacher and of each stage")
+    parser.add_argument("--images", type=int, default=2000, help="of each part that is evaluated")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    if not options.table:
+        _train(options)
+    table = "\n".join(_table(read(options.output, "*.json"))) + "\n"
+    write_atomically(options.output / TABLE, table.encode())
+    print(table)
+
+
+def _train(options: argparse.Namespace) -> None:
+    whole = cache(load)
+    mode, seed = "finetune", options.seed
+    base = config_of(options.network, options.data, mode, fraction=1.0, lr=MODES[mode], seed=seed)
+    _run(TEACHER, [], base, options, whole)
+    for method in options.methods:
+        before, converted = TEACHER, list[str]()
+        for stage in _stages(options.network):
+            converted = [*converted, stage]
+            name = f"{method}-{len(converted)}"
+            config = stage_config(base, method, converted, options.output, before)
+            _run(name, converted, config, options, whole)
+            before = name
+
+
+def stage_config(
+    base: TrainConfig, method: str, converted: list[str], output: Path, before: str
+) -> TrainConfig:
+    """Return the configuration of a network with adders in some stages.
+
+    Args:
+        base: Configuration of the teacher.
+        method: kd or pkkd.
+        converted: Stages of adders, the newest last.
+        output: Folder of the weights.
+        before: Name of the network to start from.
+    """
+    layers = convolutions(base.model.name)
+    kept = [layer for layer, stage in layers.items() if stage not in converted]
+    new = [layer for layer, stage in layers.items() if stage == converted[-1]]
+    teacher = str(output / f"{TEACHER}.safetensors")
+    kind = kd.Config if method == "kd" else pkkd.Config
+    return replace(
+        base,
+        model=NetworkConfig(
+            name=base.model.name,
+            operator="adder2d",
+            options={**base.model.options, "norm_logits": False, "keep": ["first", "last", *kept]},
+            pretrained=str(output / f"{before}.safetensors"),
+            pretrained_exclude=tuple(new),
+        ),
+        method=kind(teacher=teacher, **DISTILLATION),
+        optimizer=OptimizerConfig(name="nag", lr=LR, weight_decay=1e-4, decay="no_bias_norm"),
+    )
+
+
+@cache
+def convolutions(network: str) -> dict[str, str]:
+    """Return the stage of each convolution between the first one and the classifier."""
+    model = models.create_model(network)
+    stages = stages_of(model)
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    return {name: stages[f"{name}.weight"] for name in names[1:-1]}
+
+
+def _stages(network: str) -> list[str]:
+    """Stages from the head to the input."""
+    return list(dict.fromkeys(reversed(convolutions(network).values())))
+
+
+def _run(
+    name: str, converted: list[str], config: TrainConfig, options: argparse.Namespace, whole: Any
+) -> None:
+    path = options.output / f"{name}.json"
+    if path.exists():
+        return
+    started = time.perf_counter()
+    data: DataSplits = whole(options.data)
+    splits = splits_of(data, config.data, options.images)
+    method = train_for(config, splits, options.steps)
+    models.save_weights(method.model, path.with_suffix(".safetensors"))
+    run = {"network": options.network, "data": options.data, "method": name.partition("-")[0]}
+    run |= {"converted": converted, "steps": options.steps, "seed": options.seed}
+    run |= {"evaluated_images": len(splits.test)}
+    run |= accuracies(method.model, splits, config.data.eval_batch_size)
+    record(path, run, config, started)
+
+
+def _table(runs: list[dict[str, Any]]) -> Iterator[str]:
+    yield "| method | stages of adders | adder layers | validation | test | lost |"
+    yield "|---|---|---|---|---|---|"
+    teacher = next((run for run in runs if run["method"] == TEACHER), None)
+    for run in sorted(
+        runs, key=lambda run: (run["method"] != TEACHER, run["method"], len(run["converted"]))
+    ):
+        stages = convolutions(run["network"]).values()
+        adders = sum(stage in run["converted"] for stage in stages)
+        cells = [run["method"], ", ".join(s.removeprefix("stage ") for s in run["converted"])]
+        cells += [f"{adders} of {len(stages)}"]
+        cells += [f"{100 * run[f'{part}_accuracy']:.2f} %" for part in ("validation", "test")]
+        lost = "" if teacher is None else teacher["test_accuracy"] - run["test_accuracy"]
+        cells += [f"{100 * lost:.2f}" if isinstance(lost, float) else ""]
+        yield f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    main()
