@@ -22,7 +22,19 @@ from mulfree.training.run.network import build_method
 
 ROOT = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(ROOT.glob("*/*.yaml"))
-CLASSES = {"digits": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100, "imagenet": 1000}
+NATIVE = {"digits": 10, "fashion_mnist": 10, "cifar10": 10, "cifar100": 100}
+FOLDERS = {
+    "imagenet": 1000,
+    "birdsnap": 500,
+    "cars": 196,
+    "flowers": 102,
+    "aircraft": 100,
+    "pets": 37,
+    "food101": 101,
+}
+CLASSES = NATIVE | FOLDERS
+# Named in the file of the recipe in place of the operator.
+METHODS = ("kd", "pkkd", "finetune")
 
 
 def load(path: Path) -> TrainConfig:
@@ -36,15 +48,17 @@ def test_there_are_recipes() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_two_steps(path: Path, tmp_path: Path) -> None:
     config = load(path)
-    name = "image_folder" if path.parent.name == "imagenet" else path.parent.name
+    name = "image_folder" if path.parent.name in FOLDERS else path.parent.name
     assert config.data.name == name
-    kind = config.method.name if config.method.name in ("kd", "pkkd") else config.model.operator
+    kind = config.method.name if config.method.name in METHODS else config.model.operator
     assert path.stem.startswith(f"{config.model.name}_{kind}")
     # The same kind of network and data, only small.
     classes = min(CLASSES[path.parent.name], 12)
     synthetic = data.DataConfig(name="synthetic", classes=classes, image_size=16, limit=24)
     splits = data.load(synthetic)
     options = {**config.model.options, "width": 0.125}
+    if "depth" in models.model_options(config.model.name):
+        options["depth"] = 0.25
     small = replace(config, model=replace(config.model, options=options))
     torch.manual_seed(0)
     if config.method.name == "kd":
@@ -56,6 +70,12 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
         )
         models.save_weights(build_method(conv, splits).model, tmp_path / WEIGHTS)
         small = replace(small, method=replace(config.method, teacher=str(tmp_path)))
+    if config.method.needs_pretrained:
+        # That is given on the command line, too; of other classes.
+        assert config.model.pretrained is None
+        network = models.create_model(config.model.name, num_classes=5, **options)
+        models.save_weights(network, tmp_path / WEIGHTS)
+        small = replace(small, model=replace(small.model, pretrained=str(tmp_path)))
     task = build_method(small, splits)
     optimizer = build_optimizer(task, config.optimizer)
     assert isinstance(optimizer, AdaptiveLocalLR) == (config.model.operator == "adder2d")
@@ -64,7 +84,7 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
     before = {name: p.detach().clone() for name, p in task.named_parameters()}
     for step, batch in enumerate(loader):
         for group in optimizer.param_groups:
-            group["lr"] = config.optimizer.lr * schedule(step)
+            group["lr"] *= schedule(step)
         optimizer.zero_grad()
         loss = task(batch)["loss"]
         loss.backward()
@@ -73,6 +93,15 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
     for name, p in task.named_parameters():
         assert p.isfinite().all()
         assert torch.equal(p, before[name]) != p.requires_grad, name
+
+
+def test_the_sizes_of_efficientnet() -> None:
+    for path in ROOT.glob("imagenet/efficientnet_*.yaml"):
+        config = load(path)
+        name = config.model.name
+        assert config.data.image_size == models.image_size(name)
+        own = models.model_options(name)
+        assert {key: own[key] for key in config.model.options} == config.model.options
 
 
 @pytest.mark.parametrize("path", [p for p in RECIPES if "adder2d" in p.stem], ids=lambda p: p.stem)
