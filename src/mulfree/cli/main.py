@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a checkpoint on the test images",
     "inspect": "draw weights and features of trained networks",
     "profile": "count operations, parameters, bytes and energy, layer by layer",
+    "scale": "scale a network to a cost, or search the ratios of compound scaling",
     "bench": "time the operators and a training step against the convolution",
     "quantize": "turn a network into integers and measure what that costs in accuracy",
     "run": "classify pictures with a quantised network, without torch",

@@ -8,3 +8,4 @@ from mulfree.scaling.costs import costs_of as costs_of
 from mulfree.scaling.plan import Plan as Plan
 from mulfree.scaling.plan import equal_cost as equal_cost
 from mulfree.scaling.plan import fit as fit
+from mulfree.scaling.plan import single as single

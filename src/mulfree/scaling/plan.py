@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -122,6 +122,19 @@ def fit(
     )
 
 
+def single(
+    name: str, measure: str, target: float, *, dtype: str = DTYPE, **options: Any
+) -> list[Plan]:
+    """Networks nearest to a cost by depth, width and resolution scaling alone.
+
+    See `fit` for the arguments and errors.
+    """
+    return [
+        fit(name, measure, target, each, scaling=scaling, nearest=True, dtype=dtype, **options)
+        for scaling, each in _SINGLE.items()
+    ]
+
+
 def equal_cost(
     name: str,
     measure: str,
@@ -131,17 +144,13 @@ def equal_cost(
     dtype: str = DTYPE,
     **options: Any,
 ) -> dict[str, Plan]:
-    """Networks of one cost by compound, depth, width and resolution scaling.
+    """Networks nearest to a cost by compound scaling and by each dimension alone.
 
-    Each is the network nearest to the target; see `fit` for the arguments and errors.
+    See `fit` for the arguments and errors.
     """
-    every: Mapping[str, tuple[float, float, float]] = {COMPOUND: ratios, **_SINGLE}
-    return {
-        scaling: fit(
-            name, measure, target, each, scaling=scaling, nearest=True, dtype=dtype, **options
-        )
-        for scaling, each in every.items()
-    }
+    compound = fit(name, measure, target, ratios, nearest=True, dtype=dtype, **options)
+    others = single(name, measure, target, dtype=dtype, **options)
+    return {plan.scaling: plan for plan in (compound, *others)}
 
 
 def _bracket(
