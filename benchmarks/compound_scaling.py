@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _run(config: TrainConfig, arguments: argparse.Namespace) -> None:
-    config, model_options = sized(config)
+    config, model_options, _ = sized(config)
     # Both operators train the same networks: multiply-adds are those of the convolutions.
     model_options.pop("operator")
     networks = _networks(config.model.name, model_options, arguments)

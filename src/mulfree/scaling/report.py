@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mulfree.cost.render import scaled as prefixed
 from mulfree.cost.table import text_table
@@ -15,6 +16,10 @@ from mulfree.scaling.plan import Plan
 _PLAN_COLUMNS = (
     *("scaling", "phi", "depth", "width", "resolution"),
     *("params", "mul-adds", "additions", "energy"),
+)
+_SEARCH_COLUMNS = (
+    *("candidate", "alpha", "beta", "gamma", "resolution"),
+    *("params", "mul-adds", "additions", "energy", "growth"),
 )
 # More labels beside the points cover each other.
 _MAX_LABELS = 12
@@ -39,6 +44,25 @@ def plan_table(title: str, plans: Sequence[Plan], *, latency: bool = False) -> s
     ]
     columns = (*_PLAN_COLUMNS, "latency") if latency else _PLAN_COLUMNS
     return text_table(title, columns, rows, left=1)
+
+
+def search_table(title: str, content: Mapping[str, Any]) -> str:
+    """Completed candidates of the results of a search, the best first."""
+    metric = content["metric"]
+    complete = [row for row in content["trials"] if row["state"] == "COMPLETE"]
+    rows = [
+        [
+            str(row["candidate"]),
+            *(f"{row[name]:.3f}" for name in ("alpha", "beta", "gamma")),
+            str(row["image_size"]),
+            *(prefixed(row[name]) for name in ("params", "mul_add", "additions")),
+            prefixed(row["energy"], unit="J", start="p"),
+            f"{row['growth']:.3f}",
+            f"{row[metric]:.4f}",
+        ]
+        for row in sorted(complete, key=lambda row: -row[metric])
+    ]
+    return text_table(title, (*_SEARCH_COLUMNS, metric.replace("_", " ")), rows, left=1)
 
 
 def plot(

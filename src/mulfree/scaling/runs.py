@@ -23,12 +23,12 @@ from mulfree.training.run.report import METRICS_CSV, METRICS_JSON
 _MAX_BYTES = 2**24
 
 
-def sized(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
+def sized(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any], data.DataSplits]:
     """Load the data of a run for its sizes.
 
     Returns:
-        The configuration with the side of the images in it, and the arguments of `models.scale`
-        for its network.
+        The configuration with the side of the images in it, the arguments of `models.scale` for
+        its network, and the data.
 
     Raises:
         ConfigError: An option does not fit the data set.
@@ -43,7 +43,8 @@ def sized(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
         **config.model.options,
         "base_size": splits.image_size,
     }
-    return replace(config, data=replace(config.data, image_size=splits.image_size)), options
+    images = replace(config.data, image_size=splits.image_size)
+    return replace(config, data=images), options, splits
 
 
 def scaled_config(config: TrainConfig, scaled: ScaledModel) -> TrainConfig:
