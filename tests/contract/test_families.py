@@ -56,7 +56,9 @@ def toy_net(options: Config) -> nn.Module:
 """
 
 NAMES = [*models.list_models(), "toy_net"]
-EVERY = pytest.mark.parametrize("name", NAMES)
+# The first model of each function: variants differ in the defaults of their options.
+ONE_EACH = {registry._entry(name).build: name for name in reversed(models.list_models())}
+EVERY = pytest.mark.parametrize("name", [*sorted(ONE_EACH.values()), "toy_net"])
 WITH = pytest.mark.parametrize("operator", operators.OPERATORS)
 
 
@@ -80,6 +82,13 @@ def tiny(name: str, operator: str = "conv2d", **options: Any) -> nn.Module:
 
 def layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if operators.operator_of(module)]
+
+
+def replaced(model: nn.Module) -> list[nn.Module]:
+    """Layers of the operator: neither first nor last, nor such as always multiply."""
+    multiplying = registry._entry(models.config_of(model).name).options().multiplying(model)
+    kept = {model.get_submodule(name) for name in multiplying}
+    return [layer for layer in layers(model)[1:-1] if layer not in kept]
 
 
 def weight_of(layer: nn.Module) -> Tensor:
@@ -108,11 +117,11 @@ def test_forward_and_backward(name: str, operator: str) -> None:
 @WITH
 def test_all_but_first_and_last_layer_are_of_the_operator(name: str, operator: str) -> None:
     model = tiny(name, operator)
-    first, *inner, last = layers(model)
+    first, *_, last = layers(model)
     assert type(first) is type(last) is nn.Conv2d
-    assert inner
+    assert replaced(model)
     expected = operators.get_operator(operator).conv
-    assert all(type(layer) is expected for layer in inner)
+    assert all(type(layer) is expected for layer in replaced(model))
     assert last is model.fc
 
 
@@ -142,7 +151,8 @@ def test_no_images_give_no_logits(name: str, operator: str) -> None:
 @EVERY
 @WITH
 def test_memory_format_does_not_matter(name: str, operator: str) -> None:
-    model = tiny(name, operator).double()
+    random = {"dropout", "stochastic_depth"} & models.model_options(name).keys()
+    model = tiny(name, operator, **dict.fromkeys(random, 0.0)).double()
     images = torch.randn(8, 3, 32, 32, dtype=torch.float64)
     expected = model(images)
     for parameter in model.parameters():
@@ -153,9 +163,19 @@ def test_memory_format_does_not_matter(name: str, operator: str) -> None:
 
 
 @WITH
-@pytest.mark.parametrize("name", ["lenet5_bn", "resnet20", "resnet18", "vgg_small", "toy_net"])
-def test_is_one_graph(name: str, operator: str) -> None:
-    model = tiny(name, operator).eval()
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lenet5_bn", {}),
+        ("resnet20", {}),
+        ("resnet18", {}),
+        ("vgg_small", {}),
+        ("toy_net", {}),
+        ("tf_efficientnet_b0", {"depth": 0.25}),
+    ],
+)
+def test_is_one_graph(name: str, options: dict[str, Any], operator: str) -> None:
+    model = tiny(name, operator, **options).eval()
     images = torch.randn(2, 3, 32, 32)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), model(images))
@@ -182,7 +202,7 @@ def test_logits_are_normalised_as_published_unless_told_otherwise(name: str) -> 
 @EVERY
 def test_initialisation(name: str) -> None:
     model = models.create_model(name, operator="adder2d", width=0.25)
-    weights = torch.cat([weight_of(layer).detach().flatten() for layer in layers(model)[1:-1]])
+    weights = torch.cat([weight_of(layer).detach().flatten() for layer in replaced(model)])
     bound = 5 / math.sqrt(len(weights))
     assert abs(float(weights.mean())) < bound
     assert abs(float(weights.std()) - 1) < bound
@@ -198,7 +218,7 @@ def test_the_gradient_rule_reaches_the_layers_and_changes_no_initial_weight(name
     plain = tiny(name, "adder2d")
     torch.manual_seed(3)
     sign = tiny(name, "adder2d", gradient="sign")
-    assert {layer.gradient for layer in layers(sign)[1:-1]} == {"sign"}
+    assert {layer.gradient for layer in replaced(sign)} == {"sign"}
     for key, tensor in plain.state_dict().items():
         torch.testing.assert_close(sign.state_dict()[key], tensor, atol=0, rtol=0)
 
@@ -212,7 +232,18 @@ def test_adder_weights_are_marked_for_the_adaptive_local_learning_rate(name: str
             for key, parameter in copied.named_parameters()
             if operators.uses_adaptive_local_lr(parameter)
         ]
-        assert len(marked) == len(layers(model)) - 2
+        assert len(marked) == len(replaced(model))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_defaults_of_every_variant(name: str) -> None:
+    with torch.device("meta"):
+        model = models.create_model(name)
+    options = models.model_options(name)
+    # By default it depends on the operator.
+    options["norm_logits"], options["keep"] = False, list(options["keep"])
+    assert models.config_of(model).arguments == {"operator": "conv2d", **options}
+    assert models.input_size(model) == (3, models.image_size(name), models.image_size(name))
 
 
 def test_every_model_is_listed_once() -> None:

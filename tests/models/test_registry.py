@@ -7,6 +7,7 @@ from torch import nn
 
 from mulfree import models
 from mulfree.errors import ConfigError
+from mulfree.models import registry
 from mulfree.models.registry import ScalableOptions
 
 
@@ -51,7 +52,11 @@ def test_no_model_config() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet19", {}, "`name` must be one of lenet5_bn, .*, got 'resnet19'; did you mean 'resn"),
+        (
+            "resnet19",
+            {},
+            "`name` must be one of eff.*, got 'resnet19'; did you mean 'resn",
+        ),
         (["resnet18"], {}, r"`name` must be one of .*, got \['resnet18'\]"),
         (
             "resnet18",
@@ -85,6 +90,14 @@ def test_no_model_config() -> None:
 def test_errors(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         models.create_model(name, **options)
+
+
+def test_variants_of_one_function() -> None:
+    lite = [f"{prefix}efficientnet_lite{n}" for prefix in ("", "tf_") for n in range(5)]
+    assert registry.variants("efficientnet_lite2") == lite
+    assert registry.variants("resnet20") == ["resnet20"]
+    with pytest.raises(ConfigError, match=r"`name` must be one of .*, got 'resnet'"):
+        registry.variants("resnet")
 
 
 @pytest.mark.parametrize("function", [models.model_options, models.image_size])

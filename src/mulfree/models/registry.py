@@ -194,6 +194,16 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(_entries(), pattern))
 
 
+def variants(name: str) -> list[str]:
+    """Return the names that were registered for the function of a model, sorted.
+
+    Raises:
+        ConfigError: No model has this name.
+    """
+    build = _entry(name).build
+    return sorted(other for other, entry in _entries().items() if entry.build is build)
+
+
 def model_options(name: str) -> dict[str, Any]:
     """Return the options of a model with defaults; `norm_logits` None depends on the operator.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mulfree import models, operators
+from mulfree import cost, models, operators
 
 
 def cifar_parameters(blocks: int) -> int:
@@ -37,6 +37,37 @@ PARAMETERS = {
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
     "vgg_small": 4_660_106,
+    # `num_params` in the documentation of torchvision, and the same of EfficientNet-PyTorch.
+    "efficientnet_b0": 5_288_548,
+    "efficientnet_b1": 7_794_184,
+    "efficientnet_b2": 9_109_994,
+    "efficientnet_b3": 12_233_232,
+    "efficientnet_b4": 19_341_616,
+    "efficientnet_b5": 30_389_784,
+    "efficientnet_b6": 43_040_704,
+    "efficientnet_b7": 66_347_960,
+    "mobilenet_v2": 3_504_872,
+    # Parameters in the published files; Lite3, Lite4 and MobileNetV1 in timm.
+    "efficientnet_lite0": 4_652_008,
+    "efficientnet_lite1": 5_416_680,
+    "efficientnet_lite2": 6_092_072,
+    "efficientnet_lite3": 8_197_096,
+    "efficientnet_lite4": 13_006_568,
+    "mobilenet_v1": 4_231_976,
+}
+# Multiply-adds in G. EfficientNet: Table 2 of arXiv 1905.11946, within 5 %; the others: Table 8 of
+# arXiv 1704.04861 and Table 4 of arXiv 1801.04381, within 1 %.
+MULTIPLY_ADDS = {
+    "efficientnet_b0": 0.39,
+    "efficientnet_b1": 0.70,
+    "efficientnet_b2": 1.0,
+    "efficientnet_b3": 1.8,
+    "efficientnet_b4": 4.2,
+    "efficientnet_b5": 9.9,
+    "efficientnet_b6": 19,
+    "efficientnet_b7": 37,
+    "mobilenet_v1": 0.569,
+    "mobilenet_v2": 0.300,
 }
 
 # Pairs of input and weight of one image. ResNet-32: 69.12 M in the CIFAR table of arXiv 1912.13200;
@@ -61,10 +92,10 @@ TAPS = {
 
 
 def test_no_model_is_missing() -> None:
-    assert models.list_models() == sorted(PARAMETERS)
+    assert {name.removeprefix("tf_") for name in models.list_models()} == set(PARAMETERS)
 
 
-@pytest.mark.parametrize("name", PARAMETERS)
+@pytest.mark.parametrize("name", TAPS)
 def test_parameters_and_taps(name: str) -> None:
     classes = 1000 if models.image_size(name) == 224 else 10
     channels = 1 if models.image_size(name) == 28 else 3
@@ -81,3 +112,16 @@ def test_parameters_and_taps(name: str) -> None:
         model(torch.zeros(1, channels, models.image_size(name), models.image_size(name)))
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
     assert sum(taps) == TAPS[name]
+
+
+@pytest.mark.parametrize("name", [name for name in PARAMETERS if name not in TAPS])
+def test_parameters_and_multiply_adds_of_mobile_networks(name: str) -> None:
+    side = models.image_size(name)
+    with torch.device("meta"):
+        model = models.create_model(name, num_classes=1000)
+    profile = cost.count(model, (3, side, side))
+    assert profile.total.params == PARAMETERS[name]
+    published = MULTIPLY_ADDS.get(name)
+    if published is not None:
+        tolerance = 0.05 if "efficientnet" in name else 0.01
+        assert profile.total.cost.mul / 1e9 == pytest.approx(published, rel=tolerance)

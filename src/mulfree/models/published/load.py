@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,7 +25,11 @@ from mulfree.models.registry import (
     list_models,
     model_options,
     set_images,
+    variants,
 )
+
+# Relative difference of equal widths: inferred ones are of rounded channels.
+_TOLERANCE = 0.01
 
 
 def load_published(
@@ -78,6 +83,8 @@ def load_published(
     own = state.renamed({their: our for our, their in theirs.items()})
     linear = _made_convolution(own)
     arguments = {**layout.options(name), **_sizes(own, name, full, theirs)}
+    if linear:
+        _check_variant(own, name, arguments["width"])
     arguments |= _operators(own, operator, full, linear)
     config = ModelConfig(name=name, arguments=arguments)
     expected = claimed(WHAT, own.source, config)
@@ -151,6 +158,15 @@ def _sizes(own: StateDict, name: str, full: nn.Module, theirs: Mapping[str, str]
     if "small_input" in choices:
         sizes["small_input"] = tensors[f"{stem}.weight"].shape[2] == 3
     return sizes
+
+
+def _check_variant(own: StateDict, name: str, width: float) -> None:
+    """Refuse the width of another published variant, whose image size and dropout differ too."""
+    widths = {other: model_options(other)["width"] for other in variants(name)}
+    if not math.isclose(width, widths[name], rel_tol=_TOLERANCE):
+        for other, its in widths.items():
+            if math.isclose(width, its, rel_tol=_TOLERANCE):
+                raise own.refused(f"be weights of {name} (these are as wide as {other})")
 
 
 def _landmarks(full: nn.Module) -> tuple[str, str, str]:

@@ -46,8 +46,9 @@ class StateDict:
             ConfigError: Neither a path nor a state dict.
             ArtifactError: The file is missing, or holds anything but a state dict.
         """
+        content: object = path_or_state_dict
         if isinstance(path_or_state_dict, Mapping):
-            source, content = "a state dict", path_or_state_dict
+            source = "a state dict"
         else:
             source = _path(path_or_state_dict)
             content = _read(source)
