@@ -65,7 +65,10 @@ _TURNS = {
 
 
 def read_image(
-    path: str | os.PathLike[str], shape: tuple[int, int, int], resize: int
+    path: str | os.PathLike[str],
+    shape: tuple[int, int, int],
+    resize: int,
+    command: str = "run",
 ) -> NDArray[np.uint8]:
     """Pixels of an image file, resized and cropped for a network, `[C, H, W]`.
 
@@ -73,6 +76,7 @@ def read_image(
         path: The file.
         shape: C, H, W of the network's input.
         resize: Length of the shorter side before the centre crop.
+        command: Start of error messages.
 
     Raises:
         ArtifactError: The file cannot be read, is no such image, damaged or too large.
@@ -82,16 +86,16 @@ def read_image(
     channels, height, width = shape
     if channels not in _MODES:
         raise ConfigError(
-            f"run: `FILE` must be a network of 1 or 3 channels to read images, got {channels}"
+            f"{command}: `FILE` must be a network of 1 or 3 channels to read images, got {channels}"
         )
     try:
         data = read_regular(Path(path), MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a zero character in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise ArtifactError(
-            f"run: `IMAGE` must be a readable file, got {os.fspath(path)} ({reason})"
+            f"{command}: `IMAGE` must be a readable file, got {os.fspath(path)} ({reason})"
         ) from error
-    pixels = decode(data, _MODES[channels], resize, f"run: {os.fspath(path)}")
+    pixels = decode(data, _MODES[channels], resize, f"{command}: {os.fspath(path)}")
     top, left = (resize - height) // 2, (resize - width) // 2
     return pixels[:, top : top + height, left : left + width]
 

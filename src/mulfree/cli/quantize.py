@@ -10,6 +10,7 @@ from mulfree.cli.arguments import Parser, file_path, positive, threads
 from mulfree.cli.network import Trained, add_data_options, kind_of, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
+from mulfree.cli.quantize_published import quantize_published
 from mulfree.files import check_writable
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ _EPILOG = """\
 Ranges of values are measured on training images, accuracies on the test images: first of the
 floating-point network, then of the integer network, run as by `mulfree run`. The file holds the
 network with the first number of bits. For a network trained with method qat, bits and ranges are
-read from its checkpoint."""
+read from its checkpoint.
+
+With --model, CHECKPOINT holds published weights (see mulfree.models.load_published), and ranges are
+measured on the pictures of a folder."""
 
 
 def main(argv: list[str]) -> int:
@@ -33,6 +37,9 @@ def main(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     output = arguments.output
     check_writable(output)
+    if arguments.model is not None:
+        quantize_published(arguments, arguments.bits[0] if arguments.bits else _BITS[0])
+        return 0
 
     # Imported late: torch takes a second to import, which `mulfree -h` does not need.
     import torch
@@ -113,6 +120,15 @@ def _parser() -> Parser:
         "-o", "--output", type=file_path, metavar="FILE", required=True, help="file to write"
     )
     parser.add_argument(
+        "--model", metavar="NAME", help="network of published weights, such as efficientnet_lite0"
+    )
+    parser.add_argument(
+        "--pictures",
+        type=file_path,
+        metavar="FOLDER",
+        help="pictures for measuring ranges, with --model",
+    )
+    parser.add_argument(
         "--bits",
         nargs="+",
         type=int,
@@ -133,7 +149,7 @@ def _parser() -> Parser:
         type=positive,
         default=1024,
         metavar="N",
-        help="training images for measuring ranges (default: 1024)",
+        help="images for measuring ranges (default: 1024)",
     )
     parser.add_argument("--threads", type=threads, help="CPU threads")
     add_data_options(parser)
