@@ -45,6 +45,10 @@ int run(const Shape& x_shape, const Shape& w_shape, const Geometry& geo) {
       kernels.input_grad(geo, rule, g.data(), x.data(), w.data(), dx.data(), kThreads);
       auto dw = values<T>(count(w_shape), 0, true);
       kernels.weight_grad(geo, rule, g.data(), x.data(), w.data(), dw.data(), kThreads);
+      // The same blocks as images in channels_last, which depthwise geometries may be.
+      kernels.last_forward(geo, x.data(), w.data(), out.data(), kThreads);
+      kernels.last_input_grad(geo, rule, g.data(), x.data(), w.data(), dx.data(), kThreads);
+      kernels.last_weight_grad(geo, rule, g.data(), x.data(), w.data(), dw.data(), kThreads);
       // Gradients of values that are not finite are formed in other ways.
       if (!x.empty()) x.back() = std::numeric_limits<T>::quiet_NaN();
       if (!w.empty()) w.front() = std::numeric_limits<T>::infinity();
@@ -62,7 +66,7 @@ int main() {
   int runs = 0;
   for (const std::int64_t n : {0, 2}) {
     for (const auto& [c, co, groups] :
-         {std::array<std::int64_t, 3>{1, 1, 1}, {3, 17, 1}, {4, 6, 2}, {9, 9, 9}}) {
+         {std::array<std::int64_t, 3>{1, 1, 1}, {3, 17, 1}, {4, 6, 2}, {9, 9, 9}, {48, 48, 48}}) {
       for (const auto& [h, w] :
            {std::array<std::int64_t, 2>{1, 1}, {5, 7}, {4, 16}, {3, 50}, {2, 64}}) {
         for (const std::int64_t kernel : {1, 2, 3, 5}) {

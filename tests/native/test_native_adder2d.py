@@ -303,7 +303,99 @@ def test_any_magnitude_keeps_accuracy(scale: float, isa: str) -> None:
     assert_accurate(forward(geo, x, w, isa), exact, define_forward(geo, x, w), geo.summands[0])
 
 
+def last(array: Array) -> Array:
+    """An image in channels_last, `[N, H, W, C]`."""
+    return np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+
+
+def assert_all_accurate_in_channels_last(
+    geo: Geometry, g: Array, x: Array, w: Array, isa: str, threads: int = 2
+) -> None:
+    """As `assert_all_accurate`, with images in channels_last."""
+    g64, x64, w64 = (a.astype(np.float64) for a in (g, x, w))
+    options = (*window(geo), threads, isa, True)
+    out, dx, dw = np.full_like(last(g), np.nan), np.full_like(last(x), np.nan), np.empty_like(w)
+    assert _native.adder2d_forward(last(x), w, out, *options)
+    exact = define_forward(geo, x64, w64)
+    assert_accurate(out.transpose(0, 3, 1, 2), exact, define_forward(geo, x, w), geo.summands[0])
+    for rule in RULES:
+        rest = (*window(geo), rule, threads, isa, True)
+        assert _native.adder2d_input_grad(last(g), last(x), w, dx, *rest)
+        assert _native.adder2d_weight_grad(last(g), last(x), w, dw, *rest)
+        exact = define_input_grad(geo, rule, g64, x64, w64)
+        naive = define_input_grad(geo, rule, g, x, w)
+        assert_accurate(dx.transpose(0, 3, 1, 2), exact, naive, geo.summands[1])
+        exact = define_weight_grad(geo, rule, g64, x64, w64)
+        assert_accurate(dw, exact, define_weight_grad(geo, rule, g, x, w), geo.summands[2])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "geo",
+    [
+        depthwise(c=48, h=7, w=7, k=5),
+        depthwise(c=16, h=14, w=13, k=3),
+        depthwise(n=9, c=32, h=8, w=9, k=3, stride=(2, 2)),
+        depthwise(c=16, h=9, w=8, k=5, stride=(2, 1), dilation=(1, 2)),
+        depthwise(c=16, h=11, w=12, k=4, stride=(3, 4)),
+        depthwise(c=16, h=12, w=12, k=3, stride=(2, 2), dilation=(3, 2)),
+        depthwise(n=1, c=16, h=60, w=70, k=3),
+        depthwise(n=1, c=16, h=61, w=70, k=3, stride=(2, 2)),
+        Geometry(n=2, c=16, h=4, w=5, co=16, kernel=(2, 2), padding=(4, 3), groups=16),
+        Geometry(n=2, c=16, h=5, w=1, co=16, kernel=(1, 1), stride=(2, 2), groups=16),
+    ],
+    ids=lambda geo: f"{geo.h}x{geo.w}k{geo.kernel[0]}s{geo.stride[0]}{geo.stride[1]}",
+)
+def test_channels_last_agrees_with_definition(
+    geo: Geometry, threads: int, dtype: type, isa: str
+) -> None:
+    arrays = operands(geo, dtype, relu=False)
+    assert_all_accurate_in_channels_last(geo, *arrays, isa, threads)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("offset", [1.0, 1000.0])
+def test_shared_offset_keeps_accuracy_in_channels_last(offset: float, isa: str) -> None:
+    geo = depthwise(c=16, h=9, w=9, k=3)
+    g, x, w = operands(geo, np.float32, relu=True)
+    shift = np.float32(offset)
+    assert_all_accurate_in_channels_last(geo, g, x + shift, w + shift, isa)
+
+
+@pytest.mark.parametrize(
+    "geo",
+    [
+        depthwise(c=15, h=4, w=4, k=3),
+        Geometry(n=1, c=16, h=4, w=4, co=32, kernel=(3, 3), groups=16),
+        depthwise(c=16, h=9, w=9, k=3, stride=(5, 1)),
+        depthwise(n=0, c=16, h=4, w=4, k=3),
+    ],
+    ids=["channels", "multiplier", "stride", "no images"],
+)
+def test_channels_last_without_a_kernel_is_left_to_the_caller(geo: Geometry) -> None:
+    g, x, w = operands(geo, np.float32, relu=False)
+    assert not _native.adder2d_forward(last(x), w, last(g), *window(geo), 1, "", True)
+    rest = (*window(geo), "adder", 1, "", True)
+    assert not _native.adder2d_input_grad(last(g), last(x), w, last(x), *rest)
+    assert not _native.adder2d_weight_grad(last(g), last(x), w, w.copy(), *rest)
+
+
 NOT_FINITE = (np.nan, np.inf, -np.inf)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("value", NOT_FINITE)
+def test_gradients_in_channels_last_are_of_finite_values(value: float, isa: str) -> None:
+    geo = depthwise(c=16, h=6, w=5, k=3)
+    for place in (1, 2):
+        arrays = operands(geo, np.float32, relu=False)
+        arrays[place].flat[0] = value
+        g, x, w = arrays
+        rest = (*window(geo), "adder", 1, isa, True)
+        assert not _native.adder2d_input_grad(last(g), last(x), w, last(x), *rest)
+        assert not _native.adder2d_weight_grad(last(g), last(x), w, w.copy(), *rest)
 
 
 def assert_not_finite_as_defined(geo: Geometry, g: Array, x: Array, w: Array, isa: str) -> None:

@@ -11,6 +11,8 @@ _Pair = tuple[int, int]
 
 # Floats: float32 or float64 of rank 4.
 
+# False where there is no kernel for arrays in channels_last, [N, H, W, C]: `out` is incomplete.
+
 def adder2d_forward(
     x: _Array,
     w: _Array,
@@ -21,7 +23,8 @@ def adder2d_forward(
     groups: int,
     threads: int,
     isa: str,
-) -> None: ...
+    channels_last: bool = False,
+) -> bool: ...
 
 class _Gradient(Protocol):
     def __call__(
@@ -37,7 +40,8 @@ class _Gradient(Protocol):
         rule: str,
         threads: int,
         isa: str,
-    ) -> None: ...
+        channels_last: bool = False,
+    ) -> bool: ...
 
 adder2d_input_grad: _Gradient
 adder2d_weight_grad: _Gradient

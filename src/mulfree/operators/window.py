@@ -136,6 +136,8 @@ def pair(function: str, arg: str, value: PairLike, minimum: int) -> Pair:
 
 
 def _is_size(value: object, minimum: int) -> bool:
+    if type(value) is int:
+        return minimum <= value <= _MOST
     integers = (int, torch.SymInt, np.integer)
     if not isinstance(value, integers) or isinstance(value, bool):
         return False

@@ -113,6 +113,34 @@ def test_layouts(backend: str) -> None:
         assert torch.equal(a, c)
 
 
+@pytest.mark.parametrize("gradient", ["adder", "sign", "l2"])
+@pytest.mark.parametrize("channels", [16, 15])
+@pytest.mark.parametrize("size", [(7, 7), (9, 1)])
+def test_depthwise_in_channels_last(size: tuple[int, int], channels: int, gradient: str) -> None:
+    window = ConvProblem(
+        in_channels=channels, out_channels=channels, groups=channels, size=size, stride=(2, 1)
+    )
+    x, w, g = operands(window, torch.float32)
+    last = torch.channels_last
+    results = run(x.to(memory_format=last), w, g, window, gradient=gradient)
+    assert_right(results, x, w, g, window, gradient)
+    assert results[0].is_contiguous(memory_format=last)
+    assert results[1].is_contiguous(memory_format=last)
+    assert results[2].is_contiguous()
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf])
+def test_not_finite_values_of_depthwise_layers_in_channels_last(value: float) -> None:
+    window = ConvProblem(in_channels=16, out_channels=16, groups=16, size=(6, 7), stride=(2, 2))
+    for gradient, place in itertools.product(("adder", "sign"), (0, 1, 2)):
+        tensors = list(operands(window, torch.float32))
+        tensors[place].view(-1)[-1] = value
+        x, w, g = tensors
+        images = x.contiguous(memory_format=torch.channels_last)
+        results = run(images, w, g, window, gradient=gradient)
+        assert_not_finite_as_defined(results, x, w, g, window, gradient)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8)])
 def test_nothing_to_sum(shape: tuple[int, ...], backend: str) -> None:

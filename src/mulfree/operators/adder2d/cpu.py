@@ -26,7 +26,7 @@ def forward(input: Tensor, weight: Tensor, sliding: Sliding) -> Tensor:
 def input_grad(
     grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
-    """GradientRule of the input by `rule`, of `input`'s shape."""
+    """Gradient of the input by `rule`, of `input`'s shape."""
     tensors = (grad, input, weight)
     return _run("adder2d_input_grad", tensors, input.shape, sliding, rule.name)
 
@@ -34,7 +34,7 @@ def input_grad(
 def weight_grad(
     grad: Tensor, input: Tensor, weight: Tensor, sliding: Sliding, rule: GradientRule
 ) -> Tensor:
-    """GradientRule of the weight by `rule`, of `weight`'s shape."""
+    """Gradient of the weight by `rule`, of `weight`'s shape."""
     tensors = (grad, input, weight)
     return _run("adder2d_weight_grad", tensors, weight.shape, sliding, rule.name)
 
@@ -46,13 +46,44 @@ def _run(
     sliding: Sliding,
     *rule: str,
 ) -> Tensor:
-    """Output of `kernel` for these tensors."""
+    """Output of `kernel` for these tensors, in channels_last where there is such a kernel."""
+    if sliding.groups > 1 and _is_channels_last(tensors[-2]):
+        output = _call(kernel, tensors, shape, sliding, rule, torch.channels_last)
+        if output is not None:
+            return output
+    output = _call(kernel, tensors, shape, sliding, rule, torch.contiguous_format)
+    assert output is not None
+    return output
+
+
+def _is_channels_last(images: Tensor) -> bool:
+    return images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+
+
+def _call(
+    kernel: str,
+    tensors: tuple[Tensor, ...],
+    shape: tuple[int, ...],
+    sliding: Sliding,
+    rule: tuple[str, ...],
+    layout: torch.memory_format,
+) -> Tensor | None:
+    """Output of `kernel` for images in one memory format; None if it has none for these."""
+    *images, weight = (tensor.detach() for tensor in tensors)
+    last = layout == torch.channels_last
     # Not arrays of NumPy, which would keep FSDP from freeing the memory of gathered weights.
-    arrays = [tensor.detach().contiguous() for tensor in tensors]
-    output = torch.empty(shape, dtype=tensors[0].dtype)
+    arrays = [_array(image.contiguous(memory_format=layout), last) for image in images]
+    of_images = kernel != "adder2d_weight_grad"
+    output = torch.empty(
+        shape,
+        dtype=weight.dtype,
+        memory_format=layout if of_images else torch.contiguous_format,
+    )
+    target = _array(output, last and of_images).numpy()
     try:
         run = getattr(core(), kernel)
-        run(*arrays, output.numpy(), *sliding, *rule, torch.get_num_threads(), "")
+        threads = torch.get_num_threads()
+        done = run(*arrays, weight.contiguous(), target, *sliding, *rule, threads, "", last)
     except MemoryError:
         raise ShapeError(
             "adder2d: `dilation` and `padding` must leave windows that fit into memory, got "
@@ -62,4 +93,9 @@ def _run(
     except ValueError as error:
         # Shapes and rules were checked before: what is left is a MULFREE_ISA that is not here.
         raise BackendUnavailableError(str(error)) from error
-    return output
+    return output if done else None
+
+
+def _array(images: Tensor, channels_last: bool) -> Tensor:
+    """Images as a C-contiguous array."""
+    return images.permute(0, 2, 3, 1) if channels_last else images

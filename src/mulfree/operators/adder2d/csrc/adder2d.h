@@ -35,6 +35,14 @@ struct Kernels {
                      T* out, int threads);
   void (*weight_grad)(const Geometry& geo, Rule rule, const T* g, const T* x, const T* weight,
                       T* out, int threads);
+  // The same with x, g and out (of the weights' gradient: x and g) in channels_last, [n, h, w, c].
+  // They return false, with `out` not complete, where there is no such kernel: for other than
+  // depthwise convolutions, and for gradients of values that are not finite.
+  bool (*last_forward)(const Geometry& geo, const T* x, const T* weight, T* out, int threads);
+  bool (*last_input_grad)(const Geometry& geo, Rule rule, const T* g, const T* x, const T* weight,
+                          T* out, int threads);
+  bool (*last_weight_grad)(const Geometry& geo, Rule rule, const T* g, const T* x, const T* weight,
+                           T* out, int threads);
 };
 
 extern const Kernels<float> kernels_avx512;

@@ -86,9 +86,10 @@ class Flat {
  public:
   using T = typename V::T;
 
-  // For bands of at most `rows` rows of windows.
-  void reserve(const FlatLayout& layout, i64 rows) {
+  // For bands of at most `rows` rows of windows, of `total` in all.
+  void reserve(const FlatLayout& layout, i64 rows, i64 total) {
     layout_ = layout;
+    one_band_ = rows == total;
     plane_ = layout.plane(rows, V::kLanes);
     data_.reset(layout.values(rows, V::kLanes));
     row_.reset(round_up(layout.width, 2 * V::kLanes));
@@ -115,7 +116,8 @@ class Flat {
         const i64 row = (begin + i) * layout_.phases + phase - layout_.origin;
         T* dst = data_.data() + offset(phase, 0, i, 0);
         if (row < 0 || row >= layout_.height) {
-          for (i64 c = 0; c < layout_.copies; ++c) {
+          // Rows of padding stay it where they are the same in every plane.
+          for (i64 c = one_band_ ? layout_.copies : 0; c < layout_.copies; ++c) {
             for (i64 j = 0; j < layout_.pitch; ++j) dst[c * plane_ + j] = -centre;
           }
         } else {
@@ -159,6 +161,7 @@ class Flat {
   }
 
   FlatLayout layout_;
+  bool one_band_ = false;
   i64 plane_ = 0;
   Buffer<T> data_, row_;
 };

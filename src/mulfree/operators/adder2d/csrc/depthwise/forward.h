@@ -7,18 +7,19 @@
 namespace mulfree::adder2d {
 namespace {
 
-// out[vector] = -sum over taps of |x - w|.
-template <class V, int kVecs>
+// out[vector] = -sum over taps of |x - w|; weight [tap][lane] or, the same in all lanes, [tap]. The
+// vectors of x are adjacent, those of out `step` values apart.
+template <class V, bool kPerLane, int kVecs>
 [[gnu::noinline]] void subtract_distances(const typename V::T* x, const i64* offsets,
-                                          const typename V::T* weight, i64 taps,
-                                          typename V::T* out) {
+                                          const typename V::T* weight, i64 taps, typename V::T* out,
+                                          i64 step) {
   typename V::R acc[kVecs];
   const auto ones = V::ones();
 #pragma GCC unroll 8
   for (int j = 0; j < kVecs; ++j) acc[j] = V::zero();
   for (i64 k = 0; k < taps; ++k) {
     const typename V::T* src = x + offsets[k];
-    const auto w = V::set1(weight[k]);
+    const auto w = kPerLane ? V::load(weight + k * V::kLanes) : V::set1(weight[k]);
 #pragma GCC unroll 8
     for (int j = 0; j < kVecs; ++j) {
       const auto t = V::subtract_on_fma(V::load(src + j * V::kLanes), w, ones);
@@ -26,7 +27,7 @@ template <class V, int kVecs>
     }
   }
 #pragma GCC unroll 8
-  for (int j = 0; j < kVecs; ++j) V::store(out + j * V::kLanes, acc[j]);
+  for (int j = 0; j < kVecs; ++j) V::store(out + j * step, acc[j]);
 }
 
 template <class V>
@@ -47,7 +48,7 @@ void depthwise_forward(const Geometry& geo, const typename V::T* x, const typena
   const int team = static_cast<int>(min_i64(threads, tasks));
   Workers<Scratch> scratch(team);
   for (int i = 0; i < team; ++i) {
-    scratch[i].x.reserve(layout, band);
+    scratch[i].x.reserve(layout, band, geo.ho);
     scratch[i].out.reset(band * layout.pitch + L);
     scratch[i].offsets.reset(taps);
     window_offsets<V>(geo, scratch[i].x, scratch[i].offsets.data());
@@ -62,8 +63,8 @@ void depthwise_forward(const Geometry& geo, const typename V::T* x, const typena
         own.x.copy(x + p * geo.h * geo.w, row, row + rows, T(0));
         const auto run = [&](const T* src, T* sums, i64 vectors) {
           for_even_tiles<V::kDirectVecs>(vectors, [&](auto size, i64 j) {
-            subtract_distances<V, decltype(size)::value>(src + j * L, own.offsets.data(), w, taps,
-                                                         sums + j * L);
+            subtract_distances<V, false, decltype(size)::value>(src + j * L, own.offsets.data(), w,
+                                                                taps, sums + j * L, L);
           });
         };
         if (direct) {

@@ -15,10 +15,12 @@ namespace {
 // body(Int<N>{}, first vector) over [0, vectors) in even tiles of at most kMax vectors.
 template <int kMax, class Body>
 inline void for_even_tiles(i64 vectors, const Body& body) {
-  const i64 tiles = ceil_div(vectors, kMax);
-  for (i64 t = 0; t < tiles; ++t) {
-    const i64 begin = t * vectors / tiles, end = (t + 1) * vectors / tiles;
-    with_vectors<kMax>(end - begin, [&](auto size) { body(size, begin); });
+  if (vectors == 0) return;
+  const i64 tiles = ceil_div(vectors, kMax), size = vectors / tiles, larger = vectors % tiles;
+  for (i64 t = 0, begin = 0; t < tiles; ++t) {
+    const i64 count = size + (t < larger ? 1 : 0);
+    with_vectors<kMax>(count, [&](auto tile) { body(tile, begin); });
+    begin += count;
   }
 }
 
@@ -60,27 +62,35 @@ void window_offsets(const Geometry& geo, const Flat<V>& flat, i64* offsets) {
   }
 }
 
-// The input gradient's layout of the gradient of the output: input row a + i * sh of phase a meets,
-// at tap u, output row i + (a + ph - u * dh) / sh where that divides.
-struct GradLayout : FlatLayout {
-  i64 reach = 0;   // taps of a row of windows that a pixel meets
-  i64 lowest = 0;  // least of the offsets of rows
+// Pixel a + i * stride of an axis meets, at tap t, window i + (a + padding - t * dilation) / stride
+// where that divides.
+struct PixelAxis {
+  i64 stride, padding, dilation, lowest = 0, highest = 0;
 
-  explicit GradLayout(const Geometry& geo) {
-    i64 highest = 0;
+  PixelAxis(i64 s, i64 p, i64 d, i64 kernel) : stride(s), padding(p), dilation(d) {
     bool any = false;
-    for (i64 a = 0; a < geo.sh; ++a) {
-      for (i64 u = 0; u < geo.kh; ++u) {
-        if ((a + geo.ph - u * geo.dh) % geo.sh != 0) continue;
-        const i64 row = (a + geo.ph - u * geo.dh) / geo.sh;
-        lowest = any ? min_i64(lowest, row) : row;
-        highest = any ? max_i64(highest, row) : row;
+    for (i64 a = 0; a < stride; ++a) {
+      for (i64 t = 0; t < kernel; ++t) {
+        if (!meets(a, t)) continue;
+        lowest = any ? min_i64(lowest, window(a, t)) : window(a, t);
+        highest = any ? max_i64(highest, window(a, t)) : window(a, t);
         any = true;
       }
     }
+  }
+  bool meets(i64 a, i64 t) const { return (a + padding - t * dilation) % stride == 0; }
+  i64 window(i64 a, i64 t) const { return (a + padding - t * dilation) / stride; }
+};
+
+// The input gradient's layout of the gradient of the output.
+struct GradLayout : FlatLayout {
+  PixelAxis rows;
+  i64 reach = 0;  // taps of a row of windows that a pixel meets
+
+  explicit GradLayout(const Geometry& geo) : rows(geo.sh, geo.ph, geo.dh, geo.kh) {
     height = geo.ho, width = geo.wo;
-    origin = -lowest;
-    span_rows = highest - lowest;
+    origin = -rows.lowest;
+    span_rows = rows.highest - rows.lowest;
     reach = geo.sw == 2 ? (geo.kw + 1) / 2 : geo.kw;
     span_cols = geo.sw == 2 ? 2 * (reach - 1) : (geo.kw - 1) * geo.dw;
     first[0] = span_cols - geo.pw;
@@ -89,17 +99,23 @@ struct GradLayout : FlatLayout {
   }
 };
 
-// Whether a geometry is depthwise, and small enough for its rows to stay in L1.
+// Whether there is one filter for each channel, of sizes whose products are no concern.
+inline bool has_filter_per_channel(const Geometry& geo) {
+  constexpr i64 kMaxExtent = 1 << 13, kMaxTaps = 128;
+  if (geo.groups != geo.c || geo.co != geo.c || geo.n * geo.c * geo.h * geo.w == 0) return false;
+  const i64 extents[] = {geo.kh, geo.kw, geo.dh, geo.dw, geo.ph, geo.pw, geo.w};
+  for (const i64 extent : extents) {
+    if (extent >= kMaxExtent) return false;
+  }
+  return geo.kh * geo.kw <= kMaxTaps;
+}
+
+// Whether a geometry is depthwise, with rows that stay in L1.
 template <class V>
 bool is_depthwise(const Geometry& geo) {
-  constexpr i64 kMaxValues = 1 << 14, kMaxExtent = 1 << 13, kMaxTaps = 128;
-  const auto small = [](i64 extent) { return extent < kMaxExtent; };
-  if (geo.groups != geo.c || geo.co != geo.c || geo.n * geo.c * geo.h * geo.w == 0) return false;
+  constexpr i64 kMaxValues = 1 << 14;
+  if (!has_filter_per_channel(geo)) return false;
   if (geo.sh > 2 || geo.sw > 2 || (geo.sw == 2 && geo.dw > 1)) return false;
-  if (!small(geo.kh) || !small(geo.kw) || !small(geo.dh) || !small(geo.dw) || !small(geo.ph) ||
-      !small(geo.pw) || !small(geo.w) || geo.kh * geo.kw > kMaxTaps) {
-    return false;
-  }
   const GradLayout grads(geo);
   return grads.first[0] >= 0 && grads.values(1, V::kLanes) <= kMaxValues &&
          window_layout(geo).values(1, V::kLanes) <= kMaxValues;

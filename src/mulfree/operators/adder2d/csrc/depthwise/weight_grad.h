@@ -8,25 +8,27 @@
 namespace mulfree::adder2d {
 namespace {
 
-// sums[tap][lane] += f(x - w) * g over rows of vectors of windows; and, unless null, g_sum[lane]
-// += g. x is less a centre already where the form is centred.
-template <class V, Difference kForm, int kTaps>
+// sums[tap][lane] += f(x - w) * g over rows of vectors; and, unless null, g_sum[lane] += g. The
+// vectors of x are adjacent, those of g `g_step` values apart. x is less a centre already where the
+// form is centred; weight as in `subtract_distances`.
+template <class V, Difference kForm, bool kPerLane, int kTaps>
 [[gnu::noinline]] void add_products(const typename V::T* x, i64 x_pitch, const i64* offsets,
                                     const typename V::T* weight, const typename V::T* g,
-                                    i64 g_pitch, i64 rows, i64 lanes, typename V::T* sums,
-                                    typename V::T* g_sum) {
+                                    i64 g_pitch, i64 g_step, i64 rows, i64 vectors,
+                                    typename V::T* sums, typename V::T* g_sum) {
   typename V::R acc[kTaps], acc_g = V::zero();
 #pragma GCC unroll 9
   for (int k = 0; k < kTaps; ++k) acc[k] = V::zero();
   for (i64 i = 0; i < rows; ++i, x += x_pitch, g += g_pitch) {
-    for (i64 p = 0; p < lanes; p += V::kLanes) {
-      const auto gs = V::load(g + p);
+    for (i64 p = 0; p < vectors; ++p) {
+      const auto gs = V::load(g + p * g_step);
       acc_g = V::add(acc_g, gs);
 #pragma GCC unroll 9
       for (int k = 0; k < kTaps; ++k) {
-        auto t = V::load(x + p + offsets[k]);
+        auto t = V::load(x + p * V::kLanes + offsets[k]);
         if constexpr (kForm == Difference::sign) {
-          t = bounded<V, Rule::sign>(V::sub(t, V::set1(weight[k])));
+          const auto w = kPerLane ? V::load(weight + k * V::kLanes) : V::set1(weight[k]);
+          t = bounded<V, Rule::sign>(V::sub(t, w));
         }
         acc[k] = V::fma(t, gs, acc[k]);
       }
@@ -81,7 +83,7 @@ void depthwise_weight_grad(const Geometry& geo, const typename V::T* g, const ty
   const int team = static_cast<int>(min_i64(threads, tasks));
   Workers<Scratch> scratch(team);
   for (int i = 0; i < team; ++i) {
-    scratch[i].x.reserve(layout, band);
+    scratch[i].x.reserve(layout, band, geo.ho);
     scratch[i].g.reset(lanes_of_band);
     scratch[i].sums.reset(rows_of_sums * (L + 1));
     scratch[i].offsets.reset(taps);
@@ -108,11 +110,11 @@ void depthwise_weight_grad(const Geometry& geo, const typename V::T* g, const ty
                                                geo.wo, T(0));
           }
           V::store(own.g.data() + end, V::zero());
-          const i64 flat_rows = direct ? rows : 1, lanes = direct ? geo.wo : round_up(end, L);
+          const i64 flat_rows = direct ? rows : 1, vectors = ceil_div(direct ? geo.wo : end, L);
           for_even_tiles<9>(taps, [&](auto size, i64 k) {
-            add_products<V, kForm, decltype(size)::value>(
+            add_products<V, kForm, false, decltype(size)::value>(
                 own.x.data(), layout.pitch, own.offsets.data() + k, w + k,
-                direct ? slopes : own.g.data(), geo.wo, flat_rows, lanes, sums + k * L,
+                direct ? slopes : own.g.data(), geo.wo, L, flat_rows, vectors, sums + k * L,
                 k == 0 ? sums + taps * L : nullptr);
           });
         }
