@@ -128,7 +128,7 @@ def _choose(name: str, options: BenchOptions) -> dict[str, Suite]:
     suites = {name: get_suite(name) for name in SUITES}
     if options.isa is not None or options.device != "cpu":
         del suites["isa"]
-    return {name: suite for name, suite in suites.items() if not suite.alone}
+    return {name: suite for name, suite in suites.items() if suite.in_all and not suite.alone}
 
 
 def _check(options: BenchOptions) -> None:

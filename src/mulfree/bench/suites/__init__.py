@@ -12,7 +12,7 @@ from typing import Any
 
 from mulfree import models
 
-SUITES: tuple[str, ...] = ("operator", "isa", "step", "memory", "runtime")
+SUITES: tuple[str, ...] = ("operator", "depthwise", "isa", "step", "memory", "runtime")
 
 # Networks, and images in a batch, whose layers the operator is timed on; training steps take the
 # first.
@@ -93,6 +93,7 @@ class Suite:
         report: Tables of the result of `run` for an operator.
         check: Raises `ConfigError` for options that the suite cannot measure with.
         alone: Whether it is left out of `all` and `run` returns a result file of its own.
+        in_all: Whether it is one of `all`, unless it is alone.
     """
 
     summary: str
@@ -101,6 +102,7 @@ class Suite:
     report: Callable[[str, Any], str]
     check: Callable[[BenchOptions], None] = lambda options: None
     alone: bool = False
+    in_all: bool = True
 
 
 def get_suite(name: str) -> Suite:
