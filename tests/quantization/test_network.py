@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 from mulfree.errors import ConfigError
+from mulfree.quantization import network as checks
 from mulfree.quantization.fusion import fuse
 from mulfree.quantization.network import check_operations, check_weights, copied, plain
 
@@ -218,3 +219,28 @@ def test_one_logit_an_image() -> None:
     model = Net(lambda n, x: n.fc(x.flatten(1)).squeeze(-1), fc=nn.Linear(128, 1))
     assert model(X).shape == (3,)
     checked(model)
+
+
+class Rounded(nn.Module):
+    """Logits with an error of some roundings in the precision of the images."""
+
+    def __init__(self, net: nn.Module, error: float) -> None:
+        super().__init__()
+        self.net, self.error = net, error
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.net(x)
+        return logits * (1 + 8 * torch.finfo(logits.dtype).eps + self.error)
+
+
+def test_logits_that_rounding_changes_are_compared_in_double_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "_CLOSE", 1e-9)
+    net = small().eval()
+    fused = fuse(net, SHAPE)
+    with torch.no_grad():
+        assert not torch.equal(Rounded(net, 0.0)(X), net(X))
+    check_operations(fused, Rounded(net, 0.0), net, X)
+    with pytest.raises(ConfigError, match=r"got logits that differ by 1e-05 of the largest$"):
+        check_operations(fused, Rounded(net, 1e-5), net, X)
