@@ -71,11 +71,11 @@ class DataConfig(Bounds):
     for validation. The images that are left out have no use."""
 
     subset_seed: int = 0
-    """Choice of the images of `fraction`; those of `validation` do not depend on it."""
+    """Choice of the images of `fraction`; the hold-out for validation does not depend on it."""
 
     mean: tuple[float, ...] | None = None
     """Mean of pixels scaled to 0..1, subtracted before they are divided by `std`: a number for each
-    channel, or one for all. Default: that of the data set. A pretrained network needs the
+    channel, or one for all. Default: the mean of the data set. A pretrained network needs the
     statistics of its own training."""
 
     std: tuple[float, ...] | None = None
