@@ -29,8 +29,8 @@ def stages_of(model: nn.Module) -> dict[str, str]:
 
     A stage holds the layers with maps of one size, from a forward pass on zeros at the image size
     of the design. A layer whose input is a single pixel, as in a squeeze-and-excitation, belongs
-    to the stage of the layer called before it; a batch norm to that of the layer registered
-    before it.
+    to the stage of the previously called layer; a batch norm to the stage of the previously
+    registered layer.
 
     Args:
         model: A network of `create_model`.

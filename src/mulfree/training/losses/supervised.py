@@ -26,7 +26,7 @@ class SupervisedConfig(MethodConfig):
 
 
 class SupervisedMethod(TrainingMethod):
-    """Training method whose loss is that of the network's outputs on the targets."""
+    """Training method with the loss of the network's outputs on the targets."""
 
     config: SupervisedConfig
 
