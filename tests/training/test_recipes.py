@@ -57,7 +57,7 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
     synthetic = data.DataConfig(name="synthetic", classes=classes, image_size=16, limit=24)
     splits = data.load(synthetic)
     options = {**config.model.options, "width": 0.125}
-    if "depth" in models.model_options(config.model.name):
+    if config.model.name.startswith("efficientnet"):
         options["depth"] = 0.25
     small = replace(config, model=replace(config.model, options=options))
     torch.manual_seed(0)
@@ -81,10 +81,11 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
     assert isinstance(optimizer, AdaptiveLocalLR) == (config.model.operator == "adder2d")
     schedule = Schedule(config=config.schedule, epochs=config.trainer.epochs, steps_per_epoch=2)
     loader = data.BatchLoader(splits.train, 12, train=True, transform=splits.train_transform)
+    rates = [group["lr"] for group in optimizer.param_groups]
     before = {name: p.detach().clone() for name, p in task.named_parameters()}
     for step, batch in enumerate(loader):
-        for group in optimizer.param_groups:
-            group["lr"] *= schedule(step)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * schedule(step)
         optimizer.zero_grad()
         loss = task(batch)["loss"]
         loss.backward()
