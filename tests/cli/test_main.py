@@ -70,7 +70,7 @@ def test_no_command_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str
         (
             ["trian"],
             "mulfree: error: command line: `command` must be one of bench, evaluate, export, info, "
-            "inspect, profile, quantize, run, train, got 'trian'; did you mean 'train'?\n",
+            "inspect, profile, quantize, run, scale, train, got 'trian'; did you mean 'train'?\n",
         ),
         (
             ["--verison"],

@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mulfree.errors import ConfigError, choices_message, quoted
-from mulfree.models import scale
+from mulfree.models import ScaledModel, scale
 from mulfree.models.scaling import MAX_RATIO
 from mulfree.scaling.costs import DTYPE, MEASURES, costs_of
 from mulfree.scaling.plan import fit
@@ -67,42 +68,61 @@ class Constraint:
                     f"got {quoted(value)}"
                 )
 
-    def measured(self, name: str, ratios: Ratios, options: Mapping[str, Any]) -> float:
-        """Growth of the cost of a network, by the arguments of `models.scale`."""
-        if self.kind == PRODUCT:
-            return ratios.product
-        cost = MEASURES[self.kind]
-        return cost(scale(name, 1, *ratios, **options), DTYPE) / self._base(name, options)
-
     def holds(self, growth: float) -> bool:
         """Return whether a growth is within the tolerance."""
         return abs(growth - self.growth) <= self.tolerance
 
-    def normalised(self, name: str, ratios: Ratios, options: Mapping[str, Any]) -> Ratios:
+
+class Growth:
+    """Growth of the cost of a network from phi = 0 to phi = 1.
+
+    Args:
+        constraint: Kind of the cost, and its required growth.
+        name: Name of the model.
+        options: Arguments of `models.scale`.
+    """
+
+    def __init__(self, constraint: Constraint, name: str, options: Mapping[str, Any]) -> None:
+        self.constraint = constraint
+        self.name = name
+        self.options = dict(options)
+
+    def __call__(self, ratios: Ratios) -> float:
+        """Return the growth with these ratios."""
+        if self.constraint.kind == PRODUCT:
+            return ratios.product
+        return self._cost(self.scaled(ratios)) / self._base
+
+    def scaled(self, ratios: Ratios) -> ScaledModel:
+        """Return the network at phi = 1."""
+        return scale(self.name, 1, *ratios, **self.options)
+
+    def normalised(self, ratios: Ratios) -> Ratios:
         """Raise ratios to the power at which the growth is nearest to the required one."""
-        if self.kind == PRODUCT:
-            power = math.log(self.growth) / math.log(ratios.product)
+        required = self.constraint.growth
+        if self.constraint.kind == PRODUCT:
+            power = math.log(required) / math.log(ratios.product)
         else:
-            target = self.growth * self._base(name, options)
-            power = fit(name, self.kind, target, ratios, nearest=True, **options).phi
+            kind, target = self.constraint.kind, required * self._base
+            power = fit(self.name, kind, target, ratios, nearest=True, **self.options).phi
         return Ratios(*(ratio**power for ratio in ratios))
 
-    def _base(self, name: str, options: Mapping[str, Any]) -> float:
-        return MEASURES[self.kind](scale(name, 0, **options), DTYPE)
+    @functools.cached_property
+    def _base(self) -> float:
+        return self._cost(scale(self.name, 0, **self.options))
+
+    def _cost(self, scaled: ScaledModel) -> float:
+        return MEASURES[self.constraint.kind](scaled, DTYPE)
 
 
-def grid(
-    constraint: Constraint, step: float, name: str, options: Mapping[str, Any]
-) -> list[Ratios]:
+def grid(growth: Growth, step: float) -> list[Ratios]:
     """Ratios on a grid that meet a constraint, nearest to the required growth first.
 
     Of several ratios that round to one network only the first is kept.
 
     Args:
-        constraint: The constraint.
+        growth: Growth of the network, with its constraint.
         step: Distance of the ratios of one dimension; they start at 1.
-        name: Name of the model.
-        options: Arguments of `models.scale`.
 
     Raises:
         ConfigError: The step is out of range, no ratios meet the constraint, or the network cannot
@@ -112,6 +132,7 @@ def grid(
         raise ConfigError(
             f"scale search: `step` must be from {_MIN_STEP:g} to 1, got {quoted(step)}"
         )
+    constraint = growth.constraint
     most = constraint.growth + constraint.tolerance
     if constraint.kind != PRODUCT:
         most *= _REACH
@@ -120,12 +141,12 @@ def grid(
     if constraint.kind != PRODUCT:
         least = constraint.growth / _REACH
         near = [ratios for ratios in near if least <= ratios.product <= most]
-    growths = {ratios: constraint.measured(name, ratios, options) for ratios in near}
-    meeting = [ratios for ratios, growth in growths.items() if constraint.holds(growth)]
+    growths = {ratios: growth(ratios) for ratios in near}
+    meeting = [ratios for ratios, value in growths.items() if constraint.holds(value)]
     meeting.sort(key=lambda ratios: (abs(growths[ratios] - constraint.growth), ratios))
     found: dict[tuple[int, int, int], Ratios] = {}
     for ratios in meeting:
-        scaled = scale(name, 1, *ratios, **options)
+        scaled = growth.scaled(ratios)
         costs = costs_of(scaled)
         found.setdefault((scaled.image_size, costs.params, costs.mul_add), ratios)
     if not found:

@@ -20,7 +20,7 @@ from mulfree.errors import ArtifactError, ConfigError, TrainingError, choices_me
 from mulfree.files import locked, write_atomically
 from mulfree.models import ScaledModel, scale
 from mulfree.scaling.costs import costs_of
-from mulfree.scaling.ratios import PRODUCT, Constraint, Ratios, direction, grid
+from mulfree.scaling.ratios import PRODUCT, Constraint, Growth, Ratios, direction, grid
 from mulfree.scaling.runs import scaled_config, sized, trained
 from mulfree.scaling.study import opened
 from mulfree.tasks import get_task
@@ -76,7 +76,7 @@ class Search:
     """A search that several processes may run in one directory.
 
     Args:
-        config: The run of every candidate; its network and images are those of phi = 0. Candidates
+        config: The run of every candidate; its network and images belong to phi = 0. Candidates
             are compared by the accuracy on its held-out images after the last epoch.
         settings: The search.
         output: Directory of the runs and results.
@@ -103,6 +103,7 @@ class Search:
         self.name = config.model.name
         # Refuses a network that cannot be scaled before anything is written.
         scale(self.name, 0, **self.options)
+        self.growth = Growth(settings.constraint, self.name, self.options)
         metrics = get_task(config.task.name).metrics
         self.metric = f"validation_{metrics.BEST}"
 
@@ -155,12 +156,10 @@ class Search:
         # More candidates of TPE may be trained later.
         del own["trials"]
         settings |= dict(leaves(own))
-        plain = json.loads(json.dumps(settings))
-        return opened(self.storage, plain, self.settings.sampler, seed=self.config.trainer.seed)
+        return opened(self.storage, settings, self.settings.sampler, self.config.trainer.seed)
 
     def _enqueue(self, study: Study) -> None:
-        constraint, step = self.settings.constraint, self.settings.step
-        for index, ratios in enumerate(grid(constraint, step, self.name, self.options)):
+        for index, ratios in enumerate(grid(self.growth, self.settings.step)):
             study.enqueue_trial(ratios._asdict(), user_attrs={_CANDIDATE: index})
 
     def _retry_abandoned(self, study: Study) -> None:
@@ -209,14 +208,13 @@ class Search:
         if self.settings.sampler == "grid":
             return Ratios(*(trial.suggest_float(name, 1.0, 4.0) for name in Ratios._fields))
         shares = (trial.suggest_float(name, 0.0, 1.0) for name in ("depth", "width"))
-        return self.settings.constraint.normalised(self.name, direction(*shares), self.options)
+        return self.growth.normalised(direction(*shares))
 
     def _train(self, study: Study, trial: Trial, advance: Advance) -> bool:
         from optuna.trial import TrialState
 
         ratios = self._ratios(trial)
-        scaled = scale(self.name, 1, *ratios, **self.options)
-        growth = self.settings.constraint.measured(self.name, ratios, self.options)
+        scaled, growth = self.growth.scaled(ratios), self.growth(ratios)
         for name, value in self._facts(ratios, scaled, growth).items():
             trial.set_user_attr(name, value)
         if not self.settings.constraint.holds(growth):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -130,7 +131,8 @@ def _alone(directory: Path) -> Iterator[None]:
 def _check_same(there: object, settings: Mapping[str, Any], path: Path) -> None:
     own = there if isinstance(there, dict) else {}
     for name in sorted(own.keys() | settings.keys()):
-        if own.get(name) != settings.get(name):
+        # A storage holds lists for tuples.
+        if json.dumps(own.get(name)) != json.dumps(settings.get(name)):
             raise ConfigError(
                 f"scale search: `{name}` must be {quoted(own.get(name))} as in the study in "
                 f"{path}, got {quoted(settings.get(name))}"
