@@ -8,6 +8,7 @@ import pytest
 from tests.cli.command import refused, shown
 
 from mulfree.cli.main import main
+from mulfree.models import ScaledModel
 from mulfree.scaling import plan, search
 
 TINY = (
@@ -36,10 +37,10 @@ def test_plan_as_a_table_for_energy(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Counting takes longer than all the rest.
-    quick = {
-        "energy": lambda scaled, dtype: 5e5 * scaled.depth * (scaled.width * scaled.image_size) ** 2
-    }
-    monkeypatch.setattr(plan, "MEASURES", quick)
+    def energy(scaled: ScaledModel, dtype: str) -> float:
+        return 5e5 * scaled.depth * (scaled.width * scaled.image_size) ** 2
+
+    monkeypatch.setattr(plan, "MEASURES", {"energy": energy})
     words = ("--target-energy", "3e-7", "--image-size", "8", "--dtype", "fp32")
     lines = shown(capsys, "scale", "plan", *TINY, *words).splitlines()
     assert lines[0] == "resnet20 conv2d, energy at most 3e-07 J"
