@@ -30,6 +30,7 @@ PACKAGES = (
     "triton",
     "onnx",
     "onnxruntime",
+    "optuna",
 )
 
 
