@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 NAME = "mulfree-scale"
 _SETTINGS = "mulfree_settings"
 _SQLITE = "sqlite:///"
-# Another process that opens the study holds the lock for less.
-_PATIENCE_SECONDS = 60.0
+# Another process that creates the study counts every ratio of the grid meanwhile.
+_PATIENCE_SECONDS = 3600.0
 
 
 @contextlib.contextmanager
