@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.native.integer_reference import Array, Pair, Rule, Sample, sums
+from tests.runtime.graphs import around, pictures
 
 from mulfree._native import core
+from mulfree.nodes.sampling import samples
+from mulfree.nodes.sliding import SlidingLayer
+from mulfree.runtime import Session, reference
 
 ISAS = core().int8_isas()
 KERNELS = Path(__file__).parents[2] / "src/mulfree/nodes/csrc/window/kernels.inc"
@@ -119,6 +124,67 @@ def test_depthwise_sums_beyond_16_bits(isa: str) -> None:
         out = np.zeros((1, 1, 1, 5), np.int32)
         core().adder2d_u8(x, w, out, (1, 1), (0, 0), 0, 5, 1, isa)
         assert (out == -255 * taps * taps).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("rule", RULES)
+def test_depthwise_geometries(isa: str, rule: Rule) -> None:
+    """Channels around the lanes, maps down to one pixel, bytes of all kinds and the extremes."""
+    sample = Sample()
+    sizes = itertools.cycle([(1, 1), (2, 3), (7, 10)])
+    for c, kernel, stride in itertools.product((1, 31, 33, 63, 64, 65, 129), (3, 5), (1, 2)):
+        size = next(sizes)
+        padding = (kernel // 2, kernel // 2)
+        low, high = (0, 255) if rule == "adder2d" else (-128, 127)
+        random = sample.u8 if rule == "adder2d" else sample.i8
+        largest = np.full((1, *size, c), 255, np.uint8)
+        for x, w in (
+            (sample.u8(2, *size, c), random(c, kernel, kernel, 1)),
+            (largest, np.full((c, kernel, kernel, 1), low, random(1).dtype)),
+            (largest, np.full((c, kernel, kernel, 1), high, random(1).dtype)),
+        ):
+            case = Case(rule, x, w, (stride, stride), padding, int(sample.u8(1)[0]), c)
+            out = np.full(case.expected.shape, 7, np.int32)
+            case.run(isa, out, threads=2)
+            assert np.array_equal(out, case.expected), (kernel, stride, size, c)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("taps", [2559, 2560, 2561])
+def test_convolutions_around_the_longest_short_window(isa: str, taps: int) -> None:
+    sample = Sample()
+    x, w = sample.u8(1, 1, 13, taps), sample.i8(20, 1, 1, taps)
+    case = Case("conv2d", x, w, (1, 1), (0, 0), 0, 1)
+    out = np.zeros(case.expected.shape, np.int32)
+    case.run(isa, out)
+    assert np.array_equal(out, case.expected)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shift", [1, 30, 31, 32, 33, 45, 62])
+def test_epilogues_of_every_shift(isa: str, shift: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors of all their bits, results on both sides of a byte, with and without residual."""
+    monkeypatch.setenv("MULFREE_ISA", isa)
+    rng = np.random.default_rng(shift)
+    for sample in itertools.islice(samples("conv2d", rng), 12):
+        node = sample.node
+        assert isinstance(node, SlidingLayer)
+        filters = len(node.weight)
+        largest = node.taps * node.largest_product
+        bound = min(2**31 - 1, 2**60 // largest, max(1, 2**shift * 512 // largest))
+        multiplier = rng.integers(-bound, bound, filters, endpoint=True).astype(np.int32)
+        offset = rng.integers(-min(2**shift, 2**60), min(2**shift * 256, 2**60), filters)
+        residual = 0 if node.residual is None else int(rng.integers(-(2**30), 2**30))
+        changed = replace(
+            node,
+            multiplier=multiplier,
+            offset=offset,
+            shift=shift,
+            residual_multiplier=min(residual, 2**shift),
+        )
+        graph = around(replace(sample, node=changed), rng)
+        given = pictures(rng, graph, 2)
+        np.testing.assert_array_equal(Session(graph).run(given), reference.run(graph, given))
 
 
 def call(**changes: object) -> None:
