@@ -164,7 +164,7 @@ def register_model(
     Args:
         build: The function.
         name: Name of the model; None for the function's.
-        defaults: Defaults of options that differ from those of the `Config`.
+        defaults: Defaults of options where they differ from the `Config`'s.
         image_size: Side of the images that the model is designed for; None for the `Config`'s.
 
     Raises:

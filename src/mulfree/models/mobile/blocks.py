@@ -19,7 +19,7 @@ _SQUEEZE = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """Row of a block table: equal blocks, of which the first has the stride.
+    """Row of a block table: equal blocks; the first has the stride.
 
     Attributes:
         expansion: Ratio of the inner channels to the input channels.

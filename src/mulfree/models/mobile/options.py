@@ -28,8 +28,8 @@ class MobileOptions(ScalableOptions):
 
     Attributes:
         dropout: Probability of dropping a feature before the classifier.
-        stochastic_depth: Probability of skipping the last block, in training; that of block i of n
-            is i / n of it.
+        stochastic_depth: Probability of skipping the last block, in training; block i of n has
+            i / n times it.
         bn_eps: Number added to the variances of batch norm.
         bn_momentum: Weight of a batch in the running statistics of batch norm.
         same_padding: Padding "SAME" of TensorFlow: output `ceil(size / stride)`, an odd total has

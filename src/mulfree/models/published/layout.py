@@ -44,7 +44,7 @@ class Layout:
 
 
 def same_names(network: nn.Module) -> Names:
-    """Names of a layout that are those of `create_model`."""
+    """Names of a layout with the names of `create_model`."""
     return ((name, name) for name, module in network.named_modules() if not list(module.children()))
 
 

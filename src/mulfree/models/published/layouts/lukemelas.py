@@ -1,6 +1,6 @@
 """EfficientNet in PyTorch by Luke Melas-Kyriazi, and Lite in its names.
 
-Padding and `eps` are those of TensorFlow.
+Padding and `eps` follow TensorFlow.
 
 References:
     model.py of github.com/lukemelas/EfficientNet-PyTorch.
