@@ -28,8 +28,8 @@ floating-point network, then of the integer network, run as by `mulfree run`. Th
 network with the first number of bits. For a network trained with method qat, bits and ranges are
 read from its checkpoint.
 
-With --model, CHECKPOINT holds published weights (see mulfree.models.load_published), and ranges are
-measured on the pictures of a folder."""
+With --model, CHECKPOINT holds published weights (see mulfree.models.load_published), ranges are
+measured on the pictures of a folder, and only the first number of bits is tried."""
 
 
 def main(argv: list[str]) -> int:
@@ -114,7 +114,7 @@ def _parser() -> Parser:
         "checkpoint",
         type=file_path,
         metavar="CHECKPOINT",
-        help="a .ckpt or .safetensors file, or a run's directory",
+        help="a .ckpt or .safetensors file, or a run's directory; with --model published weights",
     )
     parser.add_argument(
         "-o", "--output", type=file_path, metavar="FILE", required=True, help="file to write"
