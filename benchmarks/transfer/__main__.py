@@ -29,7 +29,7 @@ from mulfree.training.run.config import TrainerConfig
 BATCH = 32
 FRACTIONS = (0.01, 0.1, 1.0)
 # Learning rate of each way of training; fixed in advance unless `--lrs` gives several.
-MODES = {"finetune": 0.02, "frozen": 0.1, "scratch": 0.1}
+MODES = {"finetune": 1e-3, "frozen": 3e-3, "scratch": 3e-3}
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def config_of(
         ),
         data=replace(data_of(source, name, BATCH), fraction=fraction, subset_seed=seed),
         method=method,
-        optimizer=OptimizerConfig(name="nag", lr=lr, weight_decay=1e-4, decay="no_bias_norm"),
+        optimizer=OptimizerConfig(name="adamw", lr=lr, weight_decay=1e-2, decay="no_bias_norm"),
         schedule=ScheduleConfig(name="cosine", warmup=0.1),
         trainer=TrainerConfig(epochs=1, seed=seed),
     )

@@ -27,7 +27,7 @@ from torch import nn
 from mulfree import models
 from mulfree.data import DataSplits
 from mulfree.files import write_atomically
-from mulfree.training import NetworkConfig, OptimizerConfig, TrainConfig
+from mulfree.training import NetworkConfig, TrainConfig
 from mulfree.training.methods import kd, pkkd
 from mulfree.training.stages import stages_of
 
@@ -35,7 +35,7 @@ TABLE = "stages.md"
 TEACHER = "teacher"
 # Fixed in advance: the probabilities of the teacher weigh most, as the labels of few steps are few.
 DISTILLATION: dict[str, Any] = {"alpha": 0.9, "loss_weighting": "convex", "temperature": 4.0}
-LR = 0.05
+LR = 2e-3
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def stage_config(
             pretrained_exclude=tuple(new),
         ),
         method=kind(teacher=teacher, **DISTILLATION),
-        optimizer=OptimizerConfig(name="nag", lr=LR, weight_decay=1e-4, decay="no_bias_norm"),
+        optimizer=replace(base.optimizer, lr=LR),
     )
 
 
