@@ -202,13 +202,15 @@ class RandomProgram {
                                                    {"shift", random_.wild(random_.in(1, 40))},
                                                    {"clamp_min", random_.wild(0)},
                                                    {"clamp_max", random_.wild(255)}};
-    const auto pooled = [&](i64 c, Pair kernel, Pair padding) {
+    const auto pooled = [&](i64 c, Pair kernel, Pair padding, Pair excess = {0, 0}) {
       Shape y = {c, 1, 1};
       const bool forward = std::min(stride.first, stride.second) > 0;
       if (forward && std::min(padding.first, padding.second) >= 0 &&
           std::max(padding.first, padding.second) < 100) {
-        y.h = mulfree::nodes::window_count(s.h, kernel.first, stride.first, padding.first);
-        y.w = mulfree::nodes::window_count(s.w, kernel.second, stride.second, padding.second);
+        y.h = mulfree::nodes::window_count(s.h + excess.first, kernel.first, stride.first,
+                                           padding.first);
+        y.w = mulfree::nodes::window_count(s.w + excess.second, kernel.second, stride.second,
+                                           padding.second);
       }
       return Shape{y.c, std::clamp<i64>(y.h, 1, 99), std::clamp<i64>(y.w, 1, 99)};
     };
@@ -228,7 +230,8 @@ class RandomProgram {
         const i64 g = random_.chance(20) ? s.c : groups;
         if (o % g != 0) return;
         const Pair padding = random_.pair(0, 2);
-        made = pooled(o, kernel, padding);
+        const Pair excess = random_.chance(70) ? Pair{0, 0} : random_.pair(-1, 1);
+        made = pooled(o, kernel, padding, excess);
         bytes = random_.values<u8>(o * kernel.first * kernel.second * (s.c / g));
         numbers.resize(static_cast<std::size_t>(o));
         offsets.resize(numbers.size());
@@ -238,6 +241,7 @@ class RandomProgram {
         if (!adder) weight.dtype = "i8";
         fields["weight"] = weight;
         fields["padding"] = padding;
+        fields["padding_excess"] = excess;
         fields["groups"] = random_.wild(g);
         fields["multiplier"] = array(numbers, {o});
         fields["offset"] = array(offsets, {random_.wild(o)});
