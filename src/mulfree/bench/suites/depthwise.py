@@ -33,7 +33,7 @@ _LAYERS = (
 
 
 def depthwise_layers(options: BenchOptions) -> list[BenchLayer]:
-    """The geometries in the order of the network; with `quick` those of the smallest maps."""
+    """The geometries in the order of the network; with `quick` the two of the smallest maps."""
     layers = [
         BenchLayer(
             model=NETWORK,

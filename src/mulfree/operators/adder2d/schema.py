@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import torch
@@ -17,9 +18,9 @@ from torch import Tensor
 from mulfree._triton import missing as triton_missing
 from mulfree.errors import BackendUnavailableError, DTypeError, ShapeError, choices_message
 from mulfree.operators.adder2d import autograd
-from mulfree.operators.adder2d.gradient import check_norm, parse_gradient
+from mulfree.operators.adder2d.gradient import GradientRule, check_norm, parse_gradient
 from mulfree.operators.operand import check_tensor
-from mulfree.operators.window import Sliding, check_values, integer, pair
+from mulfree.operators.window import Pair, Sliding, check_values, integer, pair
 
 BACKENDS = ("native", "triton", "reference")
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -67,20 +68,17 @@ class _Problem:
                     f"({', '.join(str(d).removeprefix('torch.') for d in DTYPES)}), "
                     f"got {tensor.dtype} with input {input.dtype}"
                 )
-        self.sliding = Sliding(
-            pair("adder2d", "stride", stride, 1),
-            pair("adder2d", "padding", padding, 0),
-            pair("adder2d", "dilation", dilation, 1),
-            integer("adder2d", "groups", groups, 1),
+        options = (*stride, *padding, *dilation, groups)
+        # Sizes that are being traced cannot be remembered.
+        check = _options if all(type(size) is int for size in options) else _options.__wrapped__
+        self.sliding, self.rule = check(
+            tuple(stride), tuple(padding), tuple(dilation), groups, gradient, norm
         )
-        self.rule = parse_gradient("adder2d", gradient)
-        check_norm("adder2d", norm)
         self.norm = norm
         self.channels_last = (
             input.is_contiguous(memory_format=torch.channels_last) and not input.is_contiguous()
         )
-        _check_window(input, weight, self.sliding)
-        output_hw = self.sliding.output_hw(input.shape[2:], weight.shape[2:])
+        output_hw = _check_window(input, weight, self.sliding)
         self.output_shape = (input.shape[0], weight.shape[0], *output_hw)
         check_values("adder2d", "output", self.output_shape)
         if grad is not None and tuple(grad.shape) != self.output_shape:
@@ -140,6 +138,27 @@ class _Problem:
         return result.contiguous()
 
 
+@lru_cache(maxsize=1024)
+def _options(
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+    gradient: str,
+    norm: float,
+) -> tuple[Sliding, GradientRule]:
+    """Arguments that are no tensors, checked; a network calls with the same few again and again."""
+    sliding = Sliding(
+        pair("adder2d", "stride", list(stride), 1),
+        pair("adder2d", "padding", list(padding), 0),
+        pair("adder2d", "dilation", list(dilation), 1),
+        integer("adder2d", "groups", groups, 1),
+    )
+    rule = parse_gradient("adder2d", gradient)
+    check_norm("adder2d", norm)
+    return sliding, rule
+
+
 def check_backend(function: str, name: str | None) -> None:
     """Refuse the name of no implementation.
 
@@ -163,7 +182,8 @@ def _check_image(name: str, tensor: Tensor, input: Tensor) -> None:
         )
 
 
-def _check_window(images: Tensor, weight: Tensor, sliding: Sliding) -> None:
+def _check_window(images: Tensor, weight: Tensor, sliding: Sliding) -> Pair:
+    """Refuse shapes that do not fit each other; return the size of the output."""
     groups = sliding.groups
     if weight.shape[0] % groups != 0:
         raise ShapeError(
@@ -179,12 +199,14 @@ def _check_window(images: Tensor, weight: Tensor, sliding: Sliding) -> None:
         raise ShapeError(
             f"adder2d: `weight` must have a window of at least 1x1, got {list(weight.shape)}"
         )
-    if min(sliding.output_hw(images.shape[2:], weight.shape[2:])) < 1:
+    output_hw = sliding.output_hw(images.shape[2:], weight.shape[2:])
+    if min(output_hw) < 1:
         raise ShapeError(
             "adder2d: `input` must be at least as large as the window, "
             f"got {list(images.shape)} for weight {list(weight.shape)}, "
             f"padding {sliding.padding}, dilation {sliding.dilation}"
         )
+    return output_hw
 
 
 def _not_triton(input: Tensor) -> str | None:

@@ -23,7 +23,7 @@ struct LastLayout {
   i64 vectors(i64 rows) const { return row_phases * col_phases * (rows + row_span) * pitch; }
 
   // Rows of a band, of `total` in all: the rows that a window meets stay in L1, and all that a task
-  // reads and writes in L2. `bytes` are those of a vector, or of the vectors beside one of them.
+  // reads and writes in L2. `bytes`: size of a vector, or of all vectors beside one.
   i64 band(i64 total, i64 bytes) const {
     constexpr i64 kBytes = 32 * 1024;
     const i64 row = row_phases * col_phases * pitch;

@@ -1,7 +1,7 @@
 // Depthwise convolutions in channels_last: x [n, h, w, c], out [n, ho, wo, c]. Lanes are channels.
 //
 // A task owns a band of rows of an image and some channels, which it copies into bordered rows a
-// vector of channels at a time; the kernels are those of the other memory format. They return
+// vector of channels at a time; the kernels serve both memory formats. They return
 // false, with `out` not complete, for a geometry that they do not take and for gradients of values
 // that are not finite.
 #pragma once

@@ -8,7 +8,7 @@ namespace mulfree::adder2d {
 namespace {
 
 // out[vector] = -sum over taps of |x - w|; weight [tap][lane] or, the same in all lanes, [tap]. The
-// vectors of x are adjacent, those of out `step` values apart.
+// vectors of x are adjacent, the vectors of out `step` values apart.
 template <class V, bool kPerLane, int kVecs>
 [[gnu::noinline]] void subtract_distances(const typename V::T* x, const i64* offsets,
                                           const typename V::T* weight, i64 taps, typename V::T* out,

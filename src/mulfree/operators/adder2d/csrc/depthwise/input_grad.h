@@ -11,8 +11,8 @@ namespace mulfree::adder2d {
 namespace {
 
 // out[vector] = sum over taps of f(w - x) * g; weight [tap][lane] or, the same in all lanes, [tap].
-// The vectors of g are adjacent, those of x and out `step` values apart. Makes lanes of `poison`
-// NaN where x is not finite.
+// The vectors of g are adjacent, the vectors of x and out `step` values apart. Makes lanes of
+// `poison` NaN where x is not finite.
 template <class V, Rule kRule, Range kRange, bool kPerLane, int kVecs>
 [[gnu::noinline]] void add_slopes(const typename V::T* g, const i64* offsets,
                                   const typename V::T* weight, i64 taps, const typename V::T* x,

@@ -9,8 +9,8 @@ namespace mulfree::adder2d {
 namespace {
 
 // sums[tap][lane] += f(x - w) * g over rows of vectors; and, unless null, g_sum[lane] += g. The
-// vectors of x are adjacent, those of g `g_step` values apart. x is less a centre already where the
-// form is centred; weight as in `subtract_distances`.
+// vectors of x are adjacent, the vectors of g `g_step` values apart. x is less a centre already
+// where the form is centred; weight as in `subtract_distances`.
 template <class V, Difference kForm, bool kPerLane, int kTaps>
 [[gnu::noinline]] void add_products(const typename V::T* x, i64 x_pitch, const i64* offsets,
                                     const typename V::T* weight, const typename V::T* g,
