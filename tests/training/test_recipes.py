@@ -56,7 +56,7 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
     classes = min(CLASSES[path.parent.name], 12)
     synthetic = data.DataConfig(name="synthetic", classes=classes, image_size=16, limit=24)
     splits = data.load(synthetic)
-    options = {**config.model.options, "width": 0.125}
+    options: dict[str, Any] = {**config.model.options, "width": 0.125}
     if config.model.name.startswith("efficientnet"):
         options["depth"] = 0.25
     small = replace(config, model=replace(config.model, options=options))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mulfree.cost.render import scaled as prefixed
+from mulfree.cost.table import scaled as prefixed
 from mulfree.cost.table import text_table
 from mulfree.errors import printable
 from mulfree.files import write_atomically
