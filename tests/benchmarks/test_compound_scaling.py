@@ -62,5 +62,5 @@ def test_a_network_that_cannot_be_scaled(
     monkeypatch.setattr("sys.argv", ["compound_scaling.py", RECIPE, "--output", str(tmp_path)])
     with pytest.raises(SystemExit, match="2"):
         benchmark.main()
-    assert "must be a network whose depth can be scaled" in capsys.readouterr().err
+    assert "must be a network with the options depth" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -100,6 +100,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             run=run,
             report=lambda operator, result: "",
             alone=name == "runtime",
+            in_all=name != "depthwise",
         )
 
     monkeypatch.setattr(bench, "get_suite", fake)
@@ -148,7 +149,11 @@ def test_help_lists_every_suite(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "line"),
     [
-        (["spet"], 2, "argument suite: invalid choice: 'spet' (choose from 'operator', 'isa', 's"),
+        (
+            ["spet"],
+            2,
+            "argument suite: invalid choice: 'spet' (choose from 'operator', 'depthwise', ",
+        ),
         (["--operator", "conv2d"], 2, "bench: `--operator` must be one of adder2d, got 'conv2d'"),
         (["--models", "resnet20,resnet2"], 2, "bench: `--models` must be one of "),
         (["--isa", "sse"], 2, f"bench: `--isa` must be one of {', '.join(ISAS)}, got 'sse'"),

@@ -56,7 +56,7 @@ def test_plan_as_a_table_for_energy(
         (("plan",), "one of the arguments --target-mul-add --target-additions --target-energy"),
         (("plan", "--target-mul-add", "x"), "argument --target-mul-add: invalid float value: 'x'"),
         (("plan", "--target-mul-ad", "1"), "unknown option --target-mul-ad; did you mean --target"),
-        (("plan", "--target-mul-add", "1e9"), "scale: `name` must be a network whose depth can"),
+        (("plan", "--target-mul-add", "1e9"), "scale: `name` must be a network with the opt"),
         (("plan", "--data.name", "digits", "--target-mul-add", "1"), "unknown option --data.name"),
         (("search", "--output", "x", *TINY), "`data.validation` must be above 0"),
         (("search", *TINY), "the following arguments are required: --output"),

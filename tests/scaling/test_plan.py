@@ -86,7 +86,7 @@ def test_options_reach_the_network() -> None:
             ("resnet20", "additions", BASE / 2),
             r"`target` must be at least the additions 7.864e\+05 of resnet20 itself, got 3.932e",
         ),
-        (("lenet5_bn", "additions", 1e9), "`name` must be a network whose depth can be scaled"),
+        (("lenet5_bn", "additions", 1e9), "`name` must be a network with the options depth"),
     ],
 )
 def test_refuses(arguments: tuple[str, str, float], message: str) -> None:

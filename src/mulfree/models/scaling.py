@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from mulfree.errors import ConfigError, quoted
-from mulfree.models.registry import create_model, image_size, list_models, model_options
+from mulfree.models.registry import create_model, image_size, model_options
 
 ALPHA, BETA, GAMMA = 1.2, 1.1, 1.15
 """Ratios of depth, width and resolution that the paper found for EfficientNet-B0."""
@@ -112,9 +112,8 @@ def scale(
     for ratio, value in (("alpha", alpha), ("beta", beta), ("gamma", gamma)):
         _check(ratio, value, 1.0, MAX_RATIO)
     if not is_scalable(name):
-        scalable = ", ".join(filter(is_scalable, list_models()))
         raise ConfigError(
-            f"scale: `name` must be a network whose depth can be scaled ({scalable}), got {name}"
+            f"scale: `name` must be a network with the options depth and width, got {name}"
         )
     defaults = model_options(name)
     divisor = max(CHANNEL_DIVISOR, defaults["channel_divisor"])

@@ -102,7 +102,10 @@ struct GradLayout : FlatLayout {
 // Whether there is one filter for each channel, of sizes whose products are no concern.
 inline bool has_filter_per_channel(const Geometry& geo) {
   constexpr i64 kMaxExtent = 1 << 13, kMaxTaps = 128;
-  if (geo.groups != geo.c || geo.co != geo.c || geo.n * geo.c * geo.h * geo.w == 0) return false;
+  // One channel is an ordinary layer, too, and keeps the sums of one.
+  if (geo.groups == 1 || geo.groups != geo.c || geo.co != geo.c ||
+      geo.n * geo.c * geo.h * geo.w == 0)
+    return false;
   const i64 extents[] = {geo.kh, geo.kw, geo.dh, geo.dw, geo.ph, geo.pw, geo.w};
   for (const i64 extent : extents) {
     if (extent >= kMaxExtent) return false;
