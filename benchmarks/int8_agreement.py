@@ -65,7 +65,7 @@ def agreement(name: str, count: int, calibration: int, seed: int) -> int:
     preprocessing = Preprocessing(mean=spec.mean, std=spec.std, resize=spec.resize)
     random = np.random.default_rng(seed)
     batches = list(crops(CALIBRATION, spec.size[1], calibration, random))
-    graph = quantize(model, batches, 8, preprocessing=preprocessing, name=name)
+    graph = quantize(model, batches, 8, preprocessing=preprocessing, name=name, equalize=True)
     session = runtime.Session(graph)
     mean, std = (torch.tensor(row)[:, None, None] for row in (spec.mean, spec.std))
     equal = 0

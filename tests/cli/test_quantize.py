@@ -3,17 +3,19 @@ from __future__ import annotations
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tests.cli.command import refused, shown
 from tests.training.runs import make_config
 
-from mulfree import data, runtime
+from mulfree import data, quantization, runtime
 from mulfree.data.samples import ImageSet
 from mulfree.data.transforms import CentreCrop
 from mulfree.nodes.adder2d import Adder2d
 from mulfree.nodes.conv2d import Conv2d
+from mulfree.quantization import quantize
 from mulfree.training import train
 from mulfree.training.run.network import image_spec
 
@@ -99,6 +101,22 @@ def test_shifts_and_observers(
     assert len(layers) == 4
     factors = [abs(int(factor)) for node in layers for factor in node.multiplier]
     assert all(factor.bit_count() <= 1 for factor in factors)
+
+
+def test_channels_are_equalised_if_wanted(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = []
+
+    def recorded(*arguments: Any, **given: Any) -> runtime.Graph:
+        options.append(given["equalize"])
+        return quantize(*arguments, **given)
+
+    monkeypatch.setattr(quantization, "quantize", recorded)
+    words = [run, "-o", tmp_path / "net.mulfree", "--bits=8", "--images=8"]
+    for added in ([], ["--equalize"]):
+        quantized(capsys, *words, *added)
+    assert options == [False, True]
 
 
 def test_mistakes_are_one_line(

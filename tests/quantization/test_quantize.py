@@ -138,6 +138,8 @@ def test_names_and_pictures(trained: Trained) -> None:
         ({"observer": "median"}, ConfigError, r"`observer` must be one of auto, minmax, "),
         ({"batches": []}, ShapeError, r"`batches` must hold images .* got nothing"),
         ({"model": nn.Sequential(nn.GLU())}, ConfigError, r"got GLU at 0"),
+        ({"equalize": 1}, ConfigError, r"`equalize` must be True or False, got 1"),
+        ({"equalize": True, "ranges": {}}, ConfigError, "`equalize` must be False with `ranges`"),
         ({"ranges": [1]}, ConfigError, r"`ranges` must be a mapping or None, got \[1\]"),
         ({"bits": 8.0}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got 8.0"),
         ({"bits": True}, ConfigError, r"`bits` must be one of 8, 6, 5, 4, got True"),

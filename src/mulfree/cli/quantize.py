@@ -92,6 +92,7 @@ def _options(
     options = {
         "observer": arguments.observer,
         "power_of_two_scales": arguments.power_of_two_scales,
+        "equalize": arguments.equalize,
     }
     if (checkpoint := trained.checkpoint) is None:
         return arguments.bits or _BITS, options
@@ -143,6 +144,11 @@ def _parser() -> Parser:
         "--power-of-two-scales",
         action="store_true",
         help="round all factors to powers of two, at a loss of accuracy",
+    )
+    parser.add_argument(
+        "--equalize",
+        action="store_true",
+        help="bring the channels of every value to similar ranges; always done with --model",
     )
     parser.add_argument(
         "--images",

@@ -115,6 +115,8 @@ class FusedOp:
 
     # The output has its own scale; otherwise it shares the scale of the input.
     rescales: ClassVar[bool] = False
+    # A positive factor of a channel of all inputs is a factor of the channel of the output.
+    equivariant: ClassVar[bool] = False
 
     output: str
     shape: Shape
@@ -159,6 +161,8 @@ class OrderOp(FusedOp):
 
     It commutes with batch norm and ReLU, up to the order, and so fuses with the layer before.
     """
+
+    equivariant = True
 
     def lower(self, builder: GraphBuilder, reversed: NDArray[np.bool_] | None = None) -> None:
         """Append the node.

@@ -20,6 +20,7 @@ from mulfree.quantization.arguments import (
 )
 from mulfree.quantization.bias_correction import correct_batch_norms
 from mulfree.quantization.calibration import Ranges, find_ranges, make_qparams
+from mulfree.quantization.equalization import equalize as equalized
 from mulfree.quantization.fusion import fuse
 from mulfree.quantization.images import Batches, read_images
 from mulfree.quantization.layout import QuantLayout
@@ -45,6 +46,7 @@ def quantize(
     observer: str = "auto",
     bias_correction: bool | None = None,
     power_of_two_scales: bool = False,
+    equalize: bool = False,
     ranges: Ranges | None = None,
     preprocessing: Preprocessing | None = None,
     name: str | None = None,
@@ -71,6 +73,9 @@ def quantize(
             network trained with quantisation-aware training.
         power_of_two_scales: Round every factor after a layer to a power of two: only convolutions
             multiply. Costs accuracy.
+        equalize: Bring the channels of every value to similar ranges first if that rounds better,
+            see `equalization.equalize`: for depthwise layers and ReLU6, as in MobileNetV2. Not with
+            `ranges`.
         ranges: Ranges of quantisation-aware training, instead of ranges measured on `batches`.
         preprocessing: Image preprocessing. By default images are pixels over 255.
         name: Name of the graph; by default the name of the class.
@@ -87,9 +92,12 @@ def quantize(
     bits = integer("bits", bits, BITS, f"one of {', '.join(map(str, BITS))}")
     check_choice("observer", observer, OBSERVERS)
     check_kind("power_of_two_scales", power_of_two_scales, bool | np.bool_, "True or False")
+    check_kind("equalize", equalize, bool | np.bool_, "True or False")
     check_kind("bias_correction", bias_correction, bool | np.bool_ | None, "True, False or None")
     check_kind("ranges", ranges, Mapping | None, "a mapping or None")
     check_kind("preprocessing", preprocessing, Preprocessing | None, "Preprocessing or None")
+    if equalize and ranges is not None:
+        raise ConfigError("quantize: `equalize` must be False with `ranges`, got True")
     network = copied(model)
     name = type(network).__name__ if name is None else name
     check_names(name, preprocessing)
@@ -111,6 +119,10 @@ def quantize(
         few = images[0][: _COMPARED if count >= _COMPARED else 1]
         check_operations(fused, network, simple, few)
         layout = QuantLayout(fused=fused, bits=bits)
+        if equalize:
+            simple = equalized(
+                layout, simple, images, observer=observer, power_of_two_scales=power_of_two_scales
+            )
         known = find_ranges(layout, simple, images, observer) if ranges is None else ranges
         qparams = make_qparams(layout, known, power_of_two_scales=power_of_two_scales)
         automatic = bias_correction is None and ranges is None and count >= MIN_CALIBRATION_IMAGES

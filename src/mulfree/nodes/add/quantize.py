@@ -41,6 +41,8 @@ class FusedAdd(RectifiedOp):
         factors: Factors of the two values.
     """
 
+    equivariant = True
+
     other: str
     factors: tuple[float, float] = (1.0, 1.0)
 

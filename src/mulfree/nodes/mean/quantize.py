@@ -42,6 +42,7 @@ class FusedMean(FusedOp):
     """
 
     rescales = True
+    equivariant = True
 
     kernel: Pair
     stride: Pair

@@ -36,6 +36,8 @@ class FusedPad(FusedOp):
         border: Left, right, top, bottom.
     """
 
+    equivariant = True
+
     border: tuple[int, int, int, int]
 
     @property

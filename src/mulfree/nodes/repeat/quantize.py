@@ -29,6 +29,8 @@ SPELLINGS: Spellings = dict.fromkeys(
 class FusedRepeat(FusedOp):
     """Nearest-neighbour upsampling: each position repeated `factor` times in both directions."""
 
+    equivariant = True
+
     factor: int
 
     def compute(self, x: Tensor, *others: Tensor) -> Tensor:
