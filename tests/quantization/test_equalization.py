@@ -77,11 +77,9 @@ def test_peaks_are_magnitudes_over_all_batches() -> None:
 
 def test_channels_of_depthwise_layers_get_the_largest_range(net: nn.Module) -> None:
     stem, _, _ = channel_groups(fuse(net.eval(), SHAPE), net)
-    peaks = {"relu6": torch.tensor([6.0, 1.5, 0.01, 0.0])}
-    # A dead channel has a factor of 1; none is above 16.
-    assert channel_factors(net, stem, peaks).tolist() == [1.0, 4.0, 16.0, 1.0]
-    # A factor below 1 would move the ceiling.
-    assert channel_factors(net, replace(stem, ceiling=False), peaks).tolist() == [1, 4, 16, 1]
+    peaks = {"relu6": torch.tensor([6.0, 2.0, 0.01, 0.0])}
+    # A dead channel has a factor of 1; none is above 4.
+    assert channel_factors(net, stem, peaks).tolist() == [1, 3, 4, 1]
 
 
 def test_factors_of_products_weigh_values_and_weights(net: nn.Module) -> None:
@@ -99,8 +97,8 @@ def test_factors_of_products_weigh_values_and_weights(net: nn.Module) -> None:
 
 
 def unequal(net: nn.Module) -> None:
-    """Give the channels of the stem ranges of 1 to 1/16, and take this back in the next layer."""
-    small = torch.tensor([1.0, 1 / 4, 1 / 8, 1 / 16])
+    """Give the channels of the stem ranges of 1 to 1/3, and take this back in the next layer."""
+    small = torch.tensor([1.0, 1 / 2, 1 / 2, 1 / 3])
     stem, depthwise = net.get_submodule("stem_bn"), net.get_submodule("depthwise")
     assert isinstance(stem.weight, Tensor)
     assert isinstance(stem.bias, Tensor)
@@ -122,7 +120,7 @@ def test_equalised_channels_round_better(net: nn.Module, images: list[Tensor]) -
             )
     before = channel_peaks(layout.fused, net, images)["relu6"]
     after = channel_peaks(layout.fused, made, images)["relu6"]
-    assert before.max() / before.min() > 8
+    assert 2 < before.max() / before.min() < 4
     torch.testing.assert_close(after, before.max().expand(4))
 
 
@@ -134,7 +132,7 @@ def test_integers_of_equalised_channels_are_closer(net: nn.Module, images: list[
         graph = quantize(net, images, bias_correction=False, equalize=equalize)
         return float(np.square(reference.run(graph, x.numpy()) - outputs(net, x)).sum())
 
-    assert error(True) < error(False) / 2
+    assert error(True) < 0.9 * error(False)
 
 
 def test_a_network_without_groups_is_returned_itself() -> None:
