@@ -148,7 +148,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--equalize",
         action="store_true",
-        help="bring the channels of every value to similar ranges; always done with --model",
+        help="bring the channels of every value to similar ranges",
     )
     parser.add_argument(
         "--images",

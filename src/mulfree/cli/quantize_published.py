@@ -60,7 +60,7 @@ def quantize_published(arguments: Namespace, bits: int) -> None:
         name=kind_of(model),
         observer=arguments.observer,
         power_of_two_scales=arguments.power_of_two_scales,
-        equalize=True,
+        equalize=arguments.equalize,
     )
     runtime.save(graph, arguments.output)
     session = runtime.Session(graph, threads=arguments.threads)
