@@ -20,6 +20,8 @@ from mulfree import export, models, runtime
 from mulfree.images import read_image
 from mulfree.quantization import Preprocessing, quantize
 
+# In the lane that runs after the packages are installed.
+pytestmark = pytest.mark.slow
 NETWORKS = pytest.mark.parametrize("name", PACKAGES)
 
 
@@ -68,7 +70,6 @@ def test_floating_point(name: str) -> None:
         assert_classes(network(name)(images).numpy())
 
 
-@pytest.mark.slow
 @NETWORKS
 def test_integers_in_the_runtime_and_in_onnx_runtime(name: str, tmp_path: Path) -> None:
     graph, pixels = quantized(name), pictures(name, photographs())
@@ -80,7 +81,6 @@ def test_integers_in_the_runtime_and_in_onnx_runtime(name: str, tmp_path: Path) 
     np.testing.assert_array_equal(found, logits)
 
 
-@pytest.mark.slow
 def test_a_process_without_torch(tmp_path: Path) -> None:
     file = tmp_path / "net.mulfree"
     runtime.save(quantized("efficientnet_lite0"), file)
