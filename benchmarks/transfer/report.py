@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mulfree.files import write_atomically
+from mulfree.inspection.plots import panels, save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TABLE, PLOT = "table.md", "transfer.png"
 
@@ -21,7 +24,7 @@ def write(folder: Path, runs: Runs) -> None:
     chosen = best(runs)
     write_atomically(folder / TABLE, ("\n".join(_table(chosen)) + "\n").encode())
     if chosen:
-        write_atomically(folder / PLOT, _plot(chosen))
+        save(_plot(chosen), folder / PLOT)
 
 
 def best(runs: Runs) -> dict[Key, Runs]:
@@ -59,19 +62,13 @@ def _order(item: tuple[Key, Runs]) -> tuple[str, str, float, str]:
     return name, network, fraction, mode
 
 
-def _plot(chosen: dict[Key, Runs]) -> bytes:
+def _plot(chosen: dict[Key, Runs]) -> Figure:
     """Test accuracy against the share of the labels, a panel for each data set."""
-    # Not pyplot: it would choose a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = sorted({name for _, name, _, _ in chosen})
     networks = sorted({network for network, _, _, _ in chosen})
     modes = sorted({mode for _, _, mode, _ in chosen})
-    figure = Figure(figsize=(4.8 * len(names), 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(names), squeeze=False)[0]
-    for axes, name in zip(panels, names, strict=True):
+    figure, (row,) = panels(1, len(names), 4.8, 3.8)
+    for axes, name in zip(row, names, strict=True):
         for network, mode in ((n, m) for n in networks for m in modes):
             points = {
                 100 * key[3]: 100 * _mean(runs, "test_accuracy")
@@ -93,7 +90,5 @@ def _plot(chosen: dict[Key, Runs]) -> bytes:
         axes.set_ylabel("test accuracy (%)")
         axes.set_title(name)
         axes.grid(alpha=0.3)
-    panels[-1].legend(fontsize="small")
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    return image.getvalue()
+    row[-1].legend(fontsize="small")
+    return figure
