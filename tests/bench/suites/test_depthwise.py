@@ -6,6 +6,7 @@ import pytest
 
 from mulfree.bench.passes import taps
 from mulfree.bench.suites import BenchOptions, depthwise, get_suite
+from mulfree.bench.suites import operator as operator_suite
 from mulfree.errors import ConfigError
 
 
@@ -35,7 +36,7 @@ def test_every_layer_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append((operator.name, layer, rounds, device.type))
         return [{"model": layer.model, "input": "relu", "pass": "forward", "ratio": 2.0}]
 
-    monkeypatch.setattr(depthwise, "bench_layer", spy)
+    monkeypatch.setattr(operator_suite, "bench_layer", spy)
     parts: list[str] = []
     options = BenchOptions(rounds=4)
     result = get_suite("depthwise").run(options, parts.append)

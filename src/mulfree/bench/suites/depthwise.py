@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from mulfree.bench.layers import BenchLayer
 from mulfree.bench.suites import Advance, BenchOptions, Suite
-from mulfree.bench.suites.operator import bench_layer, report, summarise
+from mulfree.bench.suites.operator import bench_layers, report
 from mulfree.errors import ConfigError
-from mulfree.operators import get_operator
 from mulfree.operators.window import ConvProblem
 
 NETWORK = "efficientnet_b0"
@@ -69,14 +66,9 @@ def check(options: BenchOptions) -> None:
 
 
 def run(options: BenchOptions, advance: Advance) -> dict[str, Any]:
-    """Time every layer; see `mulfree.bench.suites.operator.bench_layer`."""
-    operator, entries = get_operator(options.operator), []
-    for layer in depthwise_layers(options):
-        advance(f"depthwise {layer.problem}")
-        entries += bench_layer(
-            operator, layer, rounds=options.samples, device=torch.device(options.device)
-        )
-    return {"summary": summarise(entries), "layers": entries}
+    """Time every layer; see `mulfree.bench.suites.operator.bench_layers`."""
+    named = [(f"depthwise {layer.problem}", layer) for layer in depthwise_layers(options)]
+    return bench_layers(named, options, advance)
 
 
 SUITE = Suite(

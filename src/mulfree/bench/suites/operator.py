@@ -37,9 +37,18 @@ def option_layers(options: BenchOptions, *, first: bool = False) -> list[BenchLa
 
 def run(options: BenchOptions, advance: Advance) -> dict[str, Any]:
     """Time every layer; see `bench_layer`."""
+    layers = option_layers(options)
+    named = [(f"{layer.model} {layer.problem}", layer) for layer in layers]
+    return bench_layers(named, options, advance)
+
+
+def bench_layers(
+    layers: Iterable[tuple[str, BenchLayer]], options: BenchOptions, advance: Advance
+) -> dict[str, Any]:
+    """Time layers, by the names that `advance` is called with; see `bench_layer`."""
     operator, entries = get_operator(options.operator), []
-    for layer in option_layers(options):
-        advance(f"{layer.model} {layer.problem}")
+    for name, layer in layers:
+        advance(name)
         entries += bench_layer(
             operator, layer, rounds=options.samples, device=torch.device(options.device)
         )
