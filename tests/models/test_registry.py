@@ -24,6 +24,7 @@ def test_options_and_their_defaults() -> None:
         "width": 1.0,
         "depth": 1.0,
         "channel_divisor": 1,
+        "blocks": None,
         "small_input": False,
         "zero_init_residual": False,
         "gradient": None,
@@ -61,12 +62,12 @@ def test_no_model_config() -> None:
         (
             "resnet18",
             {"small_inptu": 1},
-            "`options` must be one of chan.*in_.*'small_input'",
+            "`options` must be one of blocks, chan.*in_.*'small_input'",
         ),
         (
             "resnet20",
             {"small_input": True},
-            "`options` must be one of chan.*'small_input'",
+            "`options` must be one of blocks, chan.*'small_input'",
         ),
         ("resnet20", {"operator": "adder"}, "got 'adder'; did you mean 'adder2d'"),
         ("resnet20", {"operator": ["adder2d"]}, "`operator` must be of type str"),

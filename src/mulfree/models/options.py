@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from types import UnionType
-from typing import ClassVar, get_type_hints
+from typing import ClassVar, get_args, get_origin, get_type_hints
 
 from torch import nn
 
@@ -108,9 +108,13 @@ def check_count(option: str, value: int) -> None:
 
 
 def check_type(option: str, value: object, kind: type | UnionType) -> None:
-    """Refuse a value of another type; an int counts as a float, a bool as neither."""
-    accepted = (int, float) if kind is float else (kind,)
-    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+    """Refuse a value of another type; an int counts as a float, a bool as neither.
+
+    The elements of a list are left to the family.
+    """
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    accepted = tuple(get_origin(one) or one for one in kinds) + ((int,) if float in kinds else ())
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         raise ConfigError(
             f"create_model: `{option}` must be of type {getattr(kind, '__name__', kind)}, "
             f"got {quoted(value)}"

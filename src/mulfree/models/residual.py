@@ -13,8 +13,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from mulfree.models.parts import check_images, logit_norm
+from mulfree.models.parts import logit_norm
 from mulfree.models.registry import ScalableOptions
+from mulfree.models.staged import StagedNetwork
 
 
 class BasicBlock(nn.Module):
@@ -80,7 +81,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
     )
 
 
-class ResidualNetwork(nn.Module):
+class ResidualNetwork(StagedNetwork):
     """A stem, stages of blocks, global average pooling and a classifier.
 
     Args:
@@ -115,8 +116,8 @@ class ResidualNetwork(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small_stem else nn.MaxPool2d(3, stride=2, padding=1)
-        self.stages = [f"layer{index + 1}" for index in range(len(depths))]
-        for stage, depth, count in zip(self.stages, depths, channels, strict=True):
+        self._layers = [f"layer{index + 1}" for index in range(len(depths))]
+        for stage, depth, count in zip(self._layers, depths, channels, strict=True):
             blocks: list[BasicBlock | Bottleneck] = []
             for index in range(options.repeated(depth)):
                 stride = 2 if index == 0 and stage != "layer1" else 1
@@ -129,11 +130,19 @@ class ResidualNetwork(nn.Module):
         self.fc = nn.Conv2d(width, options.num_classes, 1, bias=classifier_bias)
         self.bn2 = logit_norm(options.num_classes, options.norm_logits)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images `[N, C_in, H, W]` to logits `[N, classes]`."""
-        check_images(type(self).__name__, images, self.in_channels, 1)
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for stage in self.stages:
-            x = self.get_submodule(stage)(x)
-        logits: Tensor = self.bn2(self.fc(self.avgpool(x)))
+    def stage_blocks(self) -> list[list[str]]:
+        """Return the names of the blocks of every stage, in order."""
+        layers = ((name, self.get_submodule(name)) for name in self._layers)
+        return [
+            [f"{name}.{block}" for block, _ in layer.named_children()] for name, layer in layers
+        ]
+
+    def run_stem(self, images: Tensor) -> Tensor:
+        """Images `[N, C_in, H, W]` to the input of the first stage."""
+        x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        return x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Output of the last stage to logits `[N, classes]`."""
+        logits: Tensor = self.bn2(self.fc(self.avgpool(features)))
         return logits.flatten(1)

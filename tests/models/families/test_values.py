@@ -22,7 +22,7 @@ def cifar_parameters(blocks: int) -> int:
     return stem + first + second + third + shortcuts + classifier
 
 
-# ResNet-18, 34 and 50: `num_params` in the documentation of torchvision.
+# ResNet-18, 34, 50 and 101: `num_params` in the documentation of torchvision.
 # VGG-small: 27*128 + 9*(128*128 + 128*256 + 256*256 + 256*512 + 512*512) weights,
 # 2*2*(128 + 256 + 512) of the normalisations and 512*4*4*10 + 10 of the classifier.
 # LeNet-5: 25*6 + 25*6*16 + 25*16*120 + 120*84 weights, 2*(6 + 16 + 120 + 84) and 84*10 + 10.
@@ -36,6 +36,7 @@ PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
     "vgg_small": 4_660_106,
     # `num_params` in the documentation of torchvision, and the same of EfficientNet-PyTorch.
     "efficientnet_b0": 5_288_548,
@@ -72,7 +73,8 @@ MULTIPLY_ADDS = {
 
 # Pairs of input and weight of one image. ResNet-32: 69.12 M in the CIFAR table of arXiv 1912.13200;
 # the others have 6 layers more or less for every block of a stage, of 9*16*16*32*32 pairs each.
-# ResNet-18, 34 and 50: 1.814, 3.664 and 4.089 G in the documentation of torchvision.
+# ResNet-18, 34, 50 and 101: 1.814, 3.664, 4.089 and 7.801 G in the documentation of torchvision;
+# the last has 17 blocks of (2*1024*256 + 9*256*256)*14*14 more.
 # VGG-small: 27*128*32*32 + 9*(128*128*32*32 + (128*256 + 256*256)*16*16
 # + (256*512 + 512*512)*8*8) + 512*4*4*10.
 # LeNet-5: 25*6*28*28 + 25*6*16*10*10 + 25*16*120 + 120*84 + 84*10.
@@ -87,6 +89,7 @@ TAPS = {
     "resnet18": 1_814_073_344,
     "resnet34": 3_663_761_408,
     "resnet50": 4_089_184_256,
+    "resnet101": 4_089_184_256 + 17 * (2 * 1024 * 256 + 9 * 256 * 256) * 14 * 14,
     "vgg_small": 607_600_640,
 }
 

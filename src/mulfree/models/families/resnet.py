@@ -14,6 +14,7 @@ from torch import nn
 
 from mulfree.models.registry import ScalableOptions, register_model
 from mulfree.models.residual import BasicBlock, Bottleneck, ResidualNetwork
+from mulfree.models.staged import block_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +22,14 @@ class Config(ScalableOptions):
     """Options of the residual networks for 224x224 images.
 
     Attributes:
+        blocks: Blocks of each stage, before `depth`; None for the model's own.
         small_input: A 3x3 first layer without pooling, for images of 32x32 or 64x64 pixels.
         zero_init_residual: Start each block as its shortcut alone.
     """
 
     image_size: ClassVar[int] = 224
 
+    blocks: list[int] | None = None
     small_input: bool = False
     zero_init_residual: bool = False
 
@@ -36,7 +39,7 @@ def _network(
 ) -> nn.Module:
     network = ResidualNetwork(
         block,
-        depths,
+        block_counts(options.blocks, depths),
         (64, 128, 256, 512),
         options=options,
         small_stem=options.small_input,
@@ -65,3 +68,9 @@ def resnet34(options: Config) -> nn.Module:
 def resnet50(options: Config) -> nn.Module:
     """ResNet-50: 25.6 M parameters, 4.1 G taps on a 224x224 image, with 1000 classes."""
     return _network(Bottleneck, (3, 4, 6, 3), options)
+
+
+@register_model
+def resnet101(options: Config) -> nn.Module:
+    """ResNet-101: 44.5 M parameters, 7.8 G taps on a 224x224 image, with 1000 classes."""
+    return _network(Bottleneck, (3, 4, 23, 3), options)

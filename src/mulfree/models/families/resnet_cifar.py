@@ -15,6 +15,7 @@ from torch import nn
 
 from mulfree.models.registry import ScalableOptions, register_model
 from mulfree.models.residual import BasicBlock, ResidualNetwork
+from mulfree.models.staged import block_counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +23,18 @@ class Config(ScalableOptions):
     """Options of the residual networks for 32x32 images.
 
     Attributes:
+        blocks: Blocks of each stage, before `depth`; None for the model's own.
         zero_init_residual: Start each block as its shortcut alone.
     """
 
+    blocks: list[int] | None = None
     zero_init_residual: bool = False
 
 
 def _network(blocks_per_stage: int, options: Config) -> nn.Module:
     return ResidualNetwork(
         BasicBlock,
-        (blocks_per_stage,) * 3,
+        block_counts(options.blocks, (blocks_per_stage,) * 3),
         (16, 32, 64),
         options=options,
         small_stem=True,

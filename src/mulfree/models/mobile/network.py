@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from mulfree.models.mobile.blocks import Stage
 from mulfree.models.mobile.layers import ConvNormAct
 from mulfree.models.mobile.options import MobileOptions
-from mulfree.models.parts import check_images, logit_norm
+from mulfree.models.parts import logit_norm
+from mulfree.models.staged import StagedNetwork
 
 Block = Callable[[int, Stage, int, float], nn.Module]
 """Block of input channels, row of the table, stride, and probability of skipping it."""
 
 
-class MobileNetwork(nn.Module):
+class MobileNetwork(StagedNetwork):
     """A 3x3 stem of stride 2, stages, an optional 1x1 head, average pooling and a classifier.
 
     Args:
@@ -76,9 +77,20 @@ class MobileNetwork(nn.Module):
         bound = 1 / math.sqrt(self.fc.out_channels)
         nn.init.uniform_(self.fc.weight, -bound, bound)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Images `[N, C_in, H, W]` to logits `[N, classes]`."""
-        check_images(type(self).__name__, images, self.in_channels, 1)
-        x = self.avgpool(self.head(self.stages(self.stem(images))))
+    def stage_blocks(self) -> list[list[str]]:
+        """Return the names of the blocks of every stage, in order."""
+        return [
+            [f"stages.{stage}.{block}" for block, _ in blocks.named_children()]
+            for stage, blocks in self.stages.named_children()
+        ]
+
+    def run_stem(self, images: Tensor) -> Tensor:
+        """Images `[N, C_in, H, W]` to the input of the first stage."""
+        x: Tensor = self.stem(images)
+        return x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Output of the last stage to logits `[N, classes]`."""
+        x = self.avgpool(self.head(features))
         logits: Tensor = self.bn_fc(self.fc(self.dropout(x)))
         return logits.flatten(1)
