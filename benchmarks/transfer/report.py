@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mulfree.figures import panels, save
 from mulfree.files import write_atomically
-from mulfree.inspection.plots import panels, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mulfree.bench.report import milliseconds
 from mulfree.cost.table import text_table
-from mulfree.files import write_atomically
+from mulfree.figures import panels, save
 
 _COLOURS = {
     "mulfree int8 adder2d": "tab:red",
@@ -72,18 +71,12 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
 
     One panel for each batch and number of threads; bars above 1 are faster.
     """
-    # Not pyplot: it would choose a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     times = result["times"]
-    panels = list(dict.fromkeys((entry["batch"], entry["threads"]) for entry in times))
+    settings = list(dict.fromkeys((entry["batch"], entry["threads"]) for entry in times))
     models = list(dict.fromkeys(entry["model"] for entry in times))
-    size = (max(7.0, 1.5 * len(models)), 0.8 + 2.2 * len(panels))
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(panels), 1, squeeze=False)
-    for axes, (batch, threads) in zip(grid[:, 0], panels, strict=True):
+    height = 2.2 + 0.8 / len(settings)
+    figure, grid = panels(len(settings), 1, max(7.0, 1.5 * len(models)), height)
+    for (axes,), (batch, threads) in zip(grid, settings, strict=True):
         entries = [
             entry for entry in times if (entry["batch"], entry["threads"]) == (batch, threads)
         ]
@@ -99,7 +92,5 @@ def plot(result: Mapping[str, Any], path: Path) -> None:
         axes.set_title(f"batch {batch}, {threads} thread{'s' * (threads > 1)}", fontsize=10)
         axes.set_ylabel("times as fast")
         axes.grid(axis="y", alpha=0.3)
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_atomically(path, image.getvalue())
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    save(figure, path)

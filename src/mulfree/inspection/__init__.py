@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from mulfree.figures import save as save
 from mulfree.inspection.costs import plot_comparison as plot_comparison
 from mulfree.inspection.features import Features as Features
 from mulfree.inspection.features import classifier_of as classifier_of
 from mulfree.inspection.features import features as features
 from mulfree.inspection.plots import plot_features as plot_features
 from mulfree.inspection.plots import plot_weights as plot_weights
-from mulfree.inspection.plots import save as save
 from mulfree.inspection.weights import Fit as Fit
 from mulfree.inspection.weights import Law as Law
 from mulfree.inspection.weights import NetworkWeights as NetworkWeights

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mulfree.cost import Comparison
 from mulfree.cost.comparison_report import ENERGY_TITLES
 from mulfree.errors import printable
-from mulfree.inspection.plots import panels
+from mulfree.figures import panels
 from mulfree.opcounts import KINDS
 
 if TYPE_CHECKING:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from mulfree.errors import printable
-from mulfree.files import write_atomically
+from mulfree.figures import panels
 from mulfree.inspection.features import Features
 from mulfree.inspection.weights import Law, NetworkWeights, Sample
 
@@ -81,39 +79,6 @@ def plot_features(networks: Sequence[tuple[str, Features]], classes: Sequence[st
         for text, name in zip(legend.get_texts(), classes, strict=True):
             text.set(text=printable(name, _MAX_LABEL), parse_math=False)
     return figure
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a plot as a PNG, atomically.
-
-    Raises:
-        OSError: It cannot be written; an earlier file stays.
-    """
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_atomically(path, image.getvalue())
-
-
-def panels(
-    rows: int, columns: int, width: float, height: float, *, share_vertical: bool = False
-) -> tuple[Figure, list[list[Axes]]]:
-    """A figure without a window, and a grid of panels of a size in inches.
-
-    Args:
-        rows: Rows of panels.
-        columns: Columns of panels.
-        width: Width of a panel.
-        height: Height of a panel.
-        share_vertical: All panels have one vertical axis.
-    """
-    # Not pyplot: it would choose a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_vertical)
-    return figure, grid.tolist()
 
 
 def _set_title(axes: Axes, title: str, result: str) -> None:

@@ -1,7 +1,6 @@
 """Networks of a stem, stages of blocks, and a classifier, as their parts.
 
-What runs a part of a network (sub-nets of other depth, exits, grafting) needs the parts alone and
-knows no family.
+Sub-nets of other depth, exits and grafting run these parts and depend on no family.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mulfree.errors import ConfigError, choices_message, quoted
 
 
 class SwitchableBatchNorm2d(nn.Module):
-    """One `BatchNorm2d` for each branch, of which one is active.
+    """A `BatchNorm2d` for each branch; one branch is active.
 
     Args:
         norm: The batch norm that every branch starts from.
@@ -43,7 +43,7 @@ def make_switchable(network: nn.Module, branches: Callable[[str], Sequence[str]]
         branches: Branches of the batch norm of a name; with one or none it is left as it is.
 
     Raises:
-        ConfigError: The name of a branch cannot be that of a module.
+        ConfigError: The name of a branch is no valid name of a module.
     """
     for name, module in list(network.named_modules()):
         if not isinstance(module, nn.BatchNorm2d):

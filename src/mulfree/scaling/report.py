@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from mulfree.cost.table import scaled as prefixed
 from mulfree.cost.table import text_table
 from mulfree.errors import printable
-from mulfree.files import write_atomically
+from mulfree.figures import panels, save
 from mulfree.scaling.plan import Plan
 
 _PLAN_COLUMNS = (
@@ -82,13 +81,7 @@ def plot(
     Raises:
         OSError: It cannot be written; an earlier file stays.
     """
-    # Not pyplot: it would choose a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    figure, ((axes,),) = panels(1, 1, 7, 4.5)
     for name, points in series.items():
         x, y = zip(*points.values(), strict=True)
         axes.scatter(x, y, s=18, label=printable(name))
@@ -102,6 +95,4 @@ def plot(
     axes.margins(x=0.15)
     axes.grid(alpha=0.3)
     axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_atomically(path, image.getvalue())
+    save(figure, path)

@@ -40,8 +40,7 @@ def test_curves_are_the_same_for_the_same_history(tmp_path: Path) -> None:
 
 def test_the_curves_of_a_teacher_are_in_the_same_plot(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **options: drawn.append(figure))
-    monkeypatch.setattr(report, "write_atomically", lambda *args: None)
+    monkeypatch.setattr(report, "save", lambda figure, path: drawn.append(figure))
     names = ("accuracy", "teacher_accuracy", "agreement", "loss")
     history = [
         {"epoch": e}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mulfree.figures import panels, save
 from mulfree.files import write_atomically
 from mulfree.tasks import Task
 
@@ -37,19 +38,14 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 def write_curves(path: Path, history: Sequence[Row], held_out: str, task: Task) -> None:
     """Plot the metrics by epoch: training solid, held-out data dashed."""
-    # Not pyplot: it would choose a window system and keep every figure alive.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     epochs = [row["epoch"] for row in history]
     parts = (("train", "-"), (held_out, "--"))
     keys = dict.fromkeys(key for row in history for key in row)
     names = [key.removeprefix("train_") for key in keys if key.startswith("train_")]
-    panels = task.report.panels(names)
+    metrics = task.report.panels(names)
+    figure, (grid,) = panels(1, len(metrics), 9 / len(metrics), 3.6)
     marker = "." if len(epochs) < 3 else ""
-    for axes, (metric, curves) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (metric, curves) in zip(grid, metrics, strict=True):
         for colour, curve in enumerate(curves):
             prefix = curve.removesuffix(metric).replace("_", " ")
             for name, style in parts:
@@ -61,6 +57,4 @@ def write_curves(path: Path, history: Sequence[Row], held_out: str, task: Task) 
         axes.set_ylabel(metric)
         axes.grid(alpha=0.3)
         axes.legend()
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_atomically(path, image.getvalue())
+    save(figure, path)
