@@ -79,11 +79,18 @@ def _evaluation(part: ImageSet, splits: DataSplits, batch_size: int) -> BatchLoa
 
 
 def record(path: Path, run: dict[str, Any], config: TrainConfig, started: float) -> None:
-    """Write the result of a run, atomically, and a line about it to the log beside it."""
+    """Write the result of a run, atomically, and a line about it to the log beside it.
+
+    Of the pretrained weights the name of the file is recorded: its folder belongs to a machine.
+    """
+    described = config.to_dict()
+    for section, key in (("model", "pretrained"), ("method", "teacher")):
+        if described[section].get(key):
+            described[section][key] = Path(described[section][key]).name
     run = {
         **run,
         "seconds": round(time.perf_counter() - started, 1),
-        "config": config.to_dict(),
+        "config": described,
         "environment": environment(),
     }
     write_atomically(path, (json.dumps(run, indent=2) + "\n").encode())

@@ -10,7 +10,8 @@ from benchmarks.transfer.budget import accuracies, read, record, train_for
 
 from mulfree import data, models
 from mulfree.data import DataConfig
-from mulfree.training import TrainConfig
+from mulfree.training import NetworkConfig, TrainConfig
+from mulfree.training.methods import kd
 
 
 def run(mode: str, lr: float, validation: float, test: float, seed: int = 0) -> dict[str, Any]:
@@ -75,6 +76,17 @@ def test_a_budget_of_steps_is_trained_and_recorded(tmp_path: Path) -> None:
     assert recorded["test_accuracy"] == found["test_accuracy"]
     assert TrainConfig.from_dict(recorded["config"]) == config
     assert (tmp_path / "log.txt").read_text().startswith("x-seed0: validation ")
+
+
+def test_no_folder_of_the_machine_is_recorded(tmp_path: Path) -> None:
+    model = NetworkConfig(pretrained=str(tmp_path / "weights.pth"))
+    config = TrainConfig(model=model, method=kd.Config(teacher=str(tmp_path / "teacher.pth")))
+    run = {"validation_accuracy": 0.5, "test_accuracy": 0.5}
+    record(tmp_path / "x-seed0.json", run, config, 0.0)
+    assert str(tmp_path) not in (tmp_path / "x-seed0.json").read_text()
+    (recorded,) = read(tmp_path, "*-seed*.json")
+    assert recorded["config"]["model"]["pretrained"] == "weights.pth"
+    assert recorded["config"]["method"]["teacher"] == "teacher.pth"
 
 
 def test_stages_are_converted_from_the_head(tmp_path: Path) -> None:
