@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from tests.cli.command import refused, shown
 from torch import Tensor
 
 from mulfree import models, runtime
+from mulfree.nodes.conv2d import Conv2d
 
 
 def state_of(classes: int) -> dict[str, Tensor]:
@@ -42,11 +44,16 @@ def test_published_weights(
     weights: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "net.mulfree"
-    words = [weights, "--model=resnet18", "--pictures", pictures, "-o", file]
-    agreement, last = shown(capsys, "quantize", *words).splitlines()
-    assert re.fullmatch(r"8 bits  the class of the float network on [012] of 2 pictures", agreement)
+    words = [weights, "--model=resnet18", "--pictures", pictures, "-o", file, "--bits", "8", "4"]
+    *agreements, last = shown(capsys, "quantize", *words).splitlines()
+    for bits, line in zip((8, 4), agreements, strict=True):
+        pattern = rf"{bits} bits  the class of the float network on [012] of 2 pictures"
+        assert re.fullmatch(pattern, line)
     assert re.fullmatch(rf"{re.escape(str(file))}: \d+ kB, 8 bits", last)
     graph = runtime.load(file)
+    levels = [int(np.abs(node.weight).max()) for node in graph.nodes if isinstance(node, Conv2d)]
+    # Four bits have weights up to 7 or 8.
+    assert min(levels) > 8
     assert graph.name == "resnet18 conv2d"
     assert graph.input.resize == 256
     assert graph.classes is not None

@@ -29,7 +29,7 @@ network with the first number of bits. For a network trained with method qat, bi
 read from its checkpoint.
 
 With --model, CHECKPOINT holds published weights (see mulfree.models.load_published), ranges are
-measured on the pictures of a folder, and only the first number of bits is tried."""
+measured on the pictures of a folder, and by default only 8 bits are tried."""
 
 
 def main(argv: list[str]) -> int:
@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     output = arguments.output
     check_writable(output)
     if arguments.model is not None:
-        quantize_published(arguments, arguments.bits[0] if arguments.bits else _BITS[0])
+        quantize_published(arguments, arguments.bits or _BITS[:1])
         return 0
 
     # Imported late: torch takes a second to import, which `mulfree -h` does not need.

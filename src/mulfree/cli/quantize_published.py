@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,12 +22,12 @@ _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _BATCH = 16
 
 
-def quantize_published(arguments: Namespace, bits: int) -> None:
+def quantize_published(arguments: Namespace, bits: Sequence[int]) -> None:
     """Quantise published weights and print the agreement with the floating-point network.
 
     Args:
         arguments: Words of the command line.
-        bits: Bits of values and weights.
+        bits: Bits of values and weights, tried one after the other; the first is written.
 
     Raises:
         ConfigError: No folder of pictures, or weights of unknown images.
@@ -52,27 +53,29 @@ def quantize_published(arguments: Namespace, bits: int) -> None:
     preprocessing = Preprocessing(
         mean=spec.mean, std=spec.std, resize=spec.resize, classes=spec.classes
     )
-    graph = quantize(
-        model,
-        batches,
-        bits,
-        preprocessing=preprocessing,
-        name=kind_of(model),
-        observer=arguments.observer,
-        power_of_two_scales=arguments.power_of_two_scales,
-        equalize=arguments.equalize,
-    )
-    runtime.save(graph, arguments.output)
-    session = runtime.Session(graph, threads=arguments.threads)
     mean, std = (torch.tensor(row)[:, None, None] for row in (spec.mean, spec.std))
-    equal = 0
     with torch.inference_mode():
-        for batch in batches:
-            floats = model((batch / 255 - mean) / std).argmax(1).numpy()
-            equal += int((session.run(batch.numpy()).argmax(axis=1) == floats).sum())
-    print_text(f"{bits} bits  the class of the float network on {equal} of {len(pixels)} pictures")
+        floats = torch.cat([model((batch / 255 - mean) / std).argmax(1) for batch in batches])
+    for number in bits:
+        graph = quantize(
+            model,
+            batches,
+            number,
+            preprocessing=preprocessing,
+            name=kind_of(model),
+            observer=arguments.observer,
+            power_of_two_scales=arguments.power_of_two_scales,
+            equalize=arguments.equalize,
+        )
+        if number == bits[0]:
+            runtime.save(graph, arguments.output)
+        classes = runtime.Session(graph, threads=arguments.threads).run(pixels).argmax(axis=1)
+        equal = int((classes == floats.numpy()).sum())
+        print_text(
+            f"{number} bits  the class of the float network on {equal} of {len(pixels)} pictures"
+        )
     size = arguments.output.stat().st_size / 1000
-    print_text(f"{arguments.output}: {size:,.0f} kB, {bits} bits")
+    print_text(f"{arguments.output}: {size:,.0f} kB, {bits[0]} bits")
 
 
 def _pixels(folder: Path, spec: ImageSpec, count: int) -> NDArray[np.uint8]:
