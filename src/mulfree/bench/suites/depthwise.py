@@ -2,53 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import replace
 from typing import Any
 
-from mulfree.bench.layers import BenchLayer
+from mulfree.bench.layers import BenchLayer, layers_of
 from mulfree.bench.suites import Advance, BenchOptions, Suite
 from mulfree.bench.suites.operator import bench_layers, report
 from mulfree.errors import ConfigError
-from mulfree.operators.window import ConvProblem
 
 NETWORK = "efficientnet_b0"
-
-# Channels, side of the input, kernel, stride, layers (arXiv 1905.11946, Table 1, at 224x224).
-_LAYERS = (
-    (32, 112, 3, 1, 1),
-    (96, 112, 3, 2, 1),
-    (144, 56, 3, 1, 1),
-    (144, 56, 5, 2, 1),
-    (240, 28, 5, 1, 1),
-    (240, 28, 3, 2, 1),
-    (480, 14, 3, 1, 2),
-    (480, 14, 5, 1, 1),
-    (672, 14, 5, 1, 2),
-    (672, 14, 5, 2, 1),
-    (1152, 7, 5, 1, 3),
-    (1152, 7, 3, 1, 1),
-)
 
 
 def depthwise_layers(options: BenchOptions) -> list[BenchLayer]:
     """The geometries in the order of the network; with `quick` the two of the smallest maps."""
+    batch = options.batch(NETWORK)
     layers = [
-        BenchLayer(
-            model=NETWORK,
-            problem=ConvProblem(
-                batch=options.batch(NETWORK),
-                in_channels=channels,
-                out_channels=channels,
-                groups=channels,
-                size=(side, side),
-                kernel=(kernel, kernel),
-                stride=(stride, stride),
-                padding=(kernel // 2, kernel // 2),
-            ),
-            occurrences=number,
-        )
-        for channels, side, kernel, stride, number in _LAYERS
+        replace(layer, problem=replace(layer.problem, batch=batch)) for layer in _single_images()
     ]
     return layers[-2:] if options.quick else layers
+
+
+@functools.cache
+def _single_images() -> list[BenchLayer]:
+    layers = layers_of(NETWORK, "adder2d", batch=1, input_size=(3, 224, 224))
+    return [layer for layer in layers if layer.problem.groups > 1]
 
 
 def check(options: BenchOptions) -> None:
