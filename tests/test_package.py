@@ -96,6 +96,7 @@ def test_readme_has_exactly_two_set_up_commands() -> None:
     assert len(re.findall(r"^python3 -m venv \.venv && ", text, re.MULTILINE)) == 2
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
 def test_examples_run(example: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(example)], check=True, cwd=tmp_path, timeout=300)

@@ -69,6 +69,7 @@ def test_everything_is_measured_shown_and_written(
     assert capsys.readouterr().out == "\n".join(tables)
 
 
+@pytest.mark.slow
 def test_networks_of_the_runtime_in_a_file_of_their_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

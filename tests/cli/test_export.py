@@ -78,6 +78,7 @@ def without_a_record(run: Path, target: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_a_run_without_a_record_of_its_images(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

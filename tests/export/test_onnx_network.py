@@ -58,8 +58,8 @@ def agrees(network: nn.Module, path: Path, size: tuple[int, ...], **options: Any
     [
         ("lenet5_bn", "adder2d", 28),
         ("lenet5_bn", "conv2d", 8),
-        ("resnet20", "adder2d", 32),
-        ("resnet18", "conv2d", 40),
+        pytest.param("resnet20", "adder2d", 32, marks=pytest.mark.slow),
+        pytest.param("resnet18", "conv2d", 40, marks=pytest.mark.slow),
         pytest.param("resnet50", "adder2d", 64, marks=pytest.mark.slow),
     ],
 )

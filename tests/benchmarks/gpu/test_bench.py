@@ -42,6 +42,7 @@ def measure(tiny: GpuBench) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_everything_is_measured_held_against_the_targets_and_shown(tiny: GpuBench) -> None:
     parts = measure(tiny)
     assert [part["status"] for part in parts.values()] == ["measured"] * 4

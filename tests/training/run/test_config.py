@@ -299,6 +299,7 @@ sys.exit(main(["train", "--help"]))
 """
 
 
+@pytest.mark.processes
 def test_without_jsonargparse_there_is_no_help_and_everything_else(tmp_path: Path) -> None:
     words = [
         *(f"--trainer.output={tmp_path}", "--trainer.threads=1", "--trainer.accelerator=cpu"),

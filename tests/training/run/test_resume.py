@@ -53,7 +53,13 @@ def final_state(directory: Path) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key != "loops"}
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(name, marks=pytest.mark.slow if options else ())
+        for name, options in VARIANTS.items()
+    ],
+)
 def test_resume_from_every_step_equals_the_run_without_a_stop(variant: str, tmp_path: Path) -> None:
     config = make_config(tmp_path, **VARIANTS[variant])
     written = checkpoints_of(replace(config, trainer=replace(config.trainer, checkpoint_every=1)))
