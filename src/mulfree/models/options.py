@@ -57,6 +57,10 @@ class ModelOptions:
         return []
 
 
+COMMON_OPTIONS = tuple(option.name for option in fields(ModelOptions))
+"""Names of the options that every model has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScalableOptions(ModelOptions):
     """Options of a family whose depth can be scaled too.

@@ -14,6 +14,7 @@ from mulfree import operators
 from mulfree.errors import ConfigError, choices_message
 from mulfree.models import families
 from mulfree.models.images import ImageSpec
+from mulfree.models.options import COMMON_OPTIONS as COMMON_OPTIONS
 from mulfree.models.options import ModelOptions as ModelOptions
 from mulfree.models.options import ScalableOptions as ScalableOptions
 from mulfree.models.options import check_count as check_count
@@ -160,7 +161,6 @@ def create_model(
     References:
         arXiv 1912.13200; which layers multiply: resnet20.py of github.com/huawei-noah/AdderNet.
     """
-    entry = _entry(name)
     choices = model_options(name)
     for option in options:
         if option not in choices:
@@ -170,10 +170,10 @@ def create_model(
     placement = Placement(**{key: options.pop(key) for key in own if key in options})
     if options.get("norm_logits") is None:
         options["norm_logits"] = operator != "conv2d"
-    options = {**entry.defaults, **options}
-    resolved = entry.options(num_classes=num_classes, in_channels=in_channels, **options)
+    options |= {"num_classes": num_classes, "in_channels": in_channels}
     operators.get_operator(operator)
-    network = entry.build(resolved)
+    resolved = resolve_options(name, options)
+    network = build_network(name, resolved)
     model = placed(network, operator, placement, resolved.multiplying(network))
     arguments = {"operator": operator, **asdict(resolved), **asdict(placement)}
     arguments["keep"] = list(placement.keep)
@@ -181,6 +181,42 @@ def create_model(
     _attach(model, config)
     model.register_state_dict_post_hook(_record_operators)
     return model
+
+
+def resolve_options(name: str, options: Mapping[str, Any]) -> ModelOptions:
+    """Return the options of a network without operator, for a model that contains it.
+
+    Args:
+        name: Registered name.
+        options: Options of its family; defaults for all others.
+
+    Raises:
+        ConfigError: Unknown model or option, or an invalid value.
+    """
+    entry = _entry(name)
+    choices = [option.name for option in fields(entry.options)]
+    for option in options:
+        if option not in choices:
+            raise ConfigError(choices_message("create_model", "options", option, choices))
+    return entry.options(**{**entry.defaults, **options})
+
+
+def build_network(name: str, options: ModelOptions) -> nn.Module:
+    """Return the network of `torch.nn` layers of a name and its `resolve_options`.
+
+    Raises:
+        ConfigError: No model has this name, or an invalid value.
+    """
+    return _entry(name).build(options)
+
+
+def family_of(name: str) -> str:
+    """Return the name of the family that a model belongs to.
+
+    Raises:
+        ConfigError: No model has this name.
+    """
+    return _entry(name).build.__module__.rpartition(".")[2]
 
 
 def config_of(model: nn.Module) -> ModelConfig:
@@ -207,7 +243,8 @@ def input_size(model: nn.Module) -> tuple[int, int, int]:
     config = config_of(model)
     if config.images is not None:
         return config.images.size
-    side = image_size(config.name)
+    # A model that contains another is designed for the images of that one.
+    side = image_size(config.arguments.get("network", config.name))
     return (config.arguments["in_channels"], side, side)
 
 

@@ -23,10 +23,12 @@ class StagedNetwork(nn.Module):
     Attributes:
         in_channels: Channels of the images.
         minimum_side: Smallest height and width of the images.
+        last_differs: Whether the last block that runs of a stage computes something else.
         kept: Numbers of the blocks that run, for each stage; None for all.
     """
 
     minimum_side: ClassVar[int] = 1
+    last_differs: ClassVar[bool] = False
 
     in_channels: int
     kept: Sequence[Sequence[int]] | None = None

@@ -9,6 +9,7 @@ its name in `FAMILIES`. Families never import each other; `mulfree.models.mobile
 from __future__ import annotations
 
 FAMILIES: tuple[str, ...] = (
+    "depth_dynamic",
     "efficientnet",
     "efficientnet_lite",
     "lenet",

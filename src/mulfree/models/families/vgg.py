@@ -42,6 +42,7 @@ class VGGSmall(StagedNetwork):
     """
 
     minimum_side = 8
+    last_differs = True
 
     def __init__(self, options: Config) -> None:
         super().__init__()
