@@ -88,16 +88,20 @@ def layers(model: nn.Module) -> list[nn.Module]:
 
 def replaced(model: nn.Module) -> list[nn.Module]:
     """Layers of the operator: neither first nor last, nor such as always multiply."""
-    multiplying = registry._entry(models.config_of(model).name).options().multiplying(model)
+    config = models.config_of(model)
+    options = registry._resolved(config.name, {})
+    multiplying = options.multiplying(model)
     kept = {model.get_submodule(name) for name in multiplying}
     return [layer for layer in layers(model)[1:-1] if layer not in kept]
 
 
 def logits_of_all(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits, summed over the sub-nets of a model that has some: every parameter has a part."""
+    """Logits, summed over sub-nets or exits of a model that has some: every parameter has a part."""
     if isinstance(model, models.DepthDynamicNetwork):
         outputs = model.run_depths(images).values()
         return torch.stack([output.logits for output in outputs]).sum(0)
+    if hasattr(model, "all_logits"):
+        return torch.stack(list(model.all_logits(images).values())).sum(0)
     logits: Tensor = model(images)
     return logits
 

@@ -59,7 +59,7 @@ def config_from(content: Any) -> ModelConfig:
 
 
 def _check_plain(values: list[Any]) -> None:
-    """Refuse anything but a few numbers and short texts, in lists and tables or not."""
+    """Refuse anything but a few numbers and short texts, alone or in lists and tables."""
     count = 0
     while values:
         value = values.pop()
@@ -69,7 +69,9 @@ def _check_plain(values: list[Any]) -> None:
                 raise TypeError(f"it has more than {_MAX_VALUES} values")
             values.extend(value)
         elif isinstance(value, dict):
-            values.extend([*value, *value.values()])
+            if len(value) > _MAX_VALUES:
+                raise TypeError(f"it has more than {_MAX_VALUES} values")
+            values.extend((*value, *value.values()))
         elif not isinstance(value, (bool, int, float, str, NoneType)):
             raise TypeError(f"{quoted(value)} in it is not a plain value")
         elif isinstance(value, str) and len(value) > _MAX_TEXT:

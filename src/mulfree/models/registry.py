@@ -172,7 +172,7 @@ def create_model(
         options["norm_logits"] = operator != "conv2d"
     options |= {"num_classes": num_classes, "in_channels": in_channels}
     operators.get_operator(operator)
-    resolved = resolve_options(name, options)
+    resolved = _resolved(name, options)
     network = build_network(name, resolved)
     model = placed(network, operator, placement, resolved.multiplying(network))
     arguments = {"operator": operator, **asdict(resolved), **asdict(placement)}
@@ -183,16 +183,25 @@ def create_model(
     return model
 
 
-def resolve_options(name: str, options: Mapping[str, Any]) -> ModelOptions:
-    """Return the options of a network without operator, for a model that contains it.
+def inner_options(name: str, options: Mapping[str, Any]) -> ModelOptions:
+    """Return the options of a network inside a model that wraps it.
 
     Args:
-        name: Registered name.
-        options: Options of its family; defaults for all others.
+        name: A registered model that wraps none itself: it has no option `network`.
+        options: Options of its family, without operator, `gradient` and `keep`; defaults for all
+            others.
 
     Raises:
-        ConfigError: Unknown model or option, or an invalid value.
+        ConfigError: Unknown model or option, an invalid value, or the model wraps another.
     """
+    if any(option.name == "network" for option in fields(_entry(name).options)):
+        raise ConfigError(
+            f"create_model: `network` must be a model without a network inside, got {name!r}"
+        )
+    return _resolved(name, options)
+
+
+def _resolved(name: str, options: Mapping[str, Any]) -> ModelOptions:
     entry = _entry(name)
     choices = [option.name for option in fields(entry.options)]
     for option in options:
@@ -202,7 +211,7 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> ModelOptions:
 
 
 def build_network(name: str, options: ModelOptions) -> nn.Module:
-    """Return the network of `torch.nn` layers of a name and its `resolve_options`.
+    """Return the network of `torch.nn` layers of a name and its options.
 
     Raises:
         ConfigError: No model has this name, or an invalid value.

@@ -20,10 +20,10 @@ from mulfree.models.registry import (
     ModelOptions,
     build_network,
     family_of,
+    inner_options,
     list_models,
     model_options,
     register_model,
-    resolve_options,
 )
 from mulfree.models.staged import StagedNetwork
 from mulfree.models.subnets import (
@@ -116,7 +116,7 @@ class Config(ModelOptions):
     def multiplying(self, network: nn.Module) -> list[str]:
         """Names of layers that multiply with every operator: those of the network inside."""
         assert isinstance(network, DepthDynamicNetwork)
-        resolved = resolve_options(self.network, self.inner({}))
+        resolved = inner_options(self.network, self.inner({}))
         return [f"network.{name}" for name in resolved.multiplying(network.network)]
 
     def inner(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +176,7 @@ def _found(options: Config, name: str) -> _Found:
 
 
 def _staged(name: str, options: Mapping[str, Any]) -> StagedNetwork:
-    network = build_network(name, resolve_options(name, options))
+    network = build_network(name, inner_options(name, options))
     if not isinstance(network, StagedNetwork):
         raise ConfigError(
             f"depth_dynamic: `network` must be a network of stages, got {quoted(name)}"

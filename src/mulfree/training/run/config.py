@@ -32,7 +32,7 @@ _MAX_DEVICES = 2**16
 
 
 Scalar: TypeAlias = bool | int | float | str | None
-Option: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar]
+Option: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]
 """Type of an option of a network: plain data, never a class or an object."""
 MAX_NAME = 100
 
