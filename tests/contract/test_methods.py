@@ -27,6 +27,14 @@ from mulfree.training.methods import get_method
 from mulfree.training.run.results import companion_file
 
 NAMES = (*methods.METHODS, "toy")
+# Networks of methods that need one of their own.
+NETWORKS: dict[str, dict[str, Any]] = {
+    "early_exit": {
+        "name": "early_exit",
+        "options": {"width": 0.125, "network_options": {"blocks": [1, 1, 1]}},
+    },
+}
+LENET: dict[str, Any] = {"name": "lenet5_bn", "options": {"width": 0.25}}
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +47,14 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a trained network, for a method without a default."""
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    models.save_weights(network(), path)
+    models.save_weights(network("supervised"), path)
     return path
 
 
-def network() -> nn.Module:
+def network(method: str) -> nn.Module:
     torch.manual_seed(0)
-    return models.create_model("lenet5_bn", operator="adder2d", num_classes=3, width=0.25)
+    given = NETWORKS.get(method, LENET)
+    return models.create_model(given["name"], operator="adder2d", num_classes=3, **given["options"])
 
 
 def options(name: str, weights: Path) -> dict[str, Any]:
@@ -53,14 +62,14 @@ def options(name: str, weights: Path) -> dict[str, Any]:
 
 
 def start(name: str, weights: Path) -> dict[str, Any]:
-    """Options of a network, for a method that needs a trained one."""
+    """Section `model` of a run, where the method needs another or a trained network."""
     needed = get_method(name).config_class.needs_pretrained
-    return {"pretrained": str(weights)} if needed else {}
+    return NETWORKS.get(name, {}) | ({"pretrained": str(weights)} if needed else {})
 
 
 def make_method(name: str, weights: Path) -> TrainingMethod:
     config = TrainConfig.from_dict({"method": options(name, weights)}).method
-    return get_method(name)(network(), config).train()
+    return get_method(name)(network(name), config).train()
 
 
 @pytest.mark.parametrize("name", NAMES)

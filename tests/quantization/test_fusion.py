@@ -18,7 +18,7 @@ from mulfree.nodes.mean.quantize import FusedMean
 from mulfree.nodes.pad.quantize import FusedPad
 from mulfree.nodes.repeat.quantize import FusedRepeat
 from mulfree.nodes.sliding import Pair
-from mulfree.quantization.fused_graph import FusedGraph, Hooks, execute
+from mulfree.quantization.fused_graph import FusedGraph, Hooks, by_output, classifies, execute
 from mulfree.quantization.fused_ops import FusedLayer
 from mulfree.quantization.fusion import fuse
 
@@ -84,8 +84,9 @@ def pool_of(layer: FusedLayer) -> tuple[Pair, Pair, Pair] | None:
 )
 def test_families(name: str, side: int, operator: str) -> None:
     fused = fused_of(named(name, operator, width=0.125), (3, side, side))
-    assert fused.classifier is not None
-    assert (fused.classifier.module, fused.shape) == ("fc", (3, side, side))
+    assert isinstance(last := fused.ops[-1], FusedLayer)
+    assert last.classifies
+    assert (last.module, fused.shape) == ("fc", (3, side, side))
 
 
 def test_a_block_is_two_ops() -> None:
@@ -144,7 +145,7 @@ def test_other_forms_of_the_same_operations() -> None:
     assert [type(op) for op in fused.ops] == kinds
     first, second = (op for op in fused.ops if isinstance(op, FusedAdd))
     assert (first.relu, second.relu) == (True, False)
-    assert fused.classifier is fused.ops[-1]
+    assert [classifies(op) for op in fused.ops] == [False] * 7 + [True]
 
 
 def both(net: Any, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -320,16 +321,44 @@ def test_a_value_added_to_itself() -> None:
     assert op.input == op.other
 
 
+def test_several_outputs_come_one_after_the_other() -> None:
+    net = Net(
+        lambda n, x: (
+            {"early": n.h(y := n.a(x)), "middle": n.g(y).mean((2, 3)), "late": n.k(n.b(y))}
+        ),
+        **{name: nn.Conv2d(2, 2, 3, padding=1) for name in "abg"},
+        **{name: head(2) for name in "hk"},
+    )
+    images = warm(net, (2, 8, 8))[0].double()
+    net.double()
+    fused = fuse(net, (2, 8, 8))
+    paths = ["a", "h.0", "h.2", "g", "mean", "b", "k.0", "k.2"]
+    assert [op.path for op in fused.ops] == paths
+    assert [op.path for op in fused.ops if classifies(op)] == ["h.2", "k.2"]
+    assert list(fused.outputs) == ["early", "middle", "late"]
+    ends = [op.output for op in fused.ops if op.path in ("h.2", "mean", "k.2")]
+    assert list(fused.outputs.values()) == ends
+    with torch.no_grad():
+        expected = torch.cat(list(net(images).values()), dim=1)
+        torch.testing.assert_close(execute(fused, net, images, Hooks()), expected)
+    parts = by_output(fused.ops, ends)
+    assert [len(part) for part in parts] == [3, 2, 3]
+    assert by_output(fused.ops, ends[2:] + ends[:1]) == [
+        [op for op in fused.ops if op.path in ("a", "b", "k.0", "k.2")],
+        [op for op in fused.ops if op.path in ("h.0", "h.2")],
+    ]
+
+
 def test_logits_that_are_no_classifiers() -> None:
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert fused_of(net).classifier is None
+    assert not classifies(fused_of(net).ops[-1])
     net = nn.Sequential(nn.Flatten(), AdderLinear(2 * 64, 3), nn.BatchNorm1d(3))
     fused = fuse(net, (2, 8, 8))
-    assert fused.classifier is None
+    assert not classifies(fused.ops[-1])
     net = nn.Sequential(nn.Flatten(), nn.Linear(2 * 64, 3), nn.BatchNorm1d(3))
-    assert fuse(net, (2, 8, 8)).classifier is not None
+    assert classifies(fuse(net, (2, 8, 8)).ops[-1])
     grouped = nn.Sequential(nn.Conv2d(2, 4, 8, groups=2), nn.Flatten())
-    assert fused_of(grouped).classifier is None
+    assert not classifies(fused_of(grouped).ops[-1])
 
 
 REFUSED: list[tuple[str, nn.Module]] = [
@@ -362,10 +391,18 @@ REFUSED: list[tuple[str, nn.Module]] = [
         Net(lambda n, x: n.h(functional.pad(x, (1, 1), value=2.0)), h=head(2)),
     ),
     (
-        "return one tensor, the logits, got dict at its end",
-        Net(lambda n, x: {"logits": n.h(x)}, h=head(2)),
+        "return logits, one tensor or several by name, got tuple at its end",
+        Net(lambda n, x: {"logits": (n.h(x),)}, h=head(2)),
     ),
-    ("return one tensor, the logits, got tuple", Net(lambda n, x: (n.h(x),), h=head(2))),
+    ("return logits, one tensor or several by name, got none", Net(lambda n, x: {})),
+    (
+        "compute its logits in its last layer, got h_2 earlier at its end",
+        Net(lambda n, x: dict.fromkeys("ab", n.h(x)), h=head(2)),
+    ),
+    (
+        "return logits, one tensor or several by name, got tuple",
+        Net(lambda n, x: (n.h(x),), h=head(2)),
+    ),
     (
         "got torch.nn.functional.glu in h.act.forward",
         Net(lambda n, x: n.h(x), h=Net(lambda n, x: n.act(x), act=Net(lambda n, x: nn.GLU()(x)))),

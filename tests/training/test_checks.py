@@ -9,7 +9,7 @@ import pytest
 
 from mulfree.errors import ConfigError
 from mulfree.training import OptimizerConfig, PAnnealingConfig, ScheduleConfig, TrainerConfig
-from mulfree.training.methods import kd, pkkd, qat, supervised
+from mulfree.training.methods import early_exit, kd, pkkd, qat, supervised
 
 REFUSED: dict[tuple[str, type], list[tuple[dict[str, Any], str]]] = {
     ("TrainerConfig", TrainerConfig): [
@@ -68,6 +68,12 @@ REFUSED: dict[tuple[str, type], list[tuple[dict[str, Any], str]]] = {
     ("PAnnealingConfig", PAnnealingConfig): [
         ({"start": 2.5}, r"`start` must lie in \[1, 2\], got 2.5"),
         ({"fraction": 0.0}, r"`fraction` must lie in \(0, 1\], got 0.0"),
+    ],
+    ("early_exit", early_exit.Config): [
+        ({"exit_weights": (1.0, -0.5)}, r"`exit_weights` must be at least 0, got -0.5"),
+        ({"exit_weights": (math.inf,)}, r"`exit_weights` must be finite, got inf"),
+        ({"alpha": 1.5}, r"`alpha` must lie in \[0, 1\], got 1.5"),
+        ({"temperature": 0.0}, r"`temperature` must be positive, got 0.0"),
     ],
     ("kd", kd.Config): [
         ({"alpha": -0.1}, r"`alpha` must be at least 0, got -0.1"),

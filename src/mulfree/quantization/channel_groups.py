@@ -57,7 +57,7 @@ def channel_groups(fused: FusedGraph, model: nn.Module) -> tuple[ChannelGroup, .
         for name in names[1:]:
             parents[root(name)] = root(names[0])
 
-    fixed = {fused.input, fused.ops[-1].output}
+    fixed = {fused.input, *fused.outputs.values()}
     for op in fused.ops:
         if isinstance(op, FusedLayer):
             if op.residual is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -18,18 +20,37 @@ class FusedGraph:
     Attributes:
         input: Name of the images' value.
         shape: Its shape, C, H, W.
-        ops: In topological order; the last one computes the logits.
+        ops: In topological order, those of the first output first; the last one computes the last
+            output.
+        outputs: Names of the outputs, in order, and of the values that they are.
     """
 
     input: str
     shape: Shape
     ops: tuple[FusedOp, ...]
+    outputs: Mapping[str, str]
 
-    @property
-    def classifier(self) -> FusedLayer | None:
-        """The last operation if it is a layer whose sums can stay in floating point, else None."""
-        last = self.ops[-1]
-        return last if isinstance(last, FusedLayer) and last.classifies else None
+
+def classifies(op: FusedOp) -> bool:
+    """Return True for a classifier: a layer whose sums can stay in floating point."""
+    return isinstance(op, FusedLayer) and op.classifies
+
+
+def by_output(ops: Sequence[FusedOp], values: Sequence[str]) -> list[list[FusedOp]]:
+    """Return what each of the `values` needs and none before it, in the order of `ops`."""
+    makers = {op.output: op for op in ops}
+    parts: list[list[FusedOp]] = []
+    done: set[str] = set()
+    for value in values:
+        wanted, open_values = set(), [value]
+        while open_values:
+            name = open_values.pop()
+            if name in makers and name not in wanted | done:
+                wanted.add(name)
+                open_values.extend(makers[name].inputs)
+        parts.append([op for op in ops if op.output in wanted])
+        done |= wanted
+    return parts
 
 
 class Hooks:
@@ -68,7 +89,7 @@ class Hooks:
 
 
 def execute(fused: FusedGraph, model: nn.Module, images: Tensor, hooks: Hooks) -> Tensor:
-    """Logits `[N, classes]`, in floating point.
+    """Logits of all outputs side by side, `[N, sum of their classes]`, in floating point.
 
     Args:
         fused: The graph.
@@ -78,6 +99,7 @@ def execute(fused: FusedGraph, model: nn.Module, images: Tensor, hooks: Hooks) -
     """
     last_reader = {name: op for op in fused.ops for name in op.inputs}
     values = {fused.input: hooks.value(fused.input, images)}
+    logits: dict[str, Tensor] = {}
     for op in fused.ops:
         if isinstance(op, FusedLayer):
             residual = None if op.residual is None else values[op.residual]
@@ -87,10 +109,13 @@ def execute(fused: FusedGraph, model: nn.Module, images: Tensor, hooks: Hooks) -
             y = op.run(model, values[op.input], residual, apply, batch_norm)
         else:
             y = op.compute(*(values[name] for name in op.inputs))
-        if op.rescales and op is not fused.classifier:
+        if op.rescales and not classifies(op):
             y = hooks.value(op.output, y)
         values[op.output] = y
+        if op.output in fused.outputs.values():
+            logits[op.output] = y.flatten(1)
         for name in set(op.inputs):
             if last_reader[name] is op:
                 del values[name]
-    return y.flatten(1)
+    found = [logits[value] for value in fused.outputs.values()]
+    return found[0] if len(found) == 1 else torch.cat(found, dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -14,10 +15,11 @@ from mulfree.nodes.fusing import OrderOp, RectifiedOp, source_of
 from mulfree.operators import integer_form, operator_of, window
 from mulfree.operators.operator import Operator
 from mulfree.quantization.composition import compose
-from mulfree.quantization.fused_graph import FusedGraph
+from mulfree.quantization.fused_graph import FusedGraph, by_output
 from mulfree.quantization.fused_ops import BATCH_NORMS, BatchNorm, FusedLayer, FusedOp, Shape
 from mulfree.quantization.spellings import SPELLINGS, spelled
 from mulfree.quantization.trace import place, trace, unsupported
+from mulfree.runtime.artifact import LOGITS
 
 # Identities in evaluation mode, up to the shape.
 _IDENTITIES = (nn.Identity, nn.modules.dropout._DropoutNd, nn.Flatten, nn.Unflatten)
@@ -72,17 +74,39 @@ class Fusion:
         self.shapes[images.name] = images.meta["shape"]
         for node in operations:
             self._operation(node)
-        (result,) = end.args
-        if not isinstance(result, fx.Node):
-            got = type(result).__name__.removeprefix("immutable_")
-            unsupported("its end", "return one tensor, the logits", got)
-        last = self.value(result, "its end")
-        if last != (self._ops[-1].output if self._ops else None):
-            unsupported("its end", "compute its logits in its last layer", f"the value of {result}")
-        if self.shapes[last][1:] != (1, 1):
-            unsupported("its end", "return one number per class", f"maps {self.shapes[last]}")
-        self._ops[-1] = self._classifier(self._ops[-1])
-        return FusedGraph(input=images.name, shape=self.shapes[images.name], ops=tuple(self._ops))
+        outputs = self._outputs(end.args[0])
+        ops = self._ordered(outputs)
+        return FusedGraph(
+            input=images.name, shape=self.shapes[images.name], ops=ops, outputs=outputs
+        )
+
+    # --- outputs ----------------------------------------------------------------------------------
+
+    def _outputs(self, result: object) -> dict[str, str]:
+        """Names of the outputs and of their values: one tensor, or tensors by name."""
+        named = dict(result) if isinstance(result, Mapping) else {LOGITS: result}
+        for name, node in named.items():
+            if not isinstance(node, fx.Node) or not isinstance(name, str):
+                got = type(node).__name__.removeprefix("immutable_")
+                unsupported("its end", "return logits, one tensor or several by name", got)
+        if not named:
+            unsupported("its end", "return logits, one tensor or several by name", "none")
+        return {name: self.value(node, "its end") for name, node in named.items()}
+
+    def _ordered(self, outputs: Mapping[str, str]) -> tuple[FusedOp, ...]:
+        """Operations in the order of the outputs, which each end with the layer that makes them."""
+        parts = by_output(self._ops, list(outputs.values()))
+        for value, part in zip(outputs.values(), parts, strict=True):
+            if not part or part[-1].output != value:
+                unsupported("its end", "compute its logits in its last layer", f"{value} earlier")
+            if self.shapes[value][1:] != (1, 1):
+                unsupported("its end", "return one number per class", f"maps {self.shapes[value]}")
+        read = {name for op in self._ops for name in op.inputs}
+        return tuple(
+            self._classifier(op) if op is part[-1] and op.output not in read else op
+            for part in parts
+            for op in part
+        )
 
     # --- values -----------------------------------------------------------------------------------
 
@@ -301,7 +325,7 @@ class Fusion:
         self.grow(source, node, relu=True, ceiling=min(ceilings, default=None))
 
     def _classifier(self, op: FusedOp) -> FusedOp:
-        """Mark the last operation if it is a layer whose sums can stay in floating point."""
+        """Mark the end of an output if it is a layer whose sums can stay in floating point."""
         if not isinstance(op, FusedLayer) or op.pool or op.residual or op.relu:
             return op
         layer = op.layer(self._model)

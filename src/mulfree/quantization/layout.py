@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from mulfree.errors import ConfigError
-from mulfree.quantization.fused_graph import FusedGraph
+from mulfree.quantization.fused_graph import FusedGraph, classifies
 from mulfree.quantization.fused_ops import FusedLayer
 from mulfree.quantization.qparams import BITS, DEFAULT_BITS
 
@@ -95,8 +95,8 @@ class QuantLayout:
                 if op.rescales:
                     middle = isinstance(op, FusedLayer) and name == op.input and self._middle(op)
                     reads[self.roots[name]].add(middle)
-        if self.fused.classifier is not None:
-            del reads[self.fused.classifier.output]
+        for op in filter(classifies, self.fused.ops):
+            del reads[op.output]
         widths = {}
         for root, kinds in reads.items():
             widths[root] = self.bits if kinds == {True} else DEFAULT_BITS
@@ -107,8 +107,8 @@ class QuantLayout:
     def _find_domains(self) -> Mapping[str, tuple[float, float]]:
         unbounded = -math.inf, math.inf
         read: dict[str, list[tuple[float, float]]] = {root: [] for root in self.roots.values()}
-        # Pixels are never clipped; the last value is the output.
-        for name in (self.fused.input, self.fused.ops[-1].output):
+        # Pixels are never clipped, nor logits.
+        for name in (self.fused.input, *self.fused.outputs.values()):
             read[self.roots[name]].append(unbounded)
         for op in self.fused.ops:
             if op.rescales:
@@ -126,7 +126,7 @@ class QuantLayout:
         return {name: units[self.original(name)] for name in self.bit_widths}
 
     def _middle(self, layer: FusedLayer) -> bool:
-        return self.roots[layer.input] != self.fused.input and layer is not self.fused.classifier
+        return self.roots[layer.input] != self.fused.input and not layer.classifies
 
 
 def _copy(root: str) -> str:

@@ -48,17 +48,21 @@ def lower(
     fused = layout.fused
     builder = GraphBuilder(layout, qparams, power_of_two_scales=power_of_two_scales)
     builder.declare(fused.input, fused.shape, qparams[fused.input])
+    outputs = {value: output for output, value in fused.outputs.items()}
     layers = LayerLowering(builder, layout, model, power_of_two_scales=power_of_two_scales)
     for op in fused.ops:
-        if op is fused.classifier:
+        if isinstance(op, FusedLayer) and op.classifies:
             folded = layers.fold(op, None)
-            append_classifier(builder, op, folded.weight, folded.factor, folded.offset)
-        elif isinstance(op, FusedLayer):
+            append_classifier(
+                builder, op, folded.weight, folded.factor, folded.offset, outputs[op.output]
+            )
+            continue
+        if isinstance(op, FusedLayer):
             layers.lower(op)
         elif not layers.merge(op):
             op.lower(builder)
-    if fused.classifier is None:
-        append_logits(builder, fused.ops[-1])
+        if op.output in outputs:
+            append_logits(builder, op, outputs[op.output])
     return runtime.Graph(
         name=name,
         input=_input(builder.values[fused.input], preprocessing),

@@ -57,7 +57,7 @@ class LayerLowering:
         if len(readers) != 1:
             return False
         reader = readers[0]
-        if not isinstance(reader, FusedLayer) or reader is self._fused.classifier:
+        if not isinstance(reader, FusedLayer) or reader.classifies:
             return False
         module = reader.layer(self._model)
         if reader.flat or module.padding not in ((0, 0), "valid"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
@@ -183,11 +184,18 @@ def check_operations(
         )
 
 
+def _side_by_side(outputs: object) -> object:
+    """Outputs of a network by name as one tensor; anything else as it is."""
+    if isinstance(outputs, Mapping) and all(isinstance(y, Tensor) for y in outputs.values()):
+        return torch.cat([y.flatten(1) for y in outputs.values()], dim=1)
+    return outputs
+
+
 def _difference(fused: FusedGraph, network: nn.Module, simple: nn.Module, images: Tensor) -> float:
     """Largest difference of the logits, relative to the largest logit."""
     with torch.no_grad():
         try:
-            expected = network(images.clone())
+            expected = _side_by_side(network(images.clone()))
             found = execute(fused, simple, images, Hooks())
         except Exception as error:  # any: from the forward
             raise ConfigError(

@@ -61,7 +61,8 @@ def quantize(
     Args:
         model: A trained network that maps images to logits: one of `mulfree.models`, or any other
             of supported layers; also inside `torch.compile`, `DataParallel`,
-            `DistributedDataParallel` or `AveragedModel`.
+            `DistributedDataParallel` or `AveragedModel`. A network that returns several logits by
+            name, as `models.early_exit.AllExits`, gives a graph with these outputs.
         batches: Images `[N, C, H, W]` as the network takes them, floating-point tensors or arrays,
             or tuples that begin with them; or one such batch. With `preprocessing` also uint8
             pixels. A thousand training images are enough.

@@ -48,6 +48,10 @@ NETWORKS = {
         *("--trainer.gradient_clip_norm=0.5", "--trainer.sync_batchnorm=true"),
         "--method.name=pkkd",
     ],
+    "early_exit": [
+        *("--model.name=early_exit", "--model.options.width=0.125"),
+        *("--method.name=early_exit", "--method.alpha=0.3", "--trainer.sync_batchnorm=true"),
+    ],
 }
 RESUMED = ("adder", "qat")
 pytestmark = [

@@ -17,27 +17,40 @@ Reals = NDArray[np.float64]
 
 
 def append_classifier(
-    builder: GraphBuilder, op: FusedOp, weight: NDArray[Any], factor: Reals, offset: Reals
+    builder: GraphBuilder,
+    op: FusedOp,
+    weight: NDArray[Any],
+    factor: Reals,
+    offset: Reals,
+    output: str,
 ) -> None:
     """Append a classifier whose sums stay in floating point: `factor * acc + offset`."""
-    _append(builder, op.path, op.input, weight.reshape(len(weight), -1), factor, offset)
+    rows = weight.reshape(len(weight), -1)
+    _append(builder, op.path, op.input, output, rows, factor, offset)
 
 
-def append_logits(builder: GraphBuilder, last: FusedOp) -> None:
+def append_logits(builder: GraphBuilder, last: FusedOp, output: str) -> None:
     """Append the dequantisation of logits that were quantised as any other value."""
     qparams, count = builder.qparams_of(last.output), last.shape[0]
     scale = np.full(count, qparams.scale)
     bias = scale * -qparams.zero_point
-    _append(builder, "logits", last.output, np.eye(count), scale, bias)
+    _append(builder, output, last.output, output, np.eye(count), scale, bias)
 
 
 def _append(
-    builder: GraphBuilder, name: str, source: str, weight: NDArray[Any], scale: Reals, bias: Reals
+    builder: GraphBuilder,
+    name: str,
+    source: str,
+    output: str,
+    weight: NDArray[Any],
+    scale: Reals,
+    bias: Reals,
 ) -> None:
     builder.append(
         Linear(
             name=builder.unique(name),
             input=source,
+            output=output,
             weight=weight.astype(np.int8),
             scale=scale.astype(np.float32),
             bias=bias.astype(np.float32),

@@ -10,7 +10,7 @@ import importlib
 from mulfree.errors import ConfigError, choices_message
 from mulfree.training.method import TrainingMethod
 
-METHODS: tuple[str, ...] = ("supervised", "finetune", "qat", "kd", "pkkd")
+METHODS: tuple[str, ...] = ("supervised", "finetune", "qat", "kd", "pkkd", "early_exit")
 DEFAULT = "supervised"
 
 
