@@ -103,9 +103,7 @@ def test_confidence_by_hand() -> None:
         assert sure == 1.0
         assert math.isnan(undefined)
     assert confidence(torch.zeros(2, 1), "entropy").tolist() == [1.0, 1.0]
-    with pytest.raises(
-        ConfigError, match="confidence: `confidence` must be one of entropy, probability"
-    ):
+    with pytest.raises(ConfigError, match="confidence: `confidence` must be one of entropy, prob"):
         confidence(logits, "margin")
 
 

@@ -108,6 +108,22 @@ class Program:
         during a long run on the main thread; where a handler raises, the run ends with that.
         """
 
+    def run_exits(
+        self,
+        input: _Array,
+        output: _Array,
+        taken: _Array,
+        thresholds: Sequence[float],
+        entropy: bool,
+        quantised: bool,
+        threads: int,
+        memory: int = ...,
+    ) -> None:
+        """As `run` for outputs of one size; an image leaves at the first that is confident enough.
+
+        Output f32 [N, size] is that of the exit taken, whose number goes to taken i64 [N].
+        """
+
     def profile(
         self, input: _Array, output: _Array, quantised: bool, threads: int, memory: int = ...
     ) -> list[float]:

@@ -15,12 +15,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mulfree.errors import ConfigError, choices_message, quoted
+from mulfree.errors import ConfigError
 from mulfree.models.parts import check_images, logit_norm
 from mulfree.models.staged import StagedNetwork
+from mulfree.runtime.exits import check_confidence, check_thresholds
 
-CONFIDENCES = ("probability", "entropy")
-"""Measures of confidence."""
 FINAL = "logits"
 """Name of the output of the network itself, the last exit."""
 
@@ -51,16 +50,6 @@ def confidence(logits: Tensor, kind: str = "probability") -> Tensor:
         return torch.ones_like(logs[:, 0])
     # Without the product of -inf and 0, where a probability underflows.
     return 1 - torch.special.entr(logs.exp()).sum(dim=1) / math.log(logits.shape[1])
-
-
-def check_confidence(function: str, kind: str) -> None:
-    """Refuse a measure of confidence that does not exist.
-
-    Raises:
-        ConfigError: There is no such measure.
-    """
-    if kind not in CONFIDENCES:
-        raise ConfigError(choices_message(function, "confidence", kind, CONFIDENCES))
 
 
 class Exit(nn.Module):
@@ -186,7 +175,7 @@ class EarlyExitNetwork(nn.Module):
         Args:
             images: `[N, C_in, H, W]`.
             thresholds: Least confidence for leaving at each exit but the last; one number for all.
-            confidence_of: Measure of confidence, one of `CONFIDENCES`.
+            confidence_of: Measure of confidence, "probability" or "entropy".
 
         Raises:
             ConfigError: The network is in training mode, another number of thresholds, or there
@@ -219,27 +208,6 @@ class EarlyExitNetwork(nn.Module):
 
     def _check(self, images: Tensor) -> None:
         check_images(type(self).__name__, images, self.in_channels, self.minimum_side)
-
-
-def check_thresholds(
-    function: str, thresholds: float | Sequence[float], count: int
-) -> tuple[float, ...]:
-    """Return one threshold for each of `count` exits.
-
-    Raises:
-        ConfigError: Not one number, or as many as exits, or one that is no number from 0.
-    """
-    given = [thresholds] * count if isinstance(thresholds, (int, float)) else list(thresholds)
-    valid = len(given) == count and all(
-        isinstance(number, (int, float)) and not isinstance(number, bool) and number >= 0
-        for number in given
-    )
-    if not valid:
-        raise ConfigError(
-            f"{function}: `thresholds` must be one number of at least 0, or {count}, one for each "
-            f"exit but the last, got {quoted(thresholds)}"
-        )
-    return tuple(map(float, given))
 
 
 class AllExits(nn.Module):

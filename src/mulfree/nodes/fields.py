@@ -74,6 +74,18 @@ class Texts(FieldCheck):
         return isinstance(value, tuple) and all(map(Text().holds, value))
 
 
+class Choice(FieldCheck):
+    """One of some texts."""
+
+    def __init__(self, *choices: str) -> None:
+        super().__init__(f"be one of {', '.join(choices)}")
+        self.choices = choices
+
+    def holds(self, value: object) -> bool:
+        """Return True for one of the texts."""
+        return isinstance(value, str) and value in self.choices
+
+
 class Labels(FieldCheck):
     """Names given by people, in any script and with any spaces; or None."""
 

@@ -31,6 +31,7 @@ from mulfree.nodes.fields import (
     tensors,
 )
 from mulfree.runtime.container import InvalidFileError, fields, mapping, pack, unpack
+from mulfree.runtime.exits import Exits
 from mulfree.runtime.graph import Graph, Input
 
 MAIN = "main"
@@ -38,7 +39,6 @@ MAIN = "main"
 MAX_ENTRIES = 64
 MAX_STREAM_BYTES = 2**30
 """Most that is read of a file object, which may have no end."""
-
 LOGITS = "logits"
 """Name of the output of a network that has no other."""
 
@@ -125,6 +125,7 @@ def _named(graph: Graph) -> dict[str, NDArray[Any]]:
 def _description(graph: Graph, version: int) -> dict[str, Any]:
     """Return the graph without its tensors, as JSON values."""
     return {
+        **({"exits": _plain_fields(graph.exits, stored_fields(Exits))} if graph.exits else {}),
         "name": graph.name,
         "classes": graph.classes,
         "input": _plain_fields(graph.input, stored_fields(Input)),
@@ -282,16 +283,17 @@ def _graphs(content: NDArray[np.uint8]) -> dict[str, Graph]:
 
 
 def _built(description: object, tensors: dict[str, NDArray[Any]], version: int) -> Graph:
-    names = ("name", "classes", "input", "values", "nodes")
+    names = ["name", "classes", "input", "values", "nodes"]
+    if version >= 2 and "exits" in mapping(description, "the graph"):
+        names.append("exits")
     graph = fields(description, "the graph", names)
     for name in ("values", "nodes"):
         if not isinstance(graph[name], tuple):
             raise InvalidFileError(f"have a list of {name}")
     given = _arguments(graph["input"], "input", stored_fields(Input))
-    table = _taken(tensors, _INPUT_TABLE)
     made = Graph(
         name=graph["name"],
-        input=Input(**given, table=table),
+        input=Input(**given, table=_taken(tensors, _INPUT_TABLE)),
         values=tuple(
             Value(**_arguments(value, f"values[{index}]", stored_fields(Value)))
             for index, value in enumerate(graph["values"])
@@ -301,10 +303,15 @@ def _built(description: object, tensors: dict[str, NDArray[Any]], version: int) 
             for index, node in enumerate(graph["nodes"])
         ),
         classes=graph["classes"],
+        exits=_exits(graph["exits"]) if "exits" in graph else None,
     )
     for name in tensors:
         raise InvalidFileError(f"have no tensors but the graph's, as {reprlib.repr(name)}")
     return made
+
+
+def _exits(description: object) -> Exits:
+    return Exits(**_arguments(description, "exits", stored_fields(Exits)))
 
 
 def _arguments(

@@ -21,6 +21,7 @@ from mulfree.nodes import Node, Value
 from mulfree.nodes.fields import Floats, Labels, Tensor, artifact_error, check_fields
 from mulfree.nodes.node import Name, Size
 from mulfree.opcounts import OpCounts
+from mulfree.runtime.exits import Exits
 
 MAX_NODES = 4096
 MAX_ELEMENTS = 2**26
@@ -67,6 +68,7 @@ class Graph:
         values: All values, in any order.
         nodes: All nodes.
         classes: Names of the classes of the last output, or None.
+        exits: When an image leaves at an earlier output, or None; outputs then have one size.
 
     Raises:
         ArtifactError: A field has the wrong type, shape or range, a name is unknown or used twice,
@@ -78,6 +80,7 @@ class Graph:
     values: tuple[Value, ...]
     nodes: tuple[Node, ...]
     classes: Annotated[tuple[str, ...] | None, Labels()] = None
+    exits: Exits | None = None
 
     def __post_init__(self) -> None:
         check_fields("graph", self)
@@ -95,6 +98,8 @@ class Graph:
         self._check_sizes()
         self._check_work()
         self._check_classes()
+        if self.exits is not None:
+            self._check_exits(self.exits)
 
     @functools.cached_property
     def by_name(self) -> Mapping[str, Value]:
@@ -120,6 +125,15 @@ class Graph:
     def counts(self) -> tuple[OpCounts, ...]:
         """Return the multiplications and additions of every node for one image."""
         return tuple(node.count(self.by_name) for node in self.nodes)
+
+    def counts_to_outputs(self) -> Mapping[str, OpCounts]:
+        """Multiplications and additions for one image up to every output, by its name."""
+        total, found = OpCounts(), {}
+        for node, count in zip(self.nodes, self.counts(), strict=True):
+            total += count
+            if node.ends:
+                found[node.output] = total
+        return found
 
     def _check_kinds(self) -> None:
         for name, valid in (("values", _is_value), ("nodes", _is_node)):
@@ -212,6 +226,18 @@ class Graph:
     def _check_classes(self) -> None:
         if self.classes is not None and len(self.classes) != self.outputs:
             raise artifact_error("classes", f"have {self.outputs} names", len(self.classes))
+
+    def _check_exits(self, exits: Exits) -> None:
+        if not isinstance(exits, Exits):
+            raise artifact_error("exits", "be Exits or None", exits)
+        check_fields("exits", exits)
+        sizes = list(self.output_sizes.values())
+        if len(sizes) < 2 or len(set(sizes)) > 1:
+            raise artifact_error("exits", "be None without several outputs of one size", sizes)
+        given, count = exits.thresholds, len(sizes) - 1
+        if len(given) != count or min(given) < 0:
+            what = f"be {count} numbers of at least 0, one for each output but the last"
+            raise artifact_error("exits.thresholds", what, given)
 
 
 def _is_value(item: object) -> bool:

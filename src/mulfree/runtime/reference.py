@@ -18,6 +18,7 @@ from mulfree.errors import DTypeError, ShapeError
 from mulfree.nodes import Node, Value, facet
 from mulfree.nodes.arithmetic import U8, Made
 from mulfree.nodes.node import Values
+from mulfree.runtime.exits import Exits, confidence
 from mulfree.runtime.graph import Graph
 
 
@@ -41,6 +42,41 @@ def run(graph: Graph, array: NDArray[Any]) -> NDArray[np.float32]:
 def run_all(graph: Graph, array: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
     """Return the logits of all outputs by name; see `run`."""
     return {name: output for name, ends, output in _steps(graph, array) if ends}
+
+
+def run_exits(
+    graph: Graph, array: NDArray[Any], exits: Exits
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the logits of the exit at which each image leaves, and its number.
+
+    Images that stay are gathered to a smaller batch, which goes on from the values at hand.
+
+    Args:
+        graph: A network whose outputs have one size.
+        array: As in `run`.
+        exits: When an image leaves.
+
+    Returns:
+        `[N, O]` and `[N]`.
+    """
+    made = {graph.input.value: quantised_input(graph, array)}
+    count = len(made[graph.input.value])
+    logits, taken = np.empty((count, graph.outputs), np.float32), np.empty(count, np.int64)
+    rows, limits = np.arange(count), (*exits.thresholds, -np.inf)
+    number = 0
+    for node in graph.nodes:
+        output = evaluate(node, graph.by_name, made)
+        if not node.ends:
+            made[node.output] = output
+            continue
+        leaves = confidence(output, exits.confidence) >= limits[number]
+        leaves |= number == len(exits.thresholds)
+        logits[rows[leaves]], taken[rows[leaves]] = output[leaves], number
+        made = {name: value[~leaves] for name, value in made.items()}
+        rows, number = rows[~leaves], number + 1
+        if not len(rows):
+            break
+    return logits, taken
 
 
 def trace(graph: Graph, array: NDArray[Any]) -> dict[str, U8]:

@@ -112,7 +112,7 @@ class Session:
         self.memory = memory
         _check_int("Session", "memory", memory, _MAX_MEMORY)
         self.graph = load_graph(source, entry)
-        with _within_memory("Session"):
+        with within_memory("Session"):
             self._program = compiled(self.graph) if backend == "native" else None
         if self._program is None:
             # The reference keeps all values of an image.
@@ -157,7 +157,7 @@ class Session:
                 f"Session.run: the network must have one output, got {names}: use `run_all`"
             )
         array = reference.checked_input(self.graph, array)
-        with _within_memory("Session.run"):
+        with within_memory("Session.run"):
             out = self._checked_output(out, len(array))
             self._run(array, out)
         return out
@@ -166,7 +166,7 @@ class Session:
         """Return the logits of every output by name; arguments and errors as in `run`."""
         array = reference.checked_input(self.graph, array)
         sizes = self.graph.output_sizes
-        with _within_memory("Session.run_all"):
+        with within_memory("Session.run_all"):
             out = np.empty((len(array), sum(sizes.values())), np.float32)
             self._run(array, out)
             parts = np.split(out, np.cumsum(list(sizes.values()))[:-1], axis=1)
@@ -208,7 +208,7 @@ class Session:
             )
         if type(runs) is not int or runs < 1:
             raise ConfigError(f"Session.profile: `runs` must be at least 1, got {quoted(runs)}")
-        with _within_memory("Session.profile"):
+        with within_memory("Session.profile"):
             if self.backend == "reference":
                 kernels = ["reference"] * (1 + len(self.graph.nodes))
                 seconds = reference.seconds(self.graph, array)
@@ -323,7 +323,8 @@ def _check_int(function: str, name: str, value: object, high: int) -> None:
 
 
 @contextlib.contextmanager
-def _within_memory(function: str) -> Iterator[None]:
+def within_memory(function: str) -> Iterator[None]:
+    """Turn a lack of memory in `function` into an OutOfMemoryError."""
     try:
         yield
     except MemoryError as error:

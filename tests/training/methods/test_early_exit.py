@@ -111,5 +111,5 @@ def test_another_number_of_weights(count: int) -> None:
 
 def test_a_network_without_exits() -> None:
     model = models.create_model("lenet5_bn", width=0.25)
-    with pytest.raises(ConfigError, match="the network must be one with exits, .* got a LeNet"):
+    with pytest.raises(ConfigError, match=r"the network must be one with exits, .* got a LeNet"):
         early_exit.Method(model, early_exit.Config())

@@ -76,7 +76,8 @@ def test_files_and_options_in_order(tmp_path: Path) -> None:
         ("--optimizer.lr=-1", "OptimizerConfig: `lr` must be positive, got -1.0"),
         (
             "--method.name=magic",
-            "get_method: `name` must be one of early_exit, finetune, kd, pkkd, qat, supervised, got 'magic'",
+            "get_method: `name` must be one of early_exit, finetune, kd, pkkd, qat, supervised, "
+            "got 'magic'",
         ),
         ("--config", "`--config` must be followed by a file"),
         ("--config=", "`--config` must be followed by a file"),

@@ -74,6 +74,19 @@ auto run(Program& program, const Array<const u8, 4>& input, const Array<float, 2
   }
 }
 
+void run_exits(Program& program, const Array<const u8, 4>& input, const Array<float, 2>& output,
+               const Array<i64, 1>& taken, std::vector<double> thresholds, bool entropy,
+               bool quantised, int threads, i64 memory) {
+  const Exits exits{std::move(thresholds), entropy};
+  try {
+    const gil::Released unlocked;
+    program.run_exits(input.data(), shape(input), output.data(), shape(output), taken.data(),
+                      size(taken), exits, quantised, threads, memory, raised);
+  } catch (const Interruption&) {
+    throw nb::python_error();
+  }
+}
+
 const Binding binding([](nb::module_& m) {
   m.def("node_kernels", &node_kernels);
   nb::class_<Program>(m, "Program")
@@ -102,6 +115,9 @@ const Binding binding([](nb::module_& m) {
       .def("compile", &Program::compile, "offsets"_a, "size"_a)
       .def("run", &run<&Program::run>, "input"_a.noconvert(), "output"_a.noconvert(), "quantised"_a,
            "threads"_a, "memory"_a = kAnyMemory)
+      .def("run_exits", &run_exits, "input"_a.noconvert(), "output"_a.noconvert(),
+           "taken"_a.noconvert(), "thresholds"_a, "entropy"_a, "quantised"_a, "threads"_a,
+           "memory"_a = kAnyMemory)
       .def("profile", &run<&Program::profile>, "input"_a.noconvert(), "output"_a.noconvert(),
            "quantised"_a, "threads"_a, "memory"_a = kAnyMemory)
       .def_prop_ro("arena_bytes", &Program::arena_bytes)

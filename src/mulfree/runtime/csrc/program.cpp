@@ -4,6 +4,8 @@
 #include <chrono>
 #include <unordered_map>
 
+#include "input_op.h"
+
 namespace mulfree::runtime {
 
 using namespace nodes;
@@ -19,56 +21,7 @@ constexpr i64 kLine = 64;
 // not wait long for others.
 constexpr double kMaxSingleThreaded = i64{1} << 32;
 
-// y = table[c, pixel], or y is the input of a frame that is quantised.
-NativeOp input_op(const Value* y, std::vector<u8> tables) {
-  return rows_op({}, y, [tables = std::move(tables)](const Rows& rows) {
-    const Value& y = rows.y;
-    const i64 width = y.w, channels = y.c;
-    for (i64 row = rows.begin; row < rows.end; ++row) {
-      for (i64 c = 0; c < channels; ++c) {
-        u8* const to = rows.to(row) + c;
-        const u8* const from = rows.frame.input + (c * y.h + row) * width;
-        if (rows.frame.quantised) {
-#pragma GCC unroll 8
-          for (i64 x = 0; x < width; ++x) to[x * channels] = from[x];
-        } else {
-          const u8* const table = tables.data() + c * 256;
-#pragma GCC unroll 8
-          for (i64 x = 0; x < width; ++x) to[x * channels] = table[from[x]];
-        }
-      }
-    }
-  });
-}
-
 }  // namespace
-
-// Calls `interrupted` now and then, on the calling thread.
-class Program::Watch {
- public:
-  explicit Watch(const Interrupted& interrupted) : interrupted_(interrupted) {}
-
-  // Called between tasks.
-  bool stops(int worker) {
-    if (stopped_) return true;
-    if (worker != 0 || !interrupted_) return false;
-    const auto now = Clock::now();
-    if (now - asked_ < kPause) return false;
-    asked_ = now;
-    stopped_ = interrupted_();
-    return stopped_;
-  }
-
-  bool stopped() const { return stopped_; }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  static constexpr auto kPause = std::chrono::milliseconds(50);
-
-  const Interrupted& interrupted_;
-  Clock::time_point asked_ = Clock::now();
-  std::atomic<bool> stopped_{false};
-};
 
 Program::Program(const std::string& isa) : kernels_(&select_kernels("Program", isa)) {}
 
@@ -133,6 +86,7 @@ void Program::append(const std::vector<i64>& reads, std::optional<i64> writes,
     nodes_.push_back(names_.size());
   }
   names_.push_back(node.name());
+  if (node.outputs() > 0) ends_.push_back({ops_.size(), outputs_, node.outputs()});
   outputs_ += node.outputs();
   work_ += node.work();
   if (writes.has_value()) written_[static_cast<std::size_t>(*writes)] = true;
@@ -211,8 +165,8 @@ void Program::compile(const std::vector<i64>& offsets, i64 size) {
   compiled_ = true;
 }
 
-int Program::prepare(const std::array<i64, 4>& input_shape, Pair output_shape, int threads,
-                     i64 memory, const char* function) const {
+int Program::prepare(const std::array<i64, 4>& input_shape, Pair output_shape, i64 columns,
+                     int threads, i64 memory, const char* function) const {
   check_compiled(function);
   const Value& x = *input_;
   if (input_shape[1] != x.c || input_shape[2] != x.h || input_shape[3] != x.w) {
@@ -221,8 +175,8 @@ int Program::prepare(const std::array<i64, 4>& input_shape, Pair output_shape, i
              std::to_string(x.w) + "]",
          text(std::vector<i64>(input_shape.begin(), input_shape.end())));
   }
-  if (output_shape != Pair{input_shape[0], outputs_}) {
-    fail(function, "output", "have shape " + text(Pair{input_shape[0], outputs_}),
+  if (output_shape != Pair{input_shape[0], columns}) {
+    fail(function, "output", "have shape " + text(Pair{input_shape[0], columns}),
          text(output_shape));
   }
   if (threads < 1) fail(function, "threads", "be positive", std::to_string(threads));
@@ -236,17 +190,28 @@ int Program::prepare(const std::array<i64, 4>& input_shape, Pair output_shape, i
 }
 
 void Program::make_arenas(std::size_t count) {
-  while (arenas_.size() < count) arenas_.emplace_back(arena_size_);
+  while (arenas_.size() < count) {
+    arenas_.emplace_back(arena_size_);
+    rows_.emplace_back(static_cast<std::size_t>(outputs_));
+  }
 }
 
-Frame Program::frame(const Batch& batch, i64 image, u8* arena) const {
+Frame Program::frame(const Batch& batch, i64 image, std::size_t slot) {
   const Value& x = *input_;
-  return {arena, batch.input + image * x.c * x.h * x.w, batch.quantised,
-          batch.output + image * outputs_};
+  float* const row = batch.exits == nullptr ? batch.output + image * outputs_ : rows_[slot].data();
+  return {arenas_[slot].data(), batch.input + image * x.c * x.h * x.w, batch.quantised, row};
 }
 
-void Program::run_single_threaded(const Frame& frame, int worker, Watch& watch) const {
-  for (const NativeOp& op : ops_) {
+void Program::leave(const Batch& batch, i64 image, const Frame& frame, const Gate& gate) const {
+  if (batch.exits == nullptr) return;
+  const Output& taken = ends_[gate.number()];
+  std::copy_n(frame.output + taken.first, taken.size, batch.output + image * taken.size);
+  batch.taken[image] = static_cast<i64>(gate.number());
+}
+
+void Program::run_single_threaded(const Frame& frame, int worker, Watch& watch, Gate& gate) const {
+  for (std::size_t i = 0; i < ops_.size() && !gate.leaves(i, frame.output); ++i) {
+    const NativeOp& op = ops_[i];
     const i64 tasks = op.tasks(1);
     for (i64 task = 0; task < tasks; ++task) {
       if (watch.stops(worker)) return;
@@ -258,10 +223,11 @@ void Program::run_single_threaded(const Frame& frame, int worker, Watch& watch) 
 // Called by all threads of a team. A thread does its own range of an op's tasks, where it finds
 // the cached results of its own, then the remaining ones of others. The next op starts when all
 // tasks are done, not when all threads have arrived: a descheduled thread delays no other.
-void Program::run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds) {
+void Program::run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds,
+                         Gate& gate) {
   using Clock = std::chrono::steady_clock;
   Progress* progress = progress_.data();
-  for (std::size_t i = 0; i < ops_.size(); ++i, progress += team) {
+  for (std::size_t i = 0; i < ops_.size() && !gate.leaves(i, frame.output); ++i, progress += team) {
     const auto start = Clock::now();
     const i64 tasks = ops_[i].tasks(team);
     i64 done = 0;
@@ -284,21 +250,21 @@ void Program::run_shared(const Frame& frame, int worker, int team, Watch& watch,
   }
 }
 
-void Program::run_together(const Frame& frame, int team, Watch& watch, double* seconds) {
+void Program::run_together(const Frame& frame, int team, Watch& watch, double* seconds,
+                           Gate& gate) {
   const std::size_t count = static_cast<std::size_t>(team) * ops_.size();
   if (progress_.size() < count) progress_ = std::vector<Progress>(count);
   for (Progress& progress : progress_) progress.taken = progress.done = 0;
-  team_.run(team, [&](int worker) { run_shared(frame, worker, team, watch, seconds); });
+  const Gate start = gate;
+  team_.run(team, [&](int worker) {
+    Gate own = start;
+    run_shared(frame, worker, team, watch, seconds, worker == 0 ? gate : own);
+  });
 }
 
 // Whole images go to single threads, which need not wait for each other, where the memory is enough
 // and images are not large; the threads share the images that are left over.
-void Program::run(const u8* input, const std::array<i64, 4>& input_shape, float* output,
-                  Pair output_shape, bool quantised, int threads, i64 memory,
-                  const Interrupted& interrupted) {
-  const std::lock_guard lock(running_);
-  const int team = prepare(input_shape, output_shape, threads, memory, "run");
-  const Batch batch{input, input_shape[0], output, quantised};
+void Program::run_images(const Batch& batch, int team, i64 memory, const Interrupted& interrupted) {
   const bool apart = team <= memory / arena_size_ && work_ <= kMaxSingleThreaded;
   const i64 alone = apart ? batch.images - batch.images % team : 0;
   make_arenas(alone > 0 ? static_cast<std::size_t>(team) : 1);
@@ -306,29 +272,65 @@ void Program::run(const u8* input, const std::array<i64, 4>& input_shape, float*
   next_image_ = 0;
   if (alone > 0) {
     team_.run(team, [&](int worker) {
-      u8* const own = arenas_[static_cast<std::size_t>(worker)].data();
       for (i64 image; !watch.stopped() && (image = next_image_++) < alone;) {
-        run_single_threaded(frame(batch, image, own), worker, watch);
+        const Frame own = frame(batch, image, static_cast<std::size_t>(worker));
+        Gate gate(batch.exits, ends_);
+        run_single_threaded(own, worker, watch, gate);
+        leave(batch, image, own, gate);
       }
     });
   }
   for (i64 image = alone; image < batch.images && !watch.stopped(); ++image) {
-    run_together(frame(batch, image, arenas_[0].data()), team, watch, nullptr);
+    const Frame shared = frame(batch, image, 0);
+    Gate gate(batch.exits, ends_);
+    run_together(shared, team, watch, nullptr, gate);
+    leave(batch, image, shared, gate);
   }
   if (watch.stopped()) throw Interruption();
+}
+
+void Program::run(const u8* input, const std::array<i64, 4>& input_shape, float* output,
+                  Pair output_shape, bool quantised, int threads, i64 memory,
+                  const Interrupted& interrupted) {
+  const std::lock_guard lock(running_);
+  const int team = prepare(input_shape, output_shape, outputs_, threads, memory, "run");
+  run_images({input, input_shape[0], output, quantised}, team, memory, interrupted);
+}
+
+void Program::run_exits(const u8* input, const std::array<i64, 4>& input_shape, float* output,
+                        Pair output_shape, i64* taken, i64 images, const Exits& exits,
+                        bool quantised, int threads, i64 memory, const Interrupted& interrupted) {
+  const std::lock_guard lock(running_);
+  check_compiled("run_exits");
+  for (const Output& end : ends_) {
+    if (end.size != ends_[0].size) {
+      fail("run_exits", "program", "have outputs of one size", text(Pair{ends_[0].size, end.size}));
+    }
+  }
+  if (exits.thresholds.size() + 1 != ends_.size()) {
+    fail("run_exits", "thresholds", "be one fewer than the outputs",
+         std::to_string(exits.thresholds.size()));
+  }
+  if (images != input_shape[0]) {
+    fail("run_exits", "taken", "have as many elements as images", std::to_string(images));
+  }
+  const int team = prepare(input_shape, output_shape, ends_[0].size, threads, memory, "run_exits");
+  const Batch batch{input, images, output, quantised, &exits, taken};
+  run_images(batch, team, memory, interrupted);
 }
 
 std::vector<double> Program::profile(const u8* input, const std::array<i64, 4>& input_shape,
                                      float* output, Pair output_shape, bool quantised, int threads,
                                      i64 memory, const Interrupted& interrupted) {
   const std::lock_guard lock(running_);
-  const int team = prepare(input_shape, output_shape, threads, memory, "profile");
+  const int team = prepare(input_shape, output_shape, outputs_, threads, memory, "profile");
   const Batch batch{input, input_shape[0], output, quantised};
   std::vector<double> seconds(names_.size());
   make_arenas(1);
   Watch watch(interrupted);
   for (i64 image = 0; image < batch.images && !watch.stopped(); ++image) {
-    run_together(frame(batch, image, arenas_[0].data()), team, watch, seconds.data());
+    Gate gate(nullptr, ends_);
+    run_together(frame(batch, image, 0), team, watch, seconds.data(), gate);
   }
   if (watch.stopped()) throw Interruption();
   return seconds;

@@ -3,19 +3,18 @@
 
 #include <atomic>
 #include <deque>
-#include <exception>
-#include <functional>
 #include <limits>
 #include <mutex>
 #include <optional>
 
+#include "exits.h"
 #include "nodes/csrc/builder.h"
 #include "team.h"
+#include "watch.h"
 
 namespace mulfree::runtime {
 
 using nodes::Frame;
-using nodes::i64;
 using nodes::NativeOp;
 using nodes::Pair;
 using nodes::u8;
@@ -25,12 +24,6 @@ using nodes::Value;
 struct Lifetime {
   i64 bytes, first, last;
 };
-
-// Returns true to stop a run; called now and then during a long one, on the calling thread.
-using Interrupted = std::function<bool()>;
-
-// Thrown by a run that was stopped: its output is incomplete, the program unchanged.
-class Interruption : public std::exception {};
 
 constexpr i64 kAnyMemory = std::numeric_limits<i64>::max();
 
@@ -55,6 +48,11 @@ class Program {
   void run(const u8* input, const std::array<i64, 4>& input_shape, float* output, Pair output_shape,
            bool quantised, int threads, i64 memory = kAnyMemory,
            const Interrupted& interrupted = nullptr);
+  // As `run` for a program whose outputs have one size: each image leaves at the first output that
+  // is confident enough, else at the last. output [n, size], and the number of the output it is.
+  void run_exits(const u8* input, const std::array<i64, 4>& input_shape, float* output,
+                 Pair output_shape, i64* taken, i64 images, const Exits& exits, bool quantised,
+                 int threads, i64 memory = kAnyMemory, const Interrupted& interrupted = nullptr);
   // As `run`; the seconds of the input and of each node, summed over the images.
   std::vector<double> profile(const u8* input, const std::array<i64, 4>& input_shape, float* output,
                               Pair output_shape, bool quantised, int threads,
@@ -74,8 +72,9 @@ class Program {
     i64 images;
     float* output;
     bool quantised;
+    const Exits* exits = nullptr;
+    i64* taken = nullptr;  // with exits
   };
-  class Watch;
 
   void check_open(const std::string& function) const;
   void check_compiled(const char* function) const;
@@ -84,14 +83,19 @@ class Program {
   struct Block;
   std::vector<Block> blocks();
   // Checks the arguments; returns the useful size of a team.
-  int prepare(const std::array<i64, 4>& input_shape, Pair output_shape, int threads, i64 memory,
-              const char* function) const;
+  int prepare(const std::array<i64, 4>& input_shape, Pair output_shape, i64 columns, int threads,
+              i64 memory, const char* function) const;
   void make_arenas(std::size_t count);
-  Frame frame(const Batch& batch, i64 image, u8* arena) const;
-  void run_single_threaded(const Frame& frame, int worker, Watch& watch) const;
+  // Operands of an image in an arena; with exits its outputs have a row beside the arena.
+  Frame frame(const Batch& batch, i64 image, std::size_t slot);
+  // Writes the output of the exit that an image takes.
+  void leave(const Batch& batch, i64 image, const Frame& frame, const Gate& gate) const;
+  void run_images(const Batch& batch, int team, i64 memory, const Interrupted& interrupted);
+  void run_single_threaded(const Frame& frame, int worker, Watch& watch, Gate& gate) const;
   // `seconds` of each node, or null.
-  void run_together(const Frame& frame, int team, Watch& watch, double* seconds);
-  void run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds);
+  void run_together(const Frame& frame, int team, Watch& watch, double* seconds, Gate& gate);
+  void run_shared(const Frame& frame, int worker, int team, Watch& watch, double* seconds,
+                  Gate& gate);
 
   const nodes::Kernels* kernels_;
   std::deque<Value> values_;  // ops point into it
@@ -102,13 +106,15 @@ class Program {
   std::vector<std::string> names_;  // of each node its kernel
   const Value* input_ = nullptr;
   i64 outputs_ = 0;
+  std::vector<Output> ends_;
   double work_ = 0;
   bool compiled_ = false;
   i64 arena_size_ = 0;
   std::mutex running_;
   Team team_;
-  std::deque<nodes::Memory> arenas_;  // one per thread; threads share images in the first
-  std::vector<Progress> progress_;    // [ops][threads]
+  std::deque<nodes::Memory> arenas_;     // one per thread; threads share images in the first
+  std::deque<std::vector<float>> rows_;  // likewise, all outputs of an image
+  std::vector<Progress> progress_;       // [ops][threads]
   Signal op_done_;
   std::atomic<i64> next_image_{0};
 };
