@@ -150,6 +150,24 @@ def random_graph(rng: np.random.Generator, nodes: int | None = None) -> Graph:
     return graph_of(rng, values, made)
 
 
+def random_outputs(rng: np.random.Generator, outputs: int, classes: int) -> Graph:
+    """A valid graph of random nodes with several classifiers, whose logits are small."""
+    draws = Draws(rng)
+    values = [draws.value(draws.shape())]
+    made: list[Node] = []
+    for number in range(outputs):
+        for _ in range(draws.number(1, 2)):
+            node, output = draws.node(draws.chosen(("adder2d", "conv2d", "lut")), values[-1:])
+            assert output is not None
+            values.append(output)
+            made.append(node)
+        taps = values[-1].elements
+        end = classifier(values[-1], rng.integers(-128, 128, (classes, taps), dtype=np.int8))
+        scale = np.full(classes, 4e-4 / taps**0.5, np.float32)
+        made.append(replace(end, name=f"fc{number}", output=f"exit{number}", scale=scale))
+    return graph_of(rng, values, made)
+
+
 def around(sample: Sample, rng: np.random.Generator) -> Graph:
     """The node of a sample between pixels and logits, which are its integers if they are few."""
     values = list(sample.values)

@@ -40,14 +40,28 @@ def test_outputs_by_hand() -> None:
     assert [row.op for row in Session(graph).profile(PICTURE)].count("linear") == 2
 
 
-def test_several_outputs_are_refused_where_there_is_one(tmp_path: Path) -> None:
+def test_several_outputs_are_refused_where_there_is_one() -> None:
     graph = two_outputs()
     line = r"^Session.run: the network must have one output, got early, logits: use `run_all`$"
     with pytest.raises(ConfigError, match=line):
         Session(graph).run(PICTURE)
-    line = r"^to_onnx: `model` must have the one output 'logits', got early, logits$"
-    with pytest.raises(ConfigError, match=line):
-        to_onnx(graph, tmp_path / "model.onnx")
+
+
+def test_several_outputs_in_onnx(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    graph = two_outputs()
+    to_onnx(graph, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [output.name for output in session.get_outputs()] == ["early", "logits"]
+    found = session.run(None, {"pixels": PICTURE})
+    for ours, theirs in zip(Session(graph).run_all(PICTURE).values(), found, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    adder, early, *rest = graph.nodes
+    for name in ("pixels", "constant_1", "Gather_4", "Flatten_65"):
+        named = replace(graph, nodes=(adder, replace(early, output=name), *rest))
+        line = f"outputs with names that no other tensor of the file has, got '{name}'"
+        with pytest.raises(ConfigError, match=line):
+            to_onnx(named, tmp_path / "other.onnx")
 
 
 def test_outputs_have_names_of_their_own() -> None:

@@ -35,7 +35,8 @@ def to_onnx(
     """Write a network to an ONNX file, as it is in evaluation.
 
     A float network reads `images`, float32 `[N, C, H, W]`, and a quantised one `pixels`, uint8 of
-    the same shape; both give `logits`, float32 `[N, classes]`, for any N. A quantised network
+    the same shape; both give `logits`, float32 `[N, classes]`, for any N, or the several outputs of
+    the network by their names. A quantised network
     computes the integers of `mulfree.runtime`, bit for bit. ONNX has no adder layer: it is
     written as a loop over taps, which runs anywhere, but is not fast. The metadata of the file hold
     the preprocessing of images and the names of classes, as far as these are known.
@@ -67,7 +68,8 @@ def write(
     """Write a network as `to_onnx` does; returns names, types and shapes of input and output."""
     made = to_model(model, input_size=input_size, pixels=pixels)
     write_atomically(Path(path), made.SerializeToString())
-    return f"{_signature(made.graph.input[0])} -> {_signature(made.graph.output[0])}"
+    outputs = ", ".join(map(_signature, made.graph.output))
+    return f"{_signature(made.graph.input[0])} -> {outputs}"
 
 
 def _signature(value: ValueInfoProto) -> str:

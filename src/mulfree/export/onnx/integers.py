@@ -11,14 +11,14 @@ import onnx
 from onnx import TensorProto, helper
 
 import mulfree
-from mulfree.errors import ConfigError
+from mulfree.errors import ConfigError, quoted
 from mulfree.export.onnx.builder import IR_VERSION, OPSET, GraphBuilder
 from mulfree.export.onnx.facts import set_facts
 from mulfree.nodes import facet
 from mulfree.nodes.emitting import looked_up
 from mulfree.runtime.graph import Graph
 
-PIXELS, IMAGES, LOGITS = "pixels", "images", "logits"
+PIXELS, IMAGES = "pixels", "images"
 
 
 def to_model(graph: Graph, *, pixels: bool) -> onnx.ModelProto:
@@ -29,14 +29,11 @@ def to_model(graph: Graph, *, pixels: bool) -> onnx.ModelProto:
         pixels: True for the input `pixels`, uint8; False for `images`, float32 and normalised.
 
     Returns:
-        A model from `[N, C, H, W]` to `logits`, float32 `[N, classes]`.
+        A model from `[N, C, H, W]` to the outputs of the graph, float32 `[N, classes]` each.
 
     Raises:
-        ConfigError: A node has no ONNX form, or there are other outputs than `logits`.
+        ConfigError: A node has no ONNX form, or an output has the name of another tensor.
     """
-    if list(graph.output_sizes) != [LOGITS]:
-        names = ", ".join(graph.output_sizes)
-        raise ConfigError(f"to_onnx: `model` must have the one output {LOGITS!r}, got {names}")
     emitters = {node.op: facet(node.op, "onnx") for node in graph.nodes}
     add = GraphBuilder()
     given = PIXELS if pixels else IMAGES
@@ -48,15 +45,18 @@ def to_model(graph: Graph, *, pixels: bool) -> onnx.ModelProto:
             raise ConfigError(
                 f"to_onnx: `model` must have nodes with an ONNX form alone, got {node.op!r}"
             )
-        made[node.output] = emitter.emit(add, node, graph.by_name, made)
-    add.nodes[-1].output[0] = LOGITS
+        name = emitter.emit(add, node, graph.by_name, made)
+        if node.ends:
+            add.nodes[-1].output[0] = node.output
+        else:
+            made[node.output] = name
+    _check_names(graph, add, given)
     kind = TensorProto.UINT8 if pixels else TensorProto.FLOAT
-    shapes: tuple[list[str | int | None], ...] = (
-        ["batch", *graph.input_value.shape],
-        ["batch", graph.outputs],
-    )
-    inputs = [helper.make_tensor_value_info(given, kind, shapes[0])]
-    outputs = [helper.make_tensor_value_info(LOGITS, TensorProto.FLOAT, shapes[1])]
+    inputs = [helper.make_tensor_value_info(given, kind, ["batch", *graph.input_value.shape])]
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", size])
+        for name, size in graph.output_sizes.items()
+    ]
     model = helper.make_model(
         helper.make_graph(add.nodes, graph.name, inputs, outputs, add.constants),
         producer_name="mulfree",
@@ -67,6 +67,18 @@ def to_model(graph: Graph, *, pixels: bool) -> onnx.ModelProto:
     images = graph.input
     set_facts(model, mean=images.mean, std=images.std, resize=images.resize, classes=graph.classes)
     return model
+
+
+def _check_names(graph: Graph, add: GraphBuilder, given: str) -> None:
+    """Refuse an output with the name of the input, a constant or another result."""
+    names = [given, *(constant.name for constant in add.constants)]
+    names += [name for node in add.nodes for name in node.output]
+    for output in graph.output_sizes:
+        if names.count(output) > 1:
+            raise ConfigError(
+                "to_onnx: `model` must have outputs with names that no other tensor of the file "
+                f"has, got {quoted(output)}"
+            )
 
 
 def _quantised(add: GraphBuilder, graph: Graph) -> str:

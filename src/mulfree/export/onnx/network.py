@@ -10,7 +10,7 @@ import contextlib
 import logging
 import operator
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -44,7 +44,7 @@ def to_model(network: nn.Module, input_size: Sequence[int] | None) -> onnx.Model
         input_size: C, H, W of an image; None for what the model of `create_model` is made for.
 
     Returns:
-        A model from `images`, float32 `[N, C, H, W]`, to `logits`.
+        A model from `images`, float32 `[N, C, H, W]`, to `logits`, or to the names of a mapping.
 
     Raises:
         DTypeError: A parameter is not of float32.
@@ -69,7 +69,7 @@ def to_model(network: nn.Module, input_size: Sequence[int] | None) -> onnx.Model
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     size = _checked_size(network, input_size)
     with _evaluating(network), _quiet():
-        images = _fitting_images(network, size, device)
+        images, outputs = _fitting_images(network, size, device)
         program = torch.export.export(
             network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
         ).run_decompositions({torch.ops.mulfree.adder2d.default: _stand_in})
@@ -79,7 +79,7 @@ def to_model(network: nn.Module, input_size: Sequence[int] | None) -> onnx.Model
             verbose=False,
             opset_version=OPSET,
             input_names=[IMAGES],
-            output_names=[LOGITS],
+            output_names=outputs,
         )
     assert exported is not None
     model = _with_standard_operators(exported.model_proto)
@@ -119,19 +119,24 @@ def _checked_size(network: nn.Module, input_size: Sequence[int] | None) -> tuple
     return sizes
 
 
-def _fitting_images(network: nn.Module, size: Sequence[int], device: torch.device) -> Tensor:
-    """Images that the network takes; two, as one could be taken for the only number there is."""
+def _fitting_images(
+    network: nn.Module, size: Sequence[int], device: torch.device
+) -> tuple[Tensor, list[str]]:
+    """Images that the network takes, and the names of its outputs.
+
+    Two images, as one could be taken for the only number there is.
+    """
     try:
         images = torch.zeros(2, *size, device=device)
         with torch.no_grad():
-            network(images)
+            outputs = network(images)
     # What a user's forward can raise has no common type.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ShapeError(
             f"to_onnx: `input_size` must fit {type(network).__name__}, got {tuple(size)}: {reason}"
         ) from error
-    return images
+    return images, list(outputs) if isinstance(outputs, Mapping) else [LOGITS]
 
 
 def _stand_in(
