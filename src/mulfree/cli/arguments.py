@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import itertools
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -68,6 +69,17 @@ def positive(text: str, most: int = _MAX_NUMBER) -> int:
         raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {quoted(text)}")
     if number > most:
         raise argparse.ArgumentTypeError(f"must be at most {most}, got {quoted(text)}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {quoted(text)}")
     return number
 
 

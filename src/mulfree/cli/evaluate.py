@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli.arguments import Parser, file_path, threads
+from mulfree.cli.arguments import Parser, file_path, not_negative, threads
+from mulfree.cli.evaluate_exits import evaluate_exits
 from mulfree.cli.network import add_data_options, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
@@ -27,6 +29,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import training
+    from mulfree.models.early_exit import EarlyExitNetwork
     from mulfree.training.run.checkpoint import load_compatible
 
     if arguments.threads is not None:
@@ -41,10 +44,19 @@ def main(argv: list[str]) -> int:
         teacher.to(device)
     model = trained.model.to(device)
     result = training.evaluate(model, with_progress(loader, "evaluating"), teacher)
-    if arguments.json:
-        print(json.dumps(_to_json(arguments, config, splits, result), indent=2))
-    else:
+    if not arguments.json:
         _print_result(arguments, splits, result)
+    exits = {}
+    if isinstance(model, EarlyExitNetwork):
+        load = partial(_loader, splits, config, device=device)
+        exits = evaluate_exits(model, arguments, splits, load)
+    elif arguments.plot is not None or arguments.static:
+        raise ConfigError(
+            "evaluate: `--plot` and `--static` must be left out for a network without exits, "
+            f"got {arguments.plot or arguments.static[0]}"
+        )
+    if arguments.json:
+        print(json.dumps(_to_json(arguments, config, splits, result) | exits, indent=2))
     return 0
 
 
@@ -68,6 +80,26 @@ def _parser() -> Parser:
         "the mean divergence KL(teacher || network) of their probabilities",
     )
     parser.add_argument("--per-class", action="store_true", help="accuracy of every class, too")
+    exits = parser.add_argument_group("networks with exits")
+    exits.add_argument(
+        "--points-lost",
+        type=not_negative,
+        default=0.5,
+        metavar="P",
+        help="accuracy in points that the threshold may cost on the held-out training images that "
+        "it is chosen on (default: 0.5)",
+    )
+    exits.add_argument(
+        "--plot", type=file_path, metavar="FILE", help="PNG of accuracy against cost"
+    )
+    exits.add_argument(
+        "--static",
+        nargs="+",
+        type=file_path,
+        default=[],
+        metavar="CHECKPOINT",
+        help="networks without exits in that plot",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--threads", type=threads, help="CPU threads")
     add_data_options(parser)

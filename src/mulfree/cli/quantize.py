@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli.arguments import Parser, file_path, positive, threads
+from mulfree.cli import early_exit
+from mulfree.cli.arguments import Parser, file_path, not_negative, positive, threads
 from mulfree.cli.network import Trained, add_data_options, kind_of, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
 from mulfree.cli.quantize_published import quantize_published
+from mulfree.errors import ConfigError
 from mulfree.files import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mulfree.data import BatchLoader, DataSplits
+    from mulfree.data import BatchLoader, DataConfig, DataSplits
     from mulfree.runtime import Graph
 
 _BITS = (8, 6, 5, 4)
@@ -45,6 +49,7 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import data, runtime, training
+    from mulfree.models.early_exit import AllExits, EarlyExitNetwork
     from mulfree.quantization import Preprocessing, quantize
     from mulfree.training.run.network import image_spec
 
@@ -65,8 +70,11 @@ def main(argv: list[str]) -> int:
         splits.test, config.eval_batch_size, train=False, transform=splits.test_transform
     )
 
+    whole = AllExits(model) if isinstance(model, EarlyExitNetwork) else model
+
     def made(number: int) -> Graph:
-        return quantize(model, images, number, preprocessing=preprocessing, name=name, **options)
+        graph = quantize(whole, images, number, preprocessing=preprocessing, name=name, **options)
+        return graph if whole is model else _with_exits(graph, arguments, config, splits)
 
     # Quantised before any measurement, to report errors early.
     first = made(bits[0])
@@ -75,9 +83,9 @@ def main(argv: list[str]) -> int:
     print_text(f"float   {before:7.2%}  ({len(splits.test)} test images)")
     for number in bits:
         graph = first if number == bits[0] else made(number)
-        accuracy = _accuracy(graph, test, f"{number} bits", arguments.threads)
+        accuracy, exits = _accuracy(graph, test, f"{number} bits", arguments.threads)
         points = 100 * (accuracy - before)
-        print_text(f"{number} bits  {accuracy:7.2%}  ({points:+.2f} points)")
+        print_text(f"{number} bits  {accuracy:7.2%}  ({points:+.2f} points){exits}")
     print_text(f"{output}: {output.stat().st_size / 1000:,.0f} kB, {bits[0]} bits")
     return 0
 
@@ -157,6 +165,20 @@ def _parser() -> Parser:
         metavar="N",
         help="images for measuring ranges (default: 1024)",
     )
+    parser.add_argument(
+        "--threshold",
+        type=not_negative,
+        metavar="T",
+        help="of a network with exits, the least confidence for leaving (default: chosen on the "
+        "held-out training images)",
+    )
+    parser.add_argument(
+        "--points-lost",
+        type=not_negative,
+        default=0.5,
+        metavar="P",
+        help="accuracy in points that this choice may cost there (default: 0.5)",
+    )
     parser.add_argument("--threads", type=threads, help="CPU threads")
     add_data_options(parser)
     return parser
@@ -173,13 +195,43 @@ def _calibration(splits: DataSplits, count: int) -> list[Tensor]:
     return [images for images, _ in islice(loader, -(-count // size))]
 
 
-def _accuracy(graph: Graph, test: BatchLoader, label: str, threads: int | None) -> float:
-    """Accuracy of the integer network on the test images."""
-    from mulfree import runtime
+def _with_exits(graph: Graph, arguments: Any, config: DataConfig, splits: DataSplits) -> Graph:
+    """The graph with the threshold of the option, or one chosen on held-out training images."""
+    from mulfree import data
+    from mulfree.runtime import Exits
 
-    session = runtime.Session(graph, threads=threads)
-    right = 0
+    threshold = arguments.threshold
+    if threshold is None and splits.validation is None:
+        raise ConfigError(
+            "quantize: `--threshold` must be given for a network with exits whose data.validation "
+            "holds out no training images to choose it on"
+        )
+    if threshold is None:
+        held_out = data.BatchLoader(
+            splits.validation,
+            config.eval_batch_size,
+            train=False,
+            transform=splits.test_transform,
+        )
+        outputs = early_exit.integer_outputs(graph, held_out, arguments.threads)
+        costs = list(graph.counts_to_outputs().values())
+        threshold = early_exit.chosen_threshold(outputs, costs, arguments.points_lost)
+    count = len(graph.output_sizes) - 1
+    return replace(graph, exits=Exits(thresholds=(float(threshold),) * count))
+
+
+def _accuracy(
+    graph: Graph, test: BatchLoader, label: str, threads: int | None
+) -> tuple[float, str]:
+    """Accuracy of the integer network on the test images, and where they leave."""
+    session = early_exit.open_session("quantize", graph, threads)
+    right, taken = 0, Counter[str | None]()
     for images, labels in with_progress(test, label):
-        classes = session.run(images.numpy()).argmax(axis=1)
-        right += int((classes == labels.numpy()).sum())
-    return right / len(test.image_set)
+        logits, exits = early_exit.classified(session, images.numpy())
+        right += int((logits.argmax(axis=1) == labels.numpy()).sum())
+        taken.update(exits)
+    total = len(test.image_set)
+    if graph.exits is None:
+        return right / total, ""
+    shares = ", ".join(f"{name} {taken[name] / total:.1%}" for name in graph.output_sizes)
+    return right / total, f"  threshold {graph.exits.thresholds[0]:.4g}: {shares}"

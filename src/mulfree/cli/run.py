@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from mulfree.cli.arguments import Parser, file_path, positive, threads
+from mulfree.cli.arguments import Parser, file_path, not_negative, positive, threads
+from mulfree.cli.early_exit import classified, open_session
 from mulfree.cli.output import print_text
 from mulfree.errors import printable
 from mulfree.images import read_image
@@ -30,29 +31,39 @@ def main(argv: list[str]) -> int:
     parser.add_argument(
         "--top", type=positive, default=1, metavar="K", help="classes to show (default: 1)"
     )
+    parser.add_argument(
+        "--threshold",
+        type=not_negative,
+        metavar="T",
+        help="least confidence for leaving at an exit (default: those of the file)",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
     parser.add_argument("--threads", type=threads, help="CPU threads (default: all)")
     options = parser.parse_args(argv)
 
     decode = get_facet(DEFAULT, "outputs").decode
-    session = Session(options.file, threads=options.threads)
+    session = open_session("run", options.file, options.threads, options.threshold)
     # A name in a shell's pattern may hold what a terminal would obey.
     width = max(len(printable(path)) for path in options.images)
-    for path, logits in _classified(session, options.images):
+    for path, logits, name in _classified(session, options.images):
         found = decode(logits, session.graph.classes, options.top)
         if options.json:
-            classes = [{"class": name, "probability": probability} for name, probability in found]
-            print(json.dumps({"image": path, "classes": classes}))
+            classes = [{"class": label, "probability": share} for label, share in found]
+            taken = {} if name is None else {"exit": name}
+            print(json.dumps({"image": path, "classes": classes, **taken}))
         else:
-            listed = ", ".join(f"{name} {probability:.1%}" for name, probability in found)
-            print_text(f"{printable(path).ljust(width)}  {listed}")
+            listed = ", ".join(f"{label} {probability:.1%}" for label, probability in found)
+            taken_at = "" if name is None else f"  ({name})"
+            print_text(f"{printable(path).ljust(width)}  {listed}{taken_at}")
     return 0
 
 
-def _classified(session: Session, paths: list[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Each path with its logits, a batch in memory at a time."""
+def _classified(
+    session: Session, paths: list[str]
+) -> Iterator[tuple[str, NDArray[np.float32], str | None]]:
+    """Each path with its logits and the exit taken, a batch in memory at a time."""
     shape, resize = session.graph.input_value.shape, session.graph.input.resize
     for start in range(0, len(paths), _BATCH):
         part = paths[start : start + _BATCH]
         images = np.stack([read_image(path, shape, resize) for path in part])
-        yield from zip(part, session.run(images), strict=True)
+        yield from zip(part, *classified(session, images), strict=True)

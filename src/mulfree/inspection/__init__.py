@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mulfree.figures import save as save
 from mulfree.inspection.costs import plot_comparison as plot_comparison
+from mulfree.inspection.early_exit import plot_exits as plot_exits
 from mulfree.inspection.features import Features as Features
 from mulfree.inspection.features import classifier_of as classifier_of
 from mulfree.inspection.features import features as features
