@@ -102,8 +102,10 @@ class RandomProgram {
     const auto table = random_.values<u8>(input.c * 256);
     attempt([&] { program_.input(random_.wild(x), table.data(), {input.c, 256}); });
     for (i64 nodes = random_.in(0, 6); nodes > 0; --nodes) node();
-    i64 classes = linear(random_.chance(90) ? static_cast<i64>(shapes_.size()) - 1 : any());
-    if (random_.chance(20)) classes += linear(any());
+    const i64 first = linear(random_.chance(90) ? static_cast<i64>(shapes_.size()) - 1 : any());
+    i64 classes = first;
+    std::size_t outputs_of_one = 1;
+    for (; outputs_of_one < 3 && random_.chance(20); ++outputs_of_one) classes += linear(any());
     if (!attempt([&] { compile(); })) return outputs;
     const i64 n = random_.in(0, 3);
     const auto images = random_.values<u8>(n * input.c * input.h * input.w);
@@ -118,6 +120,7 @@ class RandomProgram {
         program_.profile(images.data(), shape, output.data(), {n, classes}, quantised, threads);
         outputs.insert(outputs.end(), output.begin(), output.end());
       });
+      leave(images, {n, input.c, input.h, input.w}, first, outputs_of_one, quantised, outputs);
     }
     return outputs;
   }
@@ -125,6 +128,25 @@ class RandomProgram {
   int refused() const { return refused_; }
 
  private:
+  // Early exit; refused unless all outputs have one size.
+  void leave(const std::vector<u8>& images, const std::array<i64, 4>& shape, i64 classes,
+             std::size_t count, bool quantised, std::vector<float>& outputs) {
+    std::vector<double> thresholds(random_.chance(90) ? count - 1 : count);
+    for (double& threshold : thresholds) threshold = 0.1 * static_cast<double>(random_.in(0, 12));
+    std::vector<float> output(static_cast<std::size_t>(shape[0] * classes));
+    std::vector<i64> taken(static_cast<std::size_t>(shape[0]));
+    const int threads = static_cast<int>(random_.in(1, 3));
+    const i64 memory = random_.in(1, 3), images_taken = random_.chance(95) ? shape[0] : 7;
+    const bool entropy = random_.chance(50);
+    attempt([&] {
+      program_.run_exits(images.data(), shape, output.data(), {shape[0], classes}, taken.data(),
+                         images_taken, {thresholds, entropy}, quantised, threads,
+                         program_.arena_bytes() * memory);
+      outputs.insert(outputs.end(), output.begin(), output.end());
+      outputs.insert(outputs.end(), taken.begin(), taken.end());
+    });
+  }
+
   template <class Call>
   bool attempt(const Call& call) {
     try {

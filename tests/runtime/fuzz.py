@@ -24,6 +24,7 @@ import struct
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,12 @@ from tests.fuzzing import (
     truncated,
 )
 from tests.runtime.files import resealed
-from tests.runtime.graphs import around, pictures, random_graph, tiny, two_outputs
+from tests.runtime.graphs import around, pictures, random_graph, random_outputs, tiny, two_outputs
 
 from mulfree.errors import ArtifactError
 from mulfree.nodes import NODES
 from mulfree.nodes.sampling import samples
-from mulfree.runtime import Graph, Session, artifact, load
+from mulfree.runtime import EarlyExitSession, Exits, Graph, Session, artifact, load
 
 # A graph that would take longer than this is checked but not run.
 _MAX_OPERATIONS = 2_000_000
@@ -183,7 +184,9 @@ def _bases() -> list[bytes]:
     single = (around(next(samples(op, rng)), rng) for op in NODES)
     graphs = [tiny(), *single, *(random_graph(rng, nodes) for nodes in (3, 4, 5, 6))]
     entries = artifact.to_bytes({"small": tiny(), "large": two_outputs()})
-    return [*map(artifact.to_bytes, graphs), entries]
+    exits = Exits(thresholds=(0.3, 0.6), confidence="entropy")
+    leaving = replace(random_outputs(rng, 3, 4), exits=exits)
+    return [*map(artifact.to_bytes, graphs), entries, artifact.to_bytes(leaving)]
 
 
 BASES = _bases()
@@ -226,6 +229,13 @@ def _runs(rng: Random, graph: Graph) -> bool:
     expected = Session(graph, backend="reference").run_all(given)
     got = Session(graph, threads=1 + int(rng.integers(2))).run_all(given)
     np.testing.assert_equal(got, expected)
+    if graph.exits is not None:
+        ways: list[EarlyExitSession] = [
+            EarlyExitSession(graph, threads=1 + int(rng.integers(2))),
+            EarlyExitSession(graph, backend="reference"),
+        ]
+        for one, other in zip(*(session.run_exits(given) for session in ways), strict=True):
+            np.testing.assert_equal(one, other)
     return True
 
 
