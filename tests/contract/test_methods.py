@@ -63,7 +63,7 @@ def options(name: str, weights: Path) -> dict[str, Any]:
 
 def start(name: str, weights: Path) -> dict[str, Any]:
     """Section `model` of a run, where the method needs another or a trained network."""
-    needed = get_method(name).config_class.needs_pretrained
+    needed = get_method(name).config_class(name=name).needs_pretrained
     return NETWORKS.get(name, {}) | ({"pretrained": str(weights)} if needed else {})
 
 

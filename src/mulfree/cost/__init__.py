@@ -23,3 +23,5 @@ from mulfree.cost.profile import Totals as Totals
 from mulfree.cost.render import to_json as to_json
 from mulfree.cost.render import to_markdown as to_markdown
 from mulfree.cost.render import to_text as to_text
+from mulfree.cost.resolutions import count_resolutions as count_resolutions
+from mulfree.cost.resolutions import resolution_costs as resolution_costs

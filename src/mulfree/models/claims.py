@@ -64,14 +64,12 @@ def _check_plain(values: list[Any]) -> None:
     while values:
         value = values.pop()
         count += 1
+        if isinstance(value, (list, tuple, dict)) and len(value) > _MAX_VALUES:
+            raise TypeError(f"it has more than {_MAX_VALUES} values")
         if isinstance(value, (list, tuple)):
-            if len(value) > _MAX_VALUES:
-                raise TypeError(f"it has more than {_MAX_VALUES} values")
             values.extend(value)
         elif isinstance(value, dict):
-            if len(value) > _MAX_VALUES:
-                raise TypeError(f"it has more than {_MAX_VALUES} values")
-            values.extend((*value, *value.values()))
+            values.extend([*value, *value.values()])
         elif not isinstance(value, (bool, int, float, str, NoneType)):
             raise TypeError(f"{quoted(value)} in it is not a plain value")
         elif isinstance(value, str) and len(value) > _MAX_TEXT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from mulfree.errors import ConfigError, quoted
@@ -64,6 +64,17 @@ class ImageSpec:
     def _refuse(self, name: str, requirement: str) -> None:
         value = quoted(getattr(self, name))
         raise ConfigError(f"ImageSpec: `{name}` must {requirement}, got {value}")
+
+    def resized(self, side: int, classes: tuple[str, ...] | None = None) -> ImageSpec:
+        """Return the record of the same images as squares of another side.
+
+        Args:
+            side: Height and width.
+            classes: Names of other logits; None for the same.
+        """
+        resize = max(side, round(self.resize * side / max(self.size[1:])))
+        classes = self.classes if classes is None else classes
+        return replace(self, size=(self.size[0], side, side), resize=resize, classes=classes)
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> ImageSpec:

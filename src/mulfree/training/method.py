@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from mulfree.errors import ConfigError
 from mulfree.tasks import Task, get_task
 
 if TYPE_CHECKING:
@@ -26,12 +27,15 @@ class MethodConfig:
     Attributes:
         name: Name of the method.
         keeps_state: Whether a checkpoint holds state of the method that quantisation needs.
-        needs_pretrained: Whether the network must start from `model.pretrained`.
     """
 
     name: str
     keeps_state: ClassVar[bool] = False
-    needs_pretrained: ClassVar[bool] = False
+
+    @property
+    def needs_pretrained(self) -> bool:
+        """Whether the network must start from `model.pretrained`."""
+        return False
 
     def quantize_options(
         self, checkpoint: Checkpoint, model: nn.Module, shape: tuple[int, int, int]
@@ -70,6 +74,11 @@ class TrainingMethod(nn.Module):
         self.model = model
         self.config = config
         self.task = get_task() if task is None else task
+
+    @property
+    def is_one_graph(self) -> bool:
+        """Whether the forward compiles as one graph: no shape depends on the values of a batch."""
+        return True
 
     def companions(self) -> dict[str, nn.Module]:
         """Return networks that are saved beside the model, by the attribute that holds each."""
@@ -117,7 +126,15 @@ def compile_method(
     Args:
         method: The method; the result shares its parameters and its mode.
         mode: "default", "reduce-overhead" (with CUDA graphs) or "max-autotune" of `torch.compile`.
+
+    Raises:
+        ConfigError: Shapes inside the forward depend on the values of a batch.
     """
+    if not method.is_one_graph:
+        raise ConfigError(
+            f"train: `trainer.compile` must be none for method {method.config.name} with these "
+            f"options, which splits batches by their values, got {mode}"
+        )
     compiled: Callable[[Batch], dict[str, Tensor]] = torch.compile(
         method, fullgraph=True, dynamic=False, mode=mode
     )

@@ -129,7 +129,7 @@ def fuzz(mutations: int, seed: int, folder: Path) -> Counter[str]:
 
 def _base(kind: Any) -> dict[str, Any]:
     """A configuration that is not refused before it is damaged."""
-    pretrained = "weights.pth" if kind.needs_pretrained else None
+    pretrained = "weights.pth" if kind().needs_pretrained else None
     return TrainConfig(method=kind(), model=NetworkConfig(pretrained=pretrained)).to_dict()
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 FAMILIES: tuple[str, ...] = (
     "depth_dynamic",
+    "dynamic_resolution",
     "early_exit",
     "efficientnet",
     "efficientnet_lite",

@@ -10,7 +10,15 @@ import importlib
 from mulfree.errors import ConfigError, choices_message
 from mulfree.training.method import TrainingMethod
 
-METHODS: tuple[str, ...] = ("supervised", "finetune", "qat", "kd", "pkkd", "early_exit")
+METHODS: tuple[str, ...] = (
+    "supervised",
+    "finetune",
+    "qat",
+    "kd",
+    "pkkd",
+    "early_exit",
+    "dynamic_resolution",
+)
 DEFAULT = "supervised"
 
 
