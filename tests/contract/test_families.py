@@ -96,7 +96,7 @@ def replaced(model: nn.Module) -> list[nn.Module]:
 
 
 def logits_of_all(model: nn.Module, images: Tensor) -> Tensor:
-    """Logits, summed over sub-nets or exits of a model that has some: every parameter has a part."""
+    """Logits, summed over sub-nets or exits: every parameter has a part."""
     if isinstance(model, models.DepthDynamicNetwork):
         outputs = model.run_depths(images).values()
         return torch.stack([output.logits for output in outputs]).sum(0)

@@ -23,18 +23,23 @@ from mulfree.training import (
     read_config,
     train,
 )
+from mulfree.training.method import compile_method
 from mulfree.training.methods import get_method
 from mulfree.training.run.results import companion_file
 
 NAMES = (*methods.METHODS, "toy")
-# Networks of methods that need one of their own.
-NETWORKS: dict[str, dict[str, Any]] = {
+MODELS: dict[str, dict[str, Any]] = {
+    "dynamic_resolution": {
+        "name": "dynamic_resolution",
+        "options": {"network": "resnet20", "resolutions": [8, 4], "width": 0.125},
+    },
     "early_exit": {
         "name": "early_exit",
         "options": {"width": 0.125, "network_options": {"blocks": [1, 1, 1]}},
     },
 }
-LENET: dict[str, Any] = {"name": "lenet5_bn", "options": {"width": 0.25}}
+"""Networks of methods that train a certain kind alone."""
+OPTIONS: dict[str, dict[str, Any]] = {"dynamic_resolution": {"phase": "finetune"}}
 
 
 @pytest.fixture(autouse=True)
@@ -45,26 +50,35 @@ def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a trained network, for a method without a default."""
-    path = tmp_path_factory.mktemp("weights") / "model.safetensors"
-    models.save_weights(network("supervised"), path)
-    return path
+    """Folder of the weights of trained networks, for a method without a default."""
+    folder = tmp_path_factory.mktemp("weights")
+    for name in ("", *MODELS):
+        models.save_weights(network(name), folder / f"{name or 'default'}.safetensors")
+    return folder
 
 
-def network(method: str) -> nn.Module:
+def network(method: str = "") -> nn.Module:
+    """The network that a method trains in these tests."""
     torch.manual_seed(0)
-    given = NETWORKS.get(method, LENET)
-    return models.create_model(given["name"], operator="adder2d", num_classes=3, **given["options"])
+    model = MODELS.get(method, {"name": "lenet5_bn", "options": {"width": 0.25}})
+    return models.create_model(model["name"], operator="adder2d", num_classes=3, **model["options"])
 
 
 def options(name: str, weights: Path) -> dict[str, Any]:
-    return {"name": name} | ({"teacher": str(weights)} if name == "kd" else {})
+    own = OPTIONS.get(name, {})
+    return (
+        {"name": name}
+        | own
+        | ({"teacher": str(weights / "default.safetensors")} if name == "kd" else {})
+    )
 
 
 def start(name: str, weights: Path) -> dict[str, Any]:
-    """Section `model` of a run, where the method needs another or a trained network."""
-    needed = get_method(name).config_class(name=name).needs_pretrained
-    return NETWORKS.get(name, {}) | ({"pretrained": str(weights)} if needed else {})
+    """Section of the network; with weights for a method that needs a trained one."""
+    method = TrainConfig.from_dict({"method": options(name, weights)}).method
+    file = weights / f"{name if name in MODELS else 'default'}.safetensors"
+    pretrained = {"pretrained": str(file)} if method.needs_pretrained else {}
+    return MODELS.get(name, {}) | pretrained
 
 
 def make_method(name: str, weights: Path) -> TrainingMethod:
@@ -92,6 +106,10 @@ def test_a_step_is_one_graph(name: str, training: bool, weights: Path) -> None:
     torch._dynamo.reset()
     method, other = (make_method(name, weights).train(training) for _ in range(2))
     batch = torch.randn(2, 3, 28, 28), torch.tensor([0, 2])
+    if not method.is_one_graph:
+        with pytest.raises(ConfigError, match=f"compile` must be none for method {name} with"):
+            compile_method(method)
+        return
     compiled = torch.compile(method, fullgraph=True, dynamic=False, backend="eager")
     for _ in range(2):
         assert_same(compiled(batch), other(batch))
@@ -115,7 +133,7 @@ def test_every_parameter_is_in_one_group(name: str, weights: Path) -> None:
     assert sorted(grouped) == sorted(id(p) for p in method.parameters())
     for attribute, companion in method.companions().items():
         assert companion is getattr(method, attribute)
-        assert models.config_of(companion).name == "lenet5_bn"
+        assert models.config_of(companion).name == models.config_of(network(name)).name
 
 
 @pytest.mark.parametrize("name", NAMES)

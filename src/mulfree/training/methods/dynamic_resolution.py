@@ -49,8 +49,8 @@ class Config(SupervisedConfig):
         require_choice(self.name, "phase", self.phase, _PHASES)
         require(self.name, "tau", self.tau, self.tau > 0, "be positive")
         require(self.name, "eta", self.eta, self.eta >= 0, "be at least 0")
-        positive = self.alpha is None or self.alpha > 0
-        require(self.name, "alpha", self.alpha, positive, "be positive or None")
+        if self.alpha is not None:
+            require(self.name, "alpha", self.alpha, self.alpha > 0, "be positive")
         require(self.name, "predictor_lr", self.predictor_lr, self.predictor_lr > 0, "be positive")
 
     @property
