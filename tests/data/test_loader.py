@@ -254,6 +254,24 @@ def test_a_gpu_is_never_waited_for(resident: bool) -> None:
         torch.cuda.set_sync_debug_mode("default")
 
 
+def test_images_are_repeated_in_a_pass() -> None:
+    loader = BatchLoader(numbered(5), 4, train=True, repeat=4, transform=SHIFT)
+    whole = batches(loader)
+    assert len(loader) == len(whole) == 5
+    labels = torch.tensor([labels for _, labels in whole]).flatten()
+    assert labels.bincount().tolist() == [4] * 5
+    # Every time with an augmentation of its own.
+    shown = torch.cat([images for images, _ in whole])[labels == 3]
+    assert len(shown.flatten(1).unique(dim=0)) > 1
+    halves = [
+        BatchLoader(numbered(5), 2, train=True, repeat=4, rank=rank, world_size=2, transform=SHIFT)
+        for rank in (0, 1)
+    ]
+    shared = zip(*map(batches, halves), strict=True)
+    merged = [(torch.cat([a, b]), first + second) for (a, first), (b, second) in shared]
+    assert_same(merged, whole)
+
+
 def test_evaluation_is_complete_and_scales_pixels_to_one() -> None:
     image_set = numbered(10)
     loader = BatchLoader(image_set, 4, train=False)
@@ -357,6 +375,11 @@ def test_every_image_goes_to_one_process(
         ({"rank": 2, "world_size": 2}, "`rank` must lie in 0..1, got 2"),
         ({"rank": -1}, "`rank` must lie in 0..0, got -1"),
         ({"seed": -1}, "`seed` must lie in 0..4294967295, got -1"),
+        (
+            {"repeat": 0},
+            "`repeat` must be at least 1, and at most 268435456 images in a pass, got 0",
+        ),
+        ({"repeat": 2**25}, "`repeat` must be .*, got 33554432 times 10 images"),
         ({"prefetch": -1}, "`prefetch` must not be negative, got -1"),
         ({"batch_size": 11}, "`image_set` must hold at least 11 images .*, got 10"),
         ({"batch_size": 4, "world_size": 3}, "`image_set` must hold at least 12 images .*, got 10"),

@@ -110,6 +110,24 @@ def test_a_fraction_is_taken_after_the_hold_out() -> None:
     assert not parts[0].train.images.equal(parts[2].train.images)
 
 
+def test_a_few_images_of_every_class_after_the_hold_out() -> None:
+    parts = [
+        data.load(DataConfig(name="digits", validation=0.1, per_class=k, subset_seed=seed))
+        for k, seed in ((5, 0), (2, 0), (5, 1))
+    ]
+    for part, count in zip(parts, (5, 2, 5), strict=True):
+        assert part.train.labels.bincount().tolist() == [count] * 10
+        assert part.validation is not None
+        assert len(part.validation) == 143
+    more, fewer, other = ({image.numpy().tobytes() for image in p.train.images} for p in parts)
+    assert fewer < more
+    assert more != other
+    assert len(data.load(DataConfig(name="digits", per_class=139)).train) == 1390
+    message = r"^data.load: `per_class` must be at most the 139 .* images of class '8', .* 140$"
+    with pytest.raises(ConfigError, match=message):
+        data.load(DataConfig(name="digits", per_class=140))
+
+
 def test_statistics() -> None:
     config = DataConfig(name="synthetic", mean=(0.25,), std=(0.5, 0.4, 0.3))
     splits = data.load(config)

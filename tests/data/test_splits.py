@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mulfree.data.splits import balanced, hold_out, stratified
+from mulfree.data.splits import balanced, few_shot, hold_out, stratified
+from mulfree.errors import ConfigError
 
 label_lists = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 
@@ -60,6 +62,22 @@ def test_stratified_takes_a_share_of_every_class(
     for total, have in zip(there.tolist(), chosen.tolist(), strict=True):
         assert have == (max(1, round(total * fraction)) if total else 0)
     assert set(rows.tolist()) <= set(stratified(labels, 1, seed).tolist()) == set(range(len(names)))
+
+
+@given(label_lists, st.integers(1, 5), st.integers(0, 2**31 - 1))
+def test_few_shot_takes_as_many_of_every_class(names: list[int], count: int, seed: int) -> None:
+    labels = torch.tensor(names)
+    classes = [f"class {label}" for label in range(max(names) + 1)]
+    there = labels.bincount()
+    if count > there.min():
+        message = rf"must be at most the {there.min()} training images of class 'class \d', got"
+        with pytest.raises(ConfigError, match=message):
+            few_shot(labels, classes, count, seed)
+        return
+    rows = few_shot(labels, classes, count, seed)
+    assert rows.tolist() == sorted(set(rows.tolist()))
+    assert labels[rows].bincount().tolist() == [count] * len(classes)
+    assert set(rows.tolist()) >= set(few_shot(labels, classes, 1, seed).tolist())
 
 
 def test_stratified_choices_are_nested_and_differ_by_seed() -> None:

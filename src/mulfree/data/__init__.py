@@ -19,7 +19,7 @@ from mulfree.data.samples import Progress as Progress
 from mulfree.data.sets import SETS as SETS
 from mulfree.data.sets import get_set
 from mulfree.data.sets.synthetic import make_synthetic as make_synthetic
-from mulfree.data.splits import balanced, hold_out, stratified
+from mulfree.data.splits import balanced, few_shot, hold_out, stratified
 from mulfree.data.transforms import Augmentation as Augmentation
 from mulfree.data.transforms import CentreCrop as CentreCrop
 from mulfree.data.transforms import ResizedCrop as ResizedCrop
@@ -61,6 +61,9 @@ def load(config: DataConfig, progress: Progress | None = None) -> DataSplits:
         )
     if config.fraction < 1:
         rows = stratified(splits.train.labels, config.fraction, config.subset_seed)
+        splits = replace(splits, train=splits.train.subset(rows))
+    if config.per_class is not None:
+        rows = few_shot(splits.train.labels, splits.classes, config.per_class, config.subset_seed)
         splits = replace(splits, train=splits.train.subset(rows))
     if config.limit is not None:
         if config.limit > len(splits.train):

@@ -70,8 +70,17 @@ class DataConfig(Bounds):
     """Fraction of the training images of every class, at least one image each, after the hold-out
     for validation. The images that are left out have no use."""
 
+    per_class: int | None = None
+    """Number of training images of every class, after the hold-out, for few-shot training; instead
+    of `fraction`. Default: all."""
+
     subset_seed: int = 0
-    """Choice of the images of `fraction`; the hold-out for validation does not depend on it."""
+    """Choice of the images of `fraction` and `per_class`; the hold-out for validation does not
+    depend on it."""
+
+    repeat: int = 1
+    """Times that every training image is in an epoch, each time with an augmentation of its own:
+    epochs of a handful of images would be a step each."""
 
     mean: tuple[float, ...] | None = None
     """Mean of pixels scaled to 0..1, subtracted before they are divided by `std`: a number for each
@@ -97,9 +106,10 @@ class DataConfig(Bounds):
             raise ConfigError(
                 choices_message("DataConfig", "augment", self.augment, get_args(Augment))
             )
-        for field in ("batch_size", "eval_batch_size", "image_size", "classes", "limit"):
+        optional_counts = ("image_size", "classes", "limit", "per_class")
+        for field in ("batch_size", "eval_batch_size", "repeat", *optional_counts):
             value = getattr(self, field)
-            optional = field not in ("batch_size", "eval_batch_size")
+            optional = field in optional_counts
             if value is None and optional:
                 continue
             if type(value) is not int or value < 1:
@@ -113,6 +123,10 @@ class DataConfig(Bounds):
         if not 0.0 < self.fraction <= 1.0:
             raise ConfigError(
                 f"DataConfig: `fraction` must be above 0 and at most 1, got {self.fraction}"
+            )
+        if self.per_class is not None and self.fraction != 1.0:
+            raise ConfigError(
+                f"DataConfig: `fraction` must be 1 with per_class, got {self.fraction}"
             )
         if type(self.subset_seed) is not int or not 0 <= self.subset_seed <= _MAX_COUNT:
             raise ConfigError(

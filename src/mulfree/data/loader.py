@@ -15,6 +15,8 @@ from mulfree.data.samples import ImageSet
 from mulfree.data.transforms import Transform
 from mulfree.errors import ConfigError
 
+# Images of an epoch, whose order takes eight bytes each.
+_MAX_IMAGES = 2**28
 _Parts = Generator[tuple[Tensor, Tensor, Tensor], None, None]
 """Images, labels and random numbers of one batch after the other."""
 
@@ -48,6 +50,7 @@ class BatchLoader:
         image_set: Images and labels; `ImageSet.to` keeps them on a device.
         batch_size: Images per batch of this process.
         train: Shuffle, and leave out an incomplete last batch.
+        repeat: Times that every image is in a pass.
         seed: Determines order and augmentation, together with the epoch.
         rank: Rank of this process.
         world_size: Number of ranks.
@@ -66,6 +69,7 @@ class BatchLoader:
         batch_size: int,
         *,
         train: bool,
+        repeat: int = 1,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -82,11 +86,17 @@ class BatchLoader:
             raise ConfigError(f"BatchLoader: `rank` must lie in 0..{world_size - 1}, got {rank}")
         if not 0 <= seed < 2**32:
             raise ConfigError(f"BatchLoader: `seed` must lie in 0..{2**32 - 1}, got {seed}")
+        if repeat < 1 or (repeat > 1 and len(image_set) * repeat > _MAX_IMAGES):
+            raise ConfigError(
+                f"BatchLoader: `repeat` must be at least 1, and at most {_MAX_IMAGES} images in a "
+                f"pass, got {repeat} times {len(image_set)} images"
+            )
         if prefetch < 0:
             raise ConfigError(f"BatchLoader: `prefetch` must not be negative, got {prefetch}")
         self.image_set = image_set
         self.batch_size = batch_size
         self.train = train
+        self._count = len(image_set) * repeat
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
@@ -102,15 +112,15 @@ class BatchLoader:
         self._resuming = False
 
         needed = batch_size * world_size if self.drop_last else world_size
-        if len(image_set) < needed:
+        if self._count < needed:
             raise ConfigError(
                 f"BatchLoader: `image_set` must hold at least {needed} images (batch_size "
                 f"{batch_size}, world_size {world_size}, drop_last {self.drop_last}), "
-                f"got {len(image_set)}"
+                f"got {self._count}"
             )
 
     def __len__(self) -> int:
-        full, rest = divmod(len(self.image_set), self.batch_size * self.world_size)
+        full, rest = divmod(self._count, self.batch_size * self.world_size)
         return full if self.drop_last or rest < self.world_size else full + 1
 
     @property
@@ -205,10 +215,11 @@ class BatchLoader:
 
     def _order(self, epoch: int) -> Tensor:
         """Image indices in the order of the epoch."""
-        count = len(self.image_set)
-        if not self.train:
-            return torch.arange(count)
-        return torch.randperm(count, generator=_generator(self.seed, epoch, 0))
+        if self.train:
+            order = torch.randperm(self._count, generator=_generator(self.seed, epoch, 0))
+        else:
+            order = torch.arange(self._count)
+        return order % len(self.image_set)
 
     def _shares(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Image indices and random numbers of this rank's parts of the batches from `first` on.

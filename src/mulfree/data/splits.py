@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from mulfree.errors import ConfigError, quoted
 
 
 def _scrambled(count: int, seed: int = 0) -> Tensor:
@@ -58,6 +62,31 @@ def stratified(labels: Tensor, fraction: float, seed: int) -> Tensor:
     """
     share = (labels.bincount() * fraction).round().clamp_min(1)
     return (_rank_in_class(labels, seed) < share[labels]).nonzero().flatten()
+
+
+def few_shot(labels: Tensor, classes: Sequence[str], count: int, seed: int) -> Tensor:
+    """Choose `count` images of every class.
+
+    Args:
+        labels: `[N]`.
+        classes: Names of the classes.
+        count: Images of each class.
+        seed: Choice of the images. A larger count contains the images of a smaller one.
+
+    Returns:
+        Row numbers, ascending.
+
+    Raises:
+        ConfigError: A class has fewer images.
+    """
+    sizes = labels.bincount(minlength=len(classes))
+    smallest = int(sizes.argmin())
+    if count > sizes[smallest]:
+        raise ConfigError(
+            f"data.load: `per_class` must be at most the {sizes[smallest]} training images of "
+            f"class {quoted(classes[smallest])}, got {count}"
+        )
+    return (_rank_in_class(labels, seed) < count).nonzero().flatten()
 
 
 def balanced(labels: Tensor, count: int) -> Tensor:

@@ -225,6 +225,7 @@ def _loader(
         images,
         size,
         train=train,
+        repeat=config.data.repeat if train else 1,
         seed=config.trainer.seed,
         rank=rank(),
         world_size=place.world_size,
