@@ -7,6 +7,7 @@ import pytest
 from tests.cli.command import refused, shown
 
 from mulfree.training import load_checkpoint, read_config
+from mulfree.training.methods import METHODS
 
 WORDS = [
     *("--data.name=synthetic", "--data.classes=3", "--data.image_size=8", "--data.limit=64"),
@@ -54,7 +55,7 @@ def test_help_shows_the_options_of_the_method_and_names_the_others(
     plain = " ".join(shown(capsys, "train", "--help").split())
     for text in (
         "--method.label_smoothing",
-        "another method (finetune, qat, kd, pkkd) they are shown with --method.name NAME",
+        f"another method ({', '.join(METHODS[1:])}) they are shown with --method.name NAME",
         "--optimizer.local_lr_eta",
         "--trainer.epochs EPOCHS",
         "--resume RUN",

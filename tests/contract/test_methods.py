@@ -37,6 +37,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "name": "early_exit",
         "options": {"width": 0.125, "network_options": {"blocks": [1, 1, 1]}},
     },
+    "graft": {"name": "vgg_small", "operator": "conv2d", "options": {"width": 0.03125}},
 }
 """Networks of methods that train a certain kind alone."""
 OPTIONS: dict[str, dict[str, Any]] = {"dynamic_resolution": {"phase": "finetune"}}
@@ -54,6 +55,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
     for name in ("", *MODELS):
         models.save_weights(network(name), folder / f"{name or 'default'}.safetensors")
+    wider = models.create_model("vgg_small", num_classes=3, width=0.0625)
+    models.save_weights(wider, folder / "teacher.safetensors")
     return folder
 
 
@@ -61,16 +64,16 @@ def network(method: str = "") -> nn.Module:
     """The network that a method trains in these tests."""
     torch.manual_seed(0)
     model = MODELS.get(method, {"name": "lenet5_bn", "options": {"width": 0.25}})
-    return models.create_model(model["name"], operator="adder2d", num_classes=3, **model["options"])
+    operator = model.get("operator", "adder2d")
+    return models.create_model(model["name"], operator=operator, num_classes=3, **model["options"])
 
 
 def options(name: str, weights: Path) -> dict[str, Any]:
-    own = OPTIONS.get(name, {})
-    return (
-        {"name": name}
-        | own
-        | ({"teacher": str(weights / "default.safetensors")} if name == "kd" else {})
+    teachers = {"kd": "default", "graft": "teacher"}
+    teacher = (
+        {"teacher": str(weights / f"{teachers[name]}.safetensors")} if name in teachers else {}
     )
+    return {"name": name} | OPTIONS.get(name, {}) | teacher
 
 
 def start(name: str, weights: Path) -> dict[str, Any]:
@@ -133,7 +136,7 @@ def test_every_parameter_is_in_one_group(name: str, weights: Path) -> None:
     assert sorted(grouped) == sorted(id(p) for p in method.parameters())
     for attribute, companion in method.companions().items():
         assert companion is getattr(method, attribute)
-        assert models.config_of(companion).name == models.config_of(network(name)).name
+        assert models.config_of(companion).name == models.config_of(method.model).name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ import pytest
 
 from mulfree.errors import ConfigError
 from mulfree.training import OptimizerConfig, PAnnealingConfig, ScheduleConfig, TrainerConfig
-from mulfree.training.methods import early_exit, kd, pkkd, qat, supervised
+from mulfree.training.methods import early_exit, graft, kd, pkkd, qat, supervised
 
 REFUSED: dict[tuple[str, type], list[tuple[dict[str, Any], str]]] = {
     ("TrainerConfig", TrainerConfig): [
@@ -98,6 +98,12 @@ REFUSED: dict[tuple[str, type], list[tuple[dict[str, Any], str]]] = {
             r"`projection` must be one of both, none, student, got",
         ),
         ({"layers": ()}, r"`layers` must name at least one layer, got none"),
+    ],
+    ("graft", graft.Config): [
+        ({"unit": "layer"}, r"`unit` must be one of block, stage, got 'layer'"),
+        ({"block_fraction": 0.0}, r"`block_fraction` must lie in \(0, 1\), got 0.0"),
+        ({"block_fraction": 1.0}, r"`block_fraction` must lie in \(0, 1\), got 1.0"),
+        ({"adapter_lr": 0.0}, r"`adapter_lr` must be positive, got 0.0"),
     ],
     ("qat", qat.Config): [
         ({"bits": 3}, r"`bits` must be one of \(8, 6, 5, 4\), got 3"),

@@ -92,6 +92,14 @@ class TrainingMethod(nn.Module):
         """Return factors on the learning rate of parameters; 1 for all others."""
         return {}
 
+    def start_step(self, step: int, steps: int) -> None:
+        """Set what depends on the position in the run; called before every batch of a step.
+
+        Args:
+            step: Optimiser steps taken.
+            steps: Optimiser steps of the run.
+        """
+
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Return losses and metrics of a batch, scalars averaged over its images.

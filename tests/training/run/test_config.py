@@ -76,8 +76,7 @@ def test_files_and_options_in_order(tmp_path: Path) -> None:
         ("--optimizer.lr=-1", "OptimizerConfig: `lr` must be positive, got -1.0"),
         (
             "--method.name=magic",
-            "get_method: `name` must be one of early_exit, finetune, kd, pkkd, qat, supervised, "
-            "got 'magic'",
+            f"get_method: `name` must be one of {', '.join(sorted(METHODS))}, got 'magic'",
         ),
         ("--config", "`--config` must be followed by a file"),
         ("--config=", "`--config` must be followed by a file"),
@@ -272,6 +271,7 @@ HOME_PATHS: list[tuple[str, str, dict[str, str]]] = [
     ("data", "cache", {}),
     ("method", "teacher", {"name": "kd"}),
     ("method", "teacher", {"name": "pkkd"}),
+    ("method", "teacher", {"name": "graft"}),
     ("method", "init_from", {"name": "qat"}),
 ]
 

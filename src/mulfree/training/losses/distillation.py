@@ -22,24 +22,36 @@ TEACHER = "teacher"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillationConfig(MethodConfig):
-    """Options of the distillation loss.
+class TeacherConfig(MethodConfig):
+    """Options of a method with a teacher.
 
     Attributes:
         teacher: Trained network to learn from: a checkpoint, weights, or a run's directory.
+    """
+
+    teacher: str | None = None
+
+    def __post_init__(self) -> None:
+        expand_paths(self.name, self, "teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig(TeacherConfig):
+    """Options of the distillation loss.
+
+    Attributes:
         alpha: Weight of the loss on the teacher's probabilities.
         loss_weighting: L_targets + alpha L_teacher (additive), or
             (1 - alpha) L_targets + alpha L_teacher (convex).
         temperature: Divides the logits of both networks in the loss on the teacher's probabilities.
     """
 
-    teacher: str | None = None
     alpha: float = 1.0
     loss_weighting: Literal["additive", "convex"] = "additive"
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        expand_paths(self.name, self, "teacher")
+        super().__post_init__()
         require(self.name, "alpha", self.alpha, self.alpha >= 0, "be at least 0")
         require_choice(self.name, "loss_weighting", self.loss_weighting, _WEIGHTINGS)
         if self.loss_weighting == "convex":
@@ -72,7 +84,7 @@ class DistillationConfig(MethodConfig):
         return hard, self.alpha * self.temperature**2 * soft
 
 
-def trained_teacher(model: nn.Module, config: DistillationConfig) -> nn.Module:
+def trained_teacher(model: nn.Module, config: TeacherConfig) -> nn.Module:
     """Return the frozen network that `config` names.
 
     Raises:
@@ -94,13 +106,13 @@ def fresh_teacher(model: nn.Module) -> nn.Module:
         return models.create_model(config.name, **arguments)
 
 
-class DistillationMethod(TrainingMethod):
+class TeacherMethod(TrainingMethod):
     """Training method with a teacher: a network that is trained already, or trained beside.
 
     Subclasses set `teacher`.
     """
 
-    config: DistillationConfig
+    config: TeacherConfig
     teacher: nn.Module
 
     def companions(self) -> dict[str, nn.Module]:
@@ -127,3 +139,9 @@ class DistillationMethod(TrainingMethod):
         if self.config.teacher is not None:
             self.teacher.eval()
         return self
+
+
+class DistillationMethod(TeacherMethod):
+    """Training method with the distillation loss."""
+
+    config: DistillationConfig

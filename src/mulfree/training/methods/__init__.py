@@ -18,6 +18,7 @@ METHODS: tuple[str, ...] = (
     "pkkd",
     "early_exit",
     "dynamic_resolution",
+    "graft",
 )
 DEFAULT = "supervised"
 

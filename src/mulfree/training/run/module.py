@@ -128,6 +128,7 @@ class RunModule(LightningModule):
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         self.annealing.apply(self.step)
+        self.method.start_step(self.step, self.config.trainer.epochs * self.steps_per_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; its losses and metrics are added to the epoch's means."""
