@@ -4,8 +4,10 @@
 
 The network is fine-tuned first and is then the teacher. Stages, the layers with maps of one size,
 are converted from the head to the input. Each network starts from the one before: new adder layers
-are random, everything else is kept, batch norms too. The first convolution and the classifier
-multiply. A finished stage is not trained again, so the same command finishes what was begun.
+and their batch norms are initialised, everything else is kept. A batch norm that was trained behind
+a convolution shifts the outputs of an adder layer, which are large and correlated, out of the range
+of ReLU6: the network would be constant. The first convolution and the classifier multiply. A
+finished stage is not trained again, so the same command finishes what was begun.
 """
 
 from __future__ import annotations
@@ -92,6 +94,8 @@ def stage_config(
     layers = convolutions(base.model.name)
     kept = [layer for layer, stage in layers.items() if stage not in converted]
     new = [layer for layer, stage in layers.items() if stage == converted[-1]]
+    norms = batch_norms(base.model.name)
+    new += [norms[layer] for layer in new]
     teacher = str(output / f"{TEACHER}.safetensors")
     kind = kd.Config if method == "kd" else pkkd.Config
     return replace(
@@ -106,6 +110,19 @@ def stage_config(
         method=kind(teacher=teacher, **DISTILLATION),
         optimizer=replace(base.optimizer, lr=LR),
     )
+
+
+@cache
+def batch_norms(network: str) -> dict[str, str]:
+    """Return the batch norm that is registered after each convolution."""
+    found, layers = {}, list[str]()
+    for name, module in models.create_model(network).named_modules():
+        if isinstance(module, nn.Conv2d):
+            layers.append(name)
+        elif isinstance(module, nn.BatchNorm2d):
+            found |= dict.fromkeys(layers, name)
+            layers.clear()
+    return found
 
 
 @cache

@@ -94,7 +94,10 @@ def test_stages_are_converted_from_the_head(tmp_path: Path) -> None:
     base = TrainConfig.from_dict({"model": {"name": "resnet20", "operator": "conv2d"}})
     config = stages.stage_config(base, "kd", ["stage 3", "stage 2"], tmp_path, "kd-1")
     assert config.model.pretrained == str(tmp_path / "kd-1.safetensors")
-    assert all(name.startswith("layer2.") for name in config.model.pretrained_exclude)
+    new = config.model.pretrained_exclude
+    assert all(name.startswith("layer2.") for name in new)
+    assert {"layer2.0.conv1", "layer2.0.bn1", "layer2.2.bn2", "layer2.0.downsample.1"} <= set(new)
+    assert len(new) == 2 * 7
     options: dict[str, Any] = dict(config.model.options)
     network = models.create_model("resnet20", operator="adder2d", **options)
     kinds = {name: type(m).__name__ for name, m in network.named_modules()}
