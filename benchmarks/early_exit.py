@@ -3,11 +3,11 @@
     python benchmarks/early_exit.py recipes/cifar10/early_exit_adder2d_resnet20_15ep.yaml \
         --output DIR -- --data.root cifar10
 
-Trains the network of a recipe of the model `early_exit`, and the network inside with 1, 2, ... blocks
-in each stage, all with the same budget and seed. All become integers. Thresholds are chosen on held-out
-training images, once for each loss of accuracy that is allowed there; accuracy, operations and
-milliseconds are those of the test images. Weights are those of the last epoch. A run that is there is
-not run again, and one that was stopped goes on.
+Trains the network of a recipe of the model `early_exit`, and the network inside with 1, 2, ...
+blocks in each stage, all with the same budget and seed. All become integers. Thresholds are chosen
+on held-out training images, once for each loss of accuracy that is allowed there; accuracy,
+operations and milliseconds are those of the test images. Weights are those of the last epoch. A run
+that is there is not run again, and one that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -244,7 +244,8 @@ def _write(
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Lines of Markdown."""
-    yield "| network | seed | threshold | test accuracy | additions | multiplications | ms | exits |"
+    head = "network | seed | threshold | test accuracy | additions | multiplications | ms | exits"
+    yield f"| {head} |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in rows:
         shares = ", ".join(f"{name} {share:.1%}" for name, share in row.get("shares", {}).items())
