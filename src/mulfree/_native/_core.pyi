@@ -121,7 +121,7 @@ class Program:
     ) -> None:
         """As `run` for outputs of one size; an image leaves at the first that is confident enough.
 
-        Output f32 [N, size] is that of the exit taken, whose number goes to taken i64 [N].
+        Output f32 [N, size] holds the logits of the exit taken, whose number goes to taken i64 [N].
         """
 
     def profile(

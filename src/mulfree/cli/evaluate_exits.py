@@ -24,7 +24,7 @@ Load = Callable[[str], "BatchLoader"]
 def evaluate_exits(
     model: EarlyExitNetwork, arguments: Any, splits: DataSplits, load: Load
 ) -> dict[str, Any]:
-    """Return the table over thresholds, and print or plot it as the arguments of the command ask.
+    """Return the table over thresholds, and print or plot it according to the arguments.
 
     The threshold that is recommended is chosen on held-out training images alone.
     """

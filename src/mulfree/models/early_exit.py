@@ -89,7 +89,7 @@ class Prediction(NamedTuple):
 class EarlyExitNetwork(nn.Module):
     """A network of stages with further classifiers after some of them.
 
-    `forward` is that of the network alone. Outputs are named `exit1`, `exit2`, ... after the
+    `forward` gives the logits of the network alone. Outputs are named `exit1`, `exit2`, ... after the
     stages, counted from 1, and `logits` for the network's own, the last exit.
 
     Args:

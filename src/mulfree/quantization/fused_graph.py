@@ -20,8 +20,7 @@ class FusedGraph:
     Attributes:
         input: Name of the images' value.
         shape: Its shape, C, H, W.
-        ops: In topological order, those of the first output first; the last one computes the last
-            output.
+        ops: In topological order, output by output; the last one computes the last output.
         outputs: Names of the outputs, in order, and of the values that they are.
     """
 

@@ -31,19 +31,19 @@ class ExitResult(NamedTuple):
 
 
 class EarlyExitSession(Session):
-    """Quantised network with several outputs, of which each image takes the first confident one.
+    """Quantised network whose images leave at the first output that is confident enough.
 
     Each image goes through the nodes in order, in memory of its own; after an output that is
-    confident enough the nodes that follow are left out. The integers up to the exit taken are those
-    of `run_all`, whatever the batch and the number of threads.
+    confident enough the nodes that follow are left out. The integers up to the exit taken equal
+    the integers of `run_all`, whatever the batch and the number of threads.
 
     Args:
         source: As in `Session`; a network with several outputs of one size, such as a file of a
             network with exits, or `merge` of several networks.
         thresholds: Least confidence for leaving at each output but the last; one number for all.
-            By default those of the file.
+            By default as in the file.
         confidence: Measure of confidence, "probability" (the largest) or "entropy" (1 minus it over
-            its largest value). By default that of the file, or "probability".
+            its largest value). By default as in the file, or "probability".
         threads: As in `Session`.
         backend: As in `Session`.
         memory: As in `Session`.

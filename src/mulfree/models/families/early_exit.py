@@ -31,7 +31,7 @@ class Config(ModelOptions):
     Attributes:
         network: Registered network of stages: a residual, VGG or mobile network.
         network_options: Options of that network beside `num_classes`, `in_channels`,
-            `norm_logits` and `width`, which are those of the whole; None for its defaults.
+            `norm_logits` and `width`, which the whole has; None for its defaults.
         exits: Stages that an exit follows, counted from 1; None for all but the last.
     """
 

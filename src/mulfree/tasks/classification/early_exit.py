@@ -1,6 +1,6 @@
 """Early exit: accuracy against cost over thresholds, and their choice on held-out images.
 
-Thresholds are chosen on images that were neither trained on nor are those of the test.
+Thresholds are chosen on images that belong neither to the training nor to the test.
 """
 
 from __future__ import annotations
