@@ -19,6 +19,7 @@ from mulfree.runtime.exits import confidence
 def exiting(**fields: Any) -> Graph:
     """Two outputs of two classes each."""
     graph = two_outputs()
+    early: Any
     adder, early, *rest = graph.nodes
     small = replace(early, weight=early.weight[:2], scale=early.scale[:2], bias=early.bias[:2])
     graph = replace(graph, nodes=(adder, small, *rest))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from mulfree.runtime import Graph, Session, merge, reference
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 1, 3, 3), dtype=np.uint8)
 
 
-def changed(**fields: object) -> Graph:
+def changed(**fields: Any) -> Graph:
     """The tiny graph with another mean layer."""
     adder, mean, fc = tiny().nodes
     return replace(tiny(), nodes=(adder, replace(mean, **fields), fc))
@@ -55,6 +56,7 @@ def test_what_follows_the_first_difference_is_computed_for_each() -> None:
 
 
 def test_tensors_and_grids_are_compared() -> None:
+    adder: Any
     adder, *rest = tiny().nodes
     weight = adder.weight.copy()
     weight[0, 0, 0, 0] += 1

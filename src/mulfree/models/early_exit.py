@@ -89,8 +89,8 @@ class Prediction(NamedTuple):
 class EarlyExitNetwork(nn.Module):
     """A network of stages with further classifiers after some of them.
 
-    `forward` gives the logits of the network alone. Outputs are named `exit1`, `exit2`, ... after the
-    stages, counted from 1, and `logits` for the network's own, the last exit.
+    `forward` gives the logits of the network alone. Outputs are named `exit1`, `exit2`, ... after
+    the stages, counted from 1, and `logits` for the network's own, the last exit.
 
     Args:
         network: The network.

@@ -123,7 +123,7 @@ def _renamed(node: Node, names: Mapping[str, str], output: str) -> Node:
 
 
 def _key(node: Node, names: Mapping[str, str]) -> tuple[Hashable, ...]:
-    """Identity of a node's result: its kind, fields and tensors, and the new names of what it reads."""
+    """Identity of a node's result: its kind, fields, tensors and the new names of its operands."""
     links, held = _links(node), tensors(node)
     links = {
         field: tuple(names[name] for name in link) if isinstance(link, tuple) else names.get(link)

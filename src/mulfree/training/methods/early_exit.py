@@ -118,7 +118,7 @@ class Method(TrainingMethod):
         return {name: at_least_float32(y) for name, y in model.all_logits(images).items()}
 
     def _measure(self, outputs: tuple[Tensor, ...], targets: Tensor) -> dict[str, Tensor]:
-        """Metrics of the last exit by their own names, of the others with the name of the exit before."""
+        """Metrics of the last exit, and of each other one with its name before theirs."""
         assert isinstance(self.model, EarlyExitNetwork)
         *exits, final = outputs
         found = dict(self.task.metrics.measure(final, targets))
