@@ -1,4 +1,4 @@
-"""Units of a network of stages, which are exchanged with those of another network one by one."""
+"""Units of a network of stages: parts that another network's units can replace one by one."""
 
 from __future__ import annotations
 

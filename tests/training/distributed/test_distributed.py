@@ -52,7 +52,14 @@ NETWORKS = {
         *("--model.name=early_exit", "--model.options.width=0.125"),
         *("--method.name=early_exit", "--method.alpha=0.3", "--trainer.sync_batchnorm=true"),
     ],
+    # Adapters are merged within the run.
+    "graft": [
+        *("--model.name=resnet20", "--model.operator=conv2d", "--model.options.width=0.125"),
+        *("--model.options.blocks=[1, 1, 1]", "--trainer.sync_batchnorm=true"),
+        *("--method.name=graft", "--optimizer.name=adamw", "--optimizer.lr=0.001"),
+    ],
 }
+TEACHER = "teacher.safetensors"
 RESUMED = ("adder", "qat")
 pytestmark = [
     pytest.mark.processes,
@@ -61,6 +68,9 @@ pytestmark = [
 
 
 def words(network: str, directory: Path, *more: str) -> list[str]:
+    if network == "graft":
+        # In the folder of all runs.
+        more = (*more, f"--method.teacher={directory.parent.parent / TEACHER}")
     return [*WORDS, *NETWORKS[network], f"--trainer.output={directory}", *more]
 
 
@@ -97,6 +107,8 @@ def _plain_is_a_model() -> Iterator[None]:
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A single process's runs, called as their network, and `-middle`, in between."""
     directory = tmp_path_factory.mktemp("one")
+    teacher = models.create_model("resnet20", num_classes=3, width=0.25, blocks=[1, 1, 1])
+    models.save_weights(teacher, directory.parent / TEACHER)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFiles, "_save", save_and_keep)
         for network in NETWORKS:
