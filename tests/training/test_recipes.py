@@ -14,7 +14,7 @@ import torch
 from mulfree import data, models
 from mulfree.training import TrainConfig, build_optimizer, read_config
 from mulfree.training.losses.distillation import DistillationConfig
-from mulfree.training.methods import kd, supervised
+from mulfree.training.methods import graft, kd, supervised
 from mulfree.training.optim.local_lr import AdaptiveLocalLR
 from mulfree.training.optim.schedule import Schedule
 from mulfree.training.run.checkpoint import WEIGHTS
@@ -34,7 +34,7 @@ FOLDERS = {
 }
 CLASSES = NATIVE | FOLDERS
 # Named in the file of the recipe in place of the operator.
-METHODS = ("kd", "pkkd", "finetune")
+METHODS = ("kd", "pkkd", "finetune", "graft")
 
 
 def load(path: Path) -> TrainConfig:
@@ -69,6 +69,12 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
             small, model=replace(small.model, operator="conv2d"), method=supervised.Config()
         )
         models.save_weights(build_method(conv, splits).model, tmp_path / WEIGHTS)
+        small = replace(small, method=replace(config.method, teacher=str(tmp_path)))
+    if isinstance(config.method, graft.Config):
+        assert config.method.teacher is None
+        wide = {**options, "width": 0.125 / config.model.options.get("width", 1)}
+        teacher = models.create_model(config.model.name, num_classes=classes, **wide)
+        models.save_weights(teacher, tmp_path / WEIGHTS)
         small = replace(small, method=replace(config.method, teacher=str(tmp_path)))
     if config.method.needs_pretrained:
         # That is given on the command line, too; of other classes.
