@@ -65,6 +65,7 @@ def test_every_student_is_trained_with_every_number_of_images_and_draw(
     assert len(content["runs"]) == 8
 
 
+@pytest.mark.slow
 def test_two_steps_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = ["--output", str(tmp_path), "--students", RECIPE, "--shots", "1", "--draws", "3"]
     recipe = tmp_path / "teacher.yaml"
