@@ -33,6 +33,14 @@ MODELS: dict[str, dict[str, Any]] = {
         "name": "dynamic_resolution",
         "options": {"network": "resnet20", "resolutions": [8, 4], "width": 0.125},
     },
+    "embedded_kd": {
+        "name": "depth_dynamic",
+        "options": {
+            "network": "resnet20",
+            "subnets": {"short": {"blocks": [1, 1, 1]}},
+            "width": 0.125,
+        },
+    },
     "early_exit": {
         "name": "early_exit",
         "options": {"width": 0.125, "network_options": {"blocks": [1, 1, 1]}},

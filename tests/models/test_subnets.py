@@ -21,13 +21,13 @@ def test_equal_routes_share_steps() -> None:
     stages = [["s0", "s1"], ["t0", "t1"]]
     found = routes(stages, subnets, "private", last_differs=False)
     assert [step.branch for step in found["b"]] == ["a", "b", "b", "b"]
-    assert found["a"][0] == found["b"][0]
-    assert found["a"][1] != found["b"][2]
+    assert found["a"][0].key == found["b"][0].key
+    assert found["a"][1].key != found["b"][2].key
     assert [step.ends_stage for step in found["a"]] == [True, True]
     assert [step.ends_stage for step in found["b"]] == [False, True, False, True]
     # The last block of a stage pools.
     pooled = routes(stages, subnets, "private", last_differs=True)
-    assert pooled["a"][0] != pooled["b"][0]
+    assert pooled["a"][0].key != pooled["b"][0].key
     assert pooled["b"][0].branch == "b"
     staged = routes(stages, subnets, "stage", last_differs=False)
     assert [step.branch for step in staged["b"]] == ["b", "b", "b", "b"]

@@ -10,6 +10,7 @@ from mulfree.models.checkpoint import load_model as load_model
 from mulfree.models.checkpoint import save_weights as save_weights
 from mulfree.models.depth_dynamic import DepthDynamicNetwork as DepthDynamicNetwork
 from mulfree.models.depth_dynamic import depth_dynamic as depth_dynamic
+from mulfree.models.depth_dynamic import shallower as shallower
 from mulfree.models.images import ImageSpec as ImageSpec
 from mulfree.models.placement import ConversionWarning as ConversionWarning
 from mulfree.models.placement import convert as convert

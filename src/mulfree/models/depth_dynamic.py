@@ -33,6 +33,7 @@ from mulfree.models.subnets import (
     under_block,
 )
 from mulfree.models.switchable_norm import SwitchableBatchNorm2d, make_switchable
+from mulfree.models.wrappers import unwrapped
 from mulfree.operators import operator_of
 
 
@@ -54,9 +55,9 @@ class DepthDynamicNetwork(nn.Module):
 
     All sub-nets share the weights of the layers. Which of them share a batch norm, its statistics
     included, is an option: "shared" for all; "stage" for all but those that leave out blocks of
-    its stage, which have a second one; "private" for those with the same blocks before, whose
-    inputs are equal. The stem is shared by all. The batch norms after the stages, of head or
-    logits, are private with "private" and shared otherwise.
+    its stage, which have a second one in the blocks of the shallowest sub-net, as in ADN; "private"
+    for those with the same blocks before, whose inputs are equal. The stem is shared by all. The
+    batch norms after the stages, of head or logits, are private with "private", else shared.
 
     Args:
         network: The full network.
@@ -91,6 +92,15 @@ class DepthDynamicNetwork(nn.Module):
             ConfigError: There is no such sub-net.
         """
         return self._routes[self._known("route", depth)]
+
+    def branches(self, depth: str) -> set[tuple[str, str]]:
+        """Return the branches of batch norms that a sub-net uses, with the names of their blocks.
+
+        Raises:
+            ConfigError: There is no such sub-net.
+        """
+        used = {(step.block, step.branch) for step in self.route(depth)}
+        return used | ({(name, depth) for name in self._after} if self._private_end else set())
 
     def set_depth(self, depth: str) -> None:
         """Make a sub-net the one that a call without `depth` runs.
@@ -144,7 +154,8 @@ class DepthDynamicNetwork(nn.Module):
         """Outputs of sub-nets with the same first `start` blocks, whose output is `x`."""
         self.network.keep_blocks(self._subnets[names[0]].kept)
         for position in range(start, 1 + max(len(self._routes[name]) for name in names)):
-            following: dict[Step | None, list[str]] = {}
+            # Keys are plain: torch.compile tells objects as keys apart, whether equal or not.
+            following: dict[tuple[str, str, bool] | None, list[str]] = {}
             for name in names:
                 following.setdefault(self._step(name, position), []).append(name)
             if len(following) > 1:
@@ -153,8 +164,9 @@ class DepthDynamicNetwork(nn.Module):
             (step,) = following
             if step is None:
                 break
-            self._activate([step.block], step.branch)
-            x = self.network.run_blocks([step.block], x)
+            block, branch, _ = step
+            self._activate([block], branch)
+            x = self.network.run_blocks([block], x)
             for name in names:
                 if self._routes[name][position].ends_stage:
                     features[name] = (*features[name], x)
@@ -163,9 +175,10 @@ class DepthDynamicNetwork(nn.Module):
         self._activate(self._after, name)
         return {name: DepthOutput(logits=self.network.classify(x), features=features[name])}
 
-    def _step(self, name: str, position: int) -> Step | None:
+    def _step(self, name: str, position: int) -> tuple[str, str, bool] | None:
+        """Key of the step of a sub-net at a position of its route, None at the end."""
         route = self._routes[name]
-        return route[position] if position < len(route) else None
+        return route[position].key if position < len(route) else None
 
     def _activate(self, paths: Iterable[str], branch: str) -> None:
         for path in paths:
@@ -241,6 +254,17 @@ def _after_stages(network: StagedNetwork) -> list[str]:
     last = network.stage_blocks()[-1][-1]
     names = [name for name, _ in network.named_children()]
     return names[names.index(last.partition(".")[0]) + 1 :]
+
+
+def shallower(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the sub-nets of a model by name, extracted, without the full network.
+
+    Models of one depth have none.
+    """
+    network = unwrapped(model)
+    if not isinstance(network, DepthDynamicNetwork):
+        return {}
+    return {depth: network.extract(depth) for depth in network.depths[:-1]}
 
 
 def depth_dynamic(

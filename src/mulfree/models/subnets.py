@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ DEFAULT_NORMS: BatchNorms = "private"
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One block on the route of a sub-net; equal steps after equal routes compute the same.
+    """One block on the route of a sub-net; steps of one key after equal routes compute the same.
 
     Attributes:
         block: Name of the block.
@@ -32,7 +32,12 @@ class Step:
     block: str
     branch: str
     last: bool
-    ends_stage: bool = field(compare=False)
+    ends_stage: bool
+
+    @property
+    def key(self) -> tuple[str, str, bool]:
+        """Block, branch, and whether it is the last one that differs."""
+        return self.block, self.branch, self.last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,14 +173,15 @@ def routes(
     found = {}
     for subnet in subnets:
         steps: list[Step] = []
-        for names, kept in zip(stages, subnet.kept, strict=True):
+        parts = zip(stages, subnet.kept, subnets[0].kept, strict=True)
+        for names, kept, least in parts:
             for number in kept:
                 ends = number == kept[-1]
                 key: tuple[Hashable, ...] = (names[number],)
-                if batch_norm == "stage":
+                if batch_norm == "stage" and number in least:
                     key += (len(kept) == len(names),)
                 elif batch_norm == "private":
-                    key += (ends and last_differs, tuple(steps))
+                    key += (ends and last_differs, tuple(before.key for before in steps))
                 step = Step(
                     block=names[number],
                     branch=first_user.setdefault(key, subnet.name),

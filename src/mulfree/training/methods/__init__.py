@@ -16,6 +16,7 @@ METHODS: tuple[str, ...] = (
     "qat",
     "kd",
     "pkkd",
+    "embedded_kd",
     "early_exit",
     "dynamic_resolution",
     "graft",

@@ -59,6 +59,8 @@ def final_metrics(
                 reference.to(device)
             values = evaluate(network, test, reference, task).values(name)
             tested |= {f"test_{key}": value for key, value in values.items()}
+        for name, subnet in models.shallower(network).items():
+            tested[f"test_{name}_accuracy"] = evaluate(subnet, test, task=task).accuracy
     best, chosen_by = module.best, f"{module.held_out}_{task.metrics.BEST}"
     return {
         "data": config.data.name,
