@@ -31,8 +31,7 @@ from mulfree.errors import (
 from mulfree.nodes import Value
 from mulfree.nodes.max_pool import MaxPool
 from mulfree.nodes.mean import Mean
-from mulfree.runtime import Session, artifact, reference, save
-from mulfree.runtime import session as session_module
+from mulfree.runtime import Session, artifact, programs, reference, save
 from mulfree.runtime.session import default_threads
 
 PICTURE = np.arange(9, dtype=np.uint8).reshape(1, 3, 3)
@@ -308,7 +307,7 @@ def test_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     line = r"^Session.run: the network must fit into the memory .*bad_alloc"
     with pytest.raises(OutOfMemoryError, match=line):
         session.run(PICTURE)
-    monkeypatch.setattr(session_module, "compiled", fail)
+    monkeypatch.setattr(programs, "compiled", fail)
     with pytest.raises(OutOfMemoryError, match=r"^Session: the network must fit into the memory"):
         Session(tiny())
 

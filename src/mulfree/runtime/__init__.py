@@ -8,5 +8,5 @@ from mulfree.runtime.early_exit import EarlyExitSession as EarlyExitSession
 from mulfree.runtime.exits import Exits as Exits
 from mulfree.runtime.graph import Graph as Graph
 from mulfree.runtime.merge import merge as merge
-from mulfree.runtime.session import NodeProfile as NodeProfile
+from mulfree.runtime.profile import NodeProfile as NodeProfile
 from mulfree.runtime.session import Session as Session

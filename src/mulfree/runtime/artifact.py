@@ -167,33 +167,28 @@ def load(path: str | os.PathLike[str], entry: str | None = None) -> Graph:
         ArtifactError: No such file, or one that is damaged or not what it claims.
         ConfigError: There is no such entry point, or there are several and none is given.
     """
+    return _chosen(load_entries(path), entry)
+
+
+def load_entries(path: str | os.PathLike[str]) -> dict[str, Graph]:
+    """Return all entry points of a file of `save` by name; `load` describes the errors."""
     try:
-        entries = _graphs(_mapped(Path(path)))
+        return _graphs(_mapped(Path(path)))
     except InvalidFileError as error:
         raise ArtifactError(f"runtime.load: `path` must {error}, got {os.fspath(path)}") from error
     except ArtifactError as error:
         raise ArtifactError(
             f"runtime.load: `path` must hold a valid graph, got {os.fspath(path)} ({error})"
         ) from error
-    return _chosen(entries, entry)
 
 
 def from_bytes(content: bytes | bytearray | memoryview, entry: str | None = None) -> Graph:
-    """Return the graph of a file's content.
-
-    Args:
-        content: The bytes.
-        entry: As in `load`.
-
-    Raises:
-        ArtifactError: It is damaged or not what it claims.
-        ConfigError: As in `load`.
-    """
+    """Return the graph of a file's content; a damaged one is an ArtifactError, else as `load`."""
     return _chosen(entries_from_bytes(content), entry)
 
 
 def entries_from_bytes(content: bytes | bytearray | memoryview) -> dict[str, Graph]:
-    """Return all entry points of a file's content by name; `from_bytes` describes the errors."""
+    """Return all entry points of a file's content by name."""
     # A mutable buffer is copied: a graph is checked once.
     fixed = content if isinstance(content, bytes) else bytes(content)
     try:
@@ -213,16 +208,16 @@ def _chosen(entries: Mapping[str, Graph], entry: str | None) -> Graph:
 
 
 def from_file(file: BinaryIO, entry: str | None = None) -> Graph:
-    """Return the graph in the rest of a file object that is open for reading bytes.
+    """Return the graph in the rest of a file object; as `entries_from_file` and `load`."""
+    return _chosen(entries_from_file(file), entry)
 
-    Args:
-        file: The file object.
-        entry: As in `load`.
+
+def entries_from_file(file: BinaryIO) -> dict[str, Graph]:
+    """Return all entry points in the rest of a file object that is open for reading bytes.
 
     Raises:
         ArtifactError: It cannot be read, or gives no bytes, more than `MAX_STREAM_BYTES` of them,
             or no valid artifact.
-        ConfigError: As in `load`.
     """
     parts: list[bytes] = []
     size = 0
@@ -239,7 +234,7 @@ def from_file(file: BinaryIO, entry: str | None = None) -> Graph:
                 f"runtime.from_file: `file` must be open in binary mode, got {quoted(file)}"
             )
         if not part:
-            return from_bytes(b"".join(parts), entry)
+            return entries_from_bytes(b"".join(parts))
         parts.append(part)
         size += len(part)
     raise ArtifactError(

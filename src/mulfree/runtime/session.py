@@ -8,7 +8,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -23,10 +22,11 @@ from mulfree.errors import (
     choices_message,
     quoted,
 )
-from mulfree.opcounts import OpCounts
 from mulfree.runtime import artifact, reference
-from mulfree.runtime.native import compiled
-from mulfree.runtime.source import Source, load_graph
+from mulfree.runtime.graph import Graph
+from mulfree.runtime.profile import NodeProfile, node_profiles
+from mulfree.runtime.programs import Programs
+from mulfree.runtime.source import Source, load_depths, load_graph
 
 if TYPE_CHECKING:
     from mulfree._native._core import Program
@@ -39,27 +39,6 @@ MEMORY = 2**31
 _BACKENDS = ("native", "reference")
 _MAX_MEMORY = 2**62
 _THREADS_VARIABLE = "OMP_NUM_THREADS"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeProfile:
-    """Time and arithmetic of one node of a run.
-
-    Attributes:
-        name: Name of the node, "input" for the first value.
-        op: Kind of the node.
-        kernel: Name of the kernel.
-        seconds: Time taken for the whole batch, median over the runs.
-        share: Part of the time of all nodes, 0..1.
-        counts: Operations for one image, without multiplications by a power of two.
-    """
-
-    name: str
-    op: str
-    kernel: str
-    seconds: float
-    share: float
-    counts: OpCounts
 
 
 class Session:
@@ -78,20 +57,20 @@ class Session:
         memory: Bytes that the values of images in work may take; weights and the arrays of the
             caller do not count. Where it is short of one image a thread, threads share images.
         entry: Name of the entry point of a file that has several.
+        depth: Name of the entry point of a depth-dynamic network to start with; `session.depth =`
+            another one changes it. A depth is compiled when it is first used.
 
     Attributes:
-        graph: The network.
         threads: Threads in use.
         backend: As given.
         memory: As given.
-        arena_bytes: Bytes of the values of one image in work.
 
     Raises:
         ArtifactError: The file is damaged or not what it claims.
         BackendUnavailableError: The native kernels were not built, or `MULFREE_ISA` names an
             instruction set that does not run here.
-        ConfigError: `source`, `threads`, `backend` or `entry` is not possible, or one image needs
-            more than `memory`.
+        ConfigError: `source`, `threads`, `backend`, `entry` or `depth` is not possible, or one
+            image needs more than `memory`.
         OutOfMemoryError: There is no memory for the weights.
     """
 
@@ -103,6 +82,7 @@ class Session:
         backend: Backend = "native",
         memory: int = MEMORY,
         entry: str | None = None,
+        depth: str | None = None,
     ) -> None:
         if backend not in _BACKENDS:
             raise ConfigError(choices_message("Session", "backend", backend, _BACKENDS))
@@ -111,25 +91,58 @@ class Session:
         _check_int("Session", "threads", self.threads, MAX_THREADS)
         self.memory = memory
         _check_int("Session", "memory", memory, _MAX_MEMORY)
-        self.graph = load_graph(source, entry)
-        with within_memory("Session"):
-            self._program = compiled(self.graph) if backend == "native" else None
-        if self._program is None:
-            # The reference keeps all values of an image.
-            self.arena_bytes = sum(value.elements for value in self.graph.values)
-        else:
-            self.arena_bytes = self._program.arena_bytes
-        if self.arena_bytes > memory:
+        if entry is not None and depth is not None:
             raise ConfigError(
-                f"Session: `memory` must be at least {self.arena_bytes} bytes for this network, "
-                f"got {memory}"
+                f"Session: `entry` must be left out with `depth`, got {quoted(entry)}"
             )
+        self._has_depths = depth is not None
+        name = artifact.MAIN if depth is None else depth
+        graphs = {name: load_graph(source, entry)} if depth is None else load_depths(source)
+        with within_memory("Session"):
+            self._programs = Programs(graphs, name, native=backend == "native", memory=memory)
         self._lock = threading.RLock()
         self._running = False
         _sessions.add(self)
         # Of the last batch of floats, kept for the next.
         self._quantised: NDArray[np.uint8] | None = None
         self._steps: NDArray[np.float32] | None = None
+
+    @property
+    def graph(self) -> Graph:
+        """The network, at the depth in use."""
+        return self._programs.graph
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of the values of one image in work, at the depth in use."""
+        return self._programs.arena_bytes
+
+    @property
+    def depths(self) -> tuple[str, ...]:
+        """Names of the depths; none for a session that was opened without `depth`."""
+        return tuple(self._programs.graphs) if self._has_depths else ()
+
+    @property
+    def depth(self) -> str | None:
+        """Name of the depth in use; None for a session that was opened without.
+
+        Setting it changes the depth of the following runs; a run in another thread ends before.
+        """
+        return self._programs.used if self._has_depths else None
+
+    @depth.setter
+    def depth(self, name: str) -> None:
+        if not self._has_depths:
+            raise ConfigError(
+                f"Session: `depth` must be given when a session is opened, got {quoted(name)} later"
+            )
+        with self._lock, within_memory("Session"):
+            if self._running:
+                raise ConfigError(
+                    "Session: `depth` must not be set within a run, as by a signal handler, got "
+                    f"{quoted(name)}"
+                )
+            self._programs.use(name)
 
     def run(
         self, array: NDArray[Any], *, out: NDArray[np.float32] | None = None
@@ -156,17 +169,17 @@ class Session:
             raise ConfigError(
                 f"Session.run: the network must have one output, got {names}: use `run_all`"
             )
-        array = reference.checked_input(self.graph, array)
-        with within_memory("Session.run"):
+        with self._lock, within_memory("Session.run"):
+            array = reference.checked_input(self.graph, array)
             out = self._checked_output(out, len(array))
             self._run(array, out)
         return out
 
     def run_all(self, array: NDArray[Any]) -> dict[str, NDArray[np.float32]]:
         """Return the logits of every output by name; arguments and errors as in `run`."""
-        array = reference.checked_input(self.graph, array)
-        sizes = self.graph.output_sizes
-        with within_memory("Session.run_all"):
+        with self._lock, within_memory("Session.run_all"):
+            array = reference.checked_input(self.graph, array)
+            sizes = self.graph.output_sizes
             out = np.empty((len(array), sum(sizes.values())), np.float32)
             self._run(array, out)
             parts = np.split(out, np.cumsum(list(sizes.values()))[:-1], axis=1)
@@ -201,14 +214,14 @@ class Session:
             ConfigError: `runs` is below 1.
             OutOfMemoryError: As in `run`.
         """
-        array = reference.checked_input(self.graph, array)
-        if len(array) == 0:
-            raise ShapeError(
-                f"Session.profile: `array` must hold an image, got {list(array.shape)}"
-            )
         if type(runs) is not int or runs < 1:
             raise ConfigError(f"Session.profile: `runs` must be at least 1, got {quoted(runs)}")
-        with within_memory("Session.profile"):
+        with self._lock, within_memory("Session.profile"):
+            array = reference.checked_input(self.graph, array)
+            if len(array) == 0:
+                raise ShapeError(
+                    f"Session.profile: `array` must hold an image, got {list(array.shape)}"
+                )
             if self.backend == "reference":
                 kernels = ["reference"] * (1 + len(self.graph.nodes))
                 seconds = reference.seconds(self.graph, array)
@@ -220,26 +233,13 @@ class Session:
                     arguments = (*session._integers(array, out), self.threads, self.memory)
                     measured = [program.profile(*arguments) for _ in range(runs)]
                 seconds = np.median(measured, axis=0).tolist()
-        total = sum(seconds)
-        steps = [("input", "input", OpCounts())]
-        counts = self.graph.counts()
-        steps += [(n.name, n.op, count) for n, count in zip(self.graph.nodes, counts, strict=True)]
-        return [
-            NodeProfile(
-                name=name,
-                op=op,
-                kernel=kernel,
-                seconds=taken,
-                share=taken / total if total else 0.0,
-                counts=count,
-            )
-            for (name, op, count), kernel, taken in zip(steps, kernels, seconds, strict=True)
-        ]
+            return node_profiles(self.graph, kernels, seconds)
 
     def __reduce__(self) -> tuple[Callable[..., Session], tuple[Any, ...]]:
         """Pickle the content: a copy does not need the file."""
-        content = artifact.to_bytes(self.graph)
+        content = artifact.to_bytes(self._programs.graphs if self._has_depths else self.graph)
         options: Any = {"threads": self.threads, "backend": self.backend, "memory": self.memory}
+        options["depth"] = self.depth
         return functools.partial(type(self), **options), (content,)
 
     @contextlib.contextmanager
@@ -255,22 +255,16 @@ class Session:
                 return
             try:
                 self._running = True
-                yield self, self._ready()
+                yield self, self._programs.ready()
             finally:
                 self._running = False
-
-    def _ready(self) -> Program:
-        """Return the program, compiled anew if a fork left it in the middle of a run."""
-        if self._program is None:
-            self._program = compiled(self.graph)
-        return self._program
 
     def _after_fork(self) -> None:
         """Free in a new process what another thread of the old one may have held."""
         if self._running:
             # Neither used nor destroyed again: that thread was changing it.
-            _abandoned.append(self._program)
-            self._program = self._quantised = self._steps = None
+            _abandoned.extend(self._programs.abandon())
+            self._quantised = self._steps = None
         self._lock = threading.RLock()
         self._running = False
 
@@ -305,7 +299,7 @@ class Session:
 
 # Sessions to repair after a fork, and programs that it left in the middle of a run.
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-_abandoned: list[Program | None] = []
+_abandoned: list[Program] = []
 
 
 def _after_fork() -> None:

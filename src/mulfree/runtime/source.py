@@ -35,7 +35,34 @@ def load_graph(source: Source, entry: str | None) -> Graph:
             pass
         case _ if hasattr(source, "read"):
             return artifact.from_file(source, entry)
-    raise ConfigError(
+    raise _no_source(source)
+
+
+def load_depths(source: Source) -> dict[str, Graph]:
+    """Return the graphs of a file with an entry point for each depth, by name.
+
+    Raises:
+        ArtifactError: The file is damaged.
+        ConfigError: It is no file.
+    """
+    match source:
+        case Graph():
+            raise ConfigError(
+                "Session: `depth` must be left out with a Graph, which has one, got a Graph"
+            )
+        case str() | os.PathLike():
+            return artifact.load_entries(source)
+        case bytes() | bytearray() | memoryview():
+            return artifact.entries_from_bytes(source)
+        case io.TextIOBase():
+            pass
+        case _ if hasattr(source, "read"):
+            return artifact.entries_from_file(source)
+    raise _no_source(source)
+
+
+def _no_source(source: object) -> ConfigError:
+    return ConfigError(
         "Session: `source` must be a path, bytes, a file open in binary mode or a Graph, "
         f"got {quoted(source)}"
     )

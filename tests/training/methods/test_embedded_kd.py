@@ -131,8 +131,6 @@ def test_options_are_checked(options: dict[str, Any], error: str) -> None:
 def test_networks_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"must be a depth-dynamic network .* got a ResidualNet"):
         Method(models.create_model("resnet20", width=0.125), Config())
-    with pytest.raises(
-        ConfigError, match=r"`schedule` must be all .* extremes, which never run tw"
-    ):
+    with pytest.raises(ConfigError, match=r"`schedule` must be all .* extremes, which never run"):
         Method(network(), Config(schedule="extremes"))
     assert Method(network(batch_norm="shared"), Config(schedule="extremes")).subnets == ["one"]
