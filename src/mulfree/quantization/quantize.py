@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mulfree import runtime
 from mulfree.errors import ArtifactError, ConfigError
@@ -99,6 +100,93 @@ def quantize(
     check_kind("preprocessing", preprocessing, Preprocessing | None, "Preprocessing or None")
     if equalize and ranges is not None:
         raise ConfigError("quantize: `equalize` must be False with `ranges`, got True")
+    prepared = prepare(
+        model,
+        batches,
+        bits,
+        observer=observer,
+        power_of_two_scales=power_of_two_scales,
+        equalize=equalize,
+        preprocessing=preprocessing,
+        name=name,
+    )
+    known = prepared.find_ranges() if ranges is None else ranges
+    return prepared.lower(known, bias_correction, automatic=ranges is None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A network that is ready to be calibrated.
+
+    Attributes:
+        name: Name of the graph.
+        layout: Bit widths and shared scales.
+        model: Copy of the network.
+        images: Batches of images.
+        observer: Method of finding ranges.
+        power_of_two_scales: Round every factor after a layer to a power of two.
+        preprocessing: Image preprocessing.
+    """
+
+    name: str
+    layout: QuantLayout
+    model: nn.Module
+    images: Sequence[Tensor]
+    observer: str
+    power_of_two_scales: bool
+    preprocessing: Preprocessing
+
+    def find_ranges(self) -> Ranges:
+        """Measure the ranges of all values on the images."""
+        with torch.random.fork_rng(devices=()):
+            return find_ranges(self.layout, self.model, self.images, self.observer)
+
+    def lower(
+        self, ranges: Ranges, bias_correction: bool | None, *, automatic: bool
+    ) -> runtime.Graph:
+        """Return the integer graph for ranges.
+
+        Args:
+            ranges: The ranges.
+            bias_correction: As in `quantize`.
+            automatic: Whether None means to correct with enough images, unless it is harmful.
+
+        Raises:
+            ConfigError: An artifact cannot hold the network, or a range is not valid.
+        """
+        model, rounding = self.model, {"power_of_two_scales": self.power_of_two_scales}
+        with torch.random.fork_rng(devices=()):
+            qparams = make_qparams(self.layout, ranges, **rounding)
+            enough = sum(map(len, self.images)) >= MIN_CALIBRATION_IMAGES
+            chosen = bias_correction is None and automatic and enough
+            if bias_correction or chosen:
+                model = correct_batch_norms(
+                    self.layout, model, self.images, qparams, **rounding, unless_harmful=chosen
+                )
+            try:
+                # The graph refuses numbers that are not finite.
+                with np.errstate(all="ignore"):
+                    return lower(
+                        self.name, self.layout, model, qparams, self.preprocessing, **rounding
+                    )
+            except ArtifactError as error:
+                raise ConfigError(
+                    f"quantize: `model` must be a network that an artifact can hold, got {error}"
+                ) from error
+
+
+def prepare(
+    model: nn.Module,
+    batches: Batches,
+    bits: int,
+    *,
+    observer: str,
+    power_of_two_scales: bool,
+    equalize: bool,
+    preprocessing: Preprocessing | None,
+    name: str | None,
+) -> Prepared:
+    """Copy and trace a network, and read the images; arguments and errors as in `quantize`."""
     network = copied(model)
     name = type(network).__name__ if name is None else name
     check_names(name, preprocessing)
@@ -124,30 +212,12 @@ def quantize(
             simple = equalized(
                 layout, simple, images, observer=observer, power_of_two_scales=power_of_two_scales
             )
-        known = find_ranges(layout, simple, images, observer) if ranges is None else ranges
-        qparams = make_qparams(layout, known, power_of_two_scales=power_of_two_scales)
-        automatic = bias_correction is None and ranges is None and count >= MIN_CALIBRATION_IMAGES
-        if bias_correction or automatic:
-            simple = correct_batch_norms(
-                layout,
-                simple,
-                images,
-                qparams,
-                power_of_two_scales=power_of_two_scales,
-                unless_harmful=automatic,
-            )
-        try:
-            # The graph refuses numbers that are not finite.
-            with np.errstate(all="ignore"):
-                return lower(
-                    name,
-                    layout,
-                    simple,
-                    qparams,
-                    preprocessing,
-                    power_of_two_scales=power_of_two_scales,
-                )
-        except ArtifactError as error:
-            raise ConfigError(
-                f"quantize: `model` must be a network that an artifact can hold, got {error}"
-            ) from error
+    return Prepared(
+        name=name,
+        layout=layout,
+        model=simple,
+        images=images,
+        observer=observer,
+        power_of_two_scales=power_of_two_scales,
+        preprocessing=preprocessing,
+    )
