@@ -49,7 +49,8 @@ def confidence(logits: Tensor, kind: str = "probability") -> Tensor:
     if logits.shape[1] == 1:
         return torch.ones_like(logs[:, 0])
     # Without the product of -inf and 0, where a probability underflows.
-    return 1 - torch.special.entr(logs.exp()).sum(dim=1) / math.log(logits.shape[1])
+    entropy: Tensor = torch.special.entr(logs.exp()).sum(dim=1)
+    return 1 - entropy / math.log(logits.shape[1])
 
 
 class Exit(nn.Module):
