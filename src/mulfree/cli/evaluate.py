@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> int:
     # Imported late: torch takes a second, and `mulfree -h` does not need it.
     import torch
 
-    from mulfree import training
+    from mulfree import models, training
     from mulfree.models.early_exit import EarlyExitNetwork
     from mulfree.training.run.checkpoint import load_compatible
 
@@ -44,8 +45,16 @@ def main(argv: list[str]) -> int:
         teacher.to(device)
     model = trained.model.to(device)
     result = training.evaluate(model, with_progress(loader, "evaluating"), teacher)
+    depths = {
+        name: training.evaluate(subnet, with_progress(loader, name))
+        for name, subnet in models.shallower(model).items()
+    }
     if not arguments.json:
         _print_result(arguments, splits, result)
+        for name, subnet in depths.items():
+            print_text(
+                f"  {printable(name)}: accuracy {subnet.accuracy:.2%}  loss {subnet.loss:.4f}"
+            )
     exits = {}
     if isinstance(model, EarlyExitNetwork):
         load = partial(_loader, splits, config, device=device)
@@ -56,7 +65,8 @@ def main(argv: list[str]) -> int:
             f"got {arguments.plot or arguments.static[0]}"
         )
     if arguments.json:
-        print(json.dumps(_to_json(arguments, config, splits, result) | exits, indent=2))
+        values = _to_json(arguments, config, splits, result)
+        print(json.dumps(values | _depths_to_json(depths) | exits, indent=2))
     return 0
 
 
@@ -147,6 +157,20 @@ def _to_json(
             for name, accuracy in zip(splits.classes, result.per_class, strict=True)
         }
     return values
+
+
+def _depths_to_json(depths: Mapping[str, Evaluation]) -> dict[str, Any]:
+    if not depths:
+        return {}
+    return {
+        "subnets": {
+            name: {
+                "accuracy": result.accuracy,
+                "loss": result.loss if math.isfinite(result.loss) else None,
+            }
+            for name, result in depths.items()
+        }
+    }
 
 
 def _print_result(arguments: Any, splits: DataSplits, result: Evaluation) -> None:

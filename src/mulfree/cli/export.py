@@ -43,12 +43,13 @@ def main(argv: list[str]) -> int:
         choices=("pixels", "images"),
         help="what a quantised network reads: bytes, or normalised floats (default: pixels)",
     )
+    parser.add_argument("--depth", metavar="NAME", help="sub-net of a depth-dynamic network")
     options = parser.parse_args(argv)
     target = target_of(options.output) if options.to is None else get_target(options.to)
     check_writable(options.output)
 
     images_for = "export" if options.input_size is None else None
-    model = load_any(options.file, images_for=images_for)
+    model = load_any(options.file, images_for=images_for, depth=options.depth)
     pixels = None if options.input is None else options.input == "pixels"
     ends = target.write(model, options.output, input_size=options.input_size, pixels=pixels)
     # A device has no size.

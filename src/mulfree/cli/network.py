@@ -137,23 +137,27 @@ def _config_beside(file: Path) -> TrainConfig | None:
     return training.read_config(["--config", str(beside.absolute())])
 
 
-def load_any(path: Path, *, images_for: str | None = None) -> nn.Module | Graph:
+def load_any(
+    path: Path, *, images_for: str | None = None, depth: str | None = None
+) -> nn.Module | Graph:
     """Load the quantised network of an artifact, or the float one of anything else.
 
     Args:
         path: The file, or a run's directory.
+        depth: Name of a sub-net to extract, or of the entry point of an artifact.
         images_for: Command that needs the image size of a float network. Runs of earlier versions
             did not record it: their data set is read. A data set that is missing is one line on
             standard error.
 
     Raises:
         ArtifactError: No such file, or one that is damaged.
+        ConfigError: There is no such depth, or the network has one alone.
     """
     from mulfree import runtime
 
     weights = path.suffix == ".safetensors" and not _holds_graph(path)
     if not (path.is_dir() or path.suffix == ".ckpt" or weights):
-        return runtime.load(path)
+        return runtime.load(path, depth)
     # Imported late: only float networks need Lightning.
     from mulfree import models
     from mulfree.training.run.checkpoint import WEIGHTS, file_of
@@ -164,7 +168,13 @@ def load_any(path: Path, *, images_for: str | None = None) -> nn.Module | Graph:
         config = checkpoint.config if checkpoint else _config_beside(file)
         if config is not None:
             _recall_images(images_for, model, config.data)
-    return model
+    if depth is None:
+        return model
+    if not isinstance(model, models.DepthDynamicNetwork):
+        raise ConfigError(
+            f"export: `--depth` must be left out for a network of one depth, got {quoted(depth)}"
+        )
+    return model.extract(depth)
 
 
 def _recall_images(command: str, model: nn.Module, config: DataConfig) -> None:

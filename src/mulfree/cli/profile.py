@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
@@ -34,6 +35,8 @@ multiply. The paper convention counts these as adder layers too, as the tables o
 do. The binary twin has layers of one bit in the place of adder layers: one XNOR and one addition a
 tap. docs/cost.md compares the tables of the papers.
 
+Of a depth-dynamic network the totals of all sub-nets follow the table of the full network.
+
 Of an artifact of mulfree quantize every node is counted as it is, with the arithmetic of its
 normalisations: differences and products of bytes, all else at 32 bits. Multiplications by powers
 of two are shifts and not counted.
@@ -53,7 +56,7 @@ def main(argv: list[str]) -> int:
             )
         text = _comparison(options)
     elif len(options.model) == 1:
-        text = _FORMATS[options.format][0](_profile(options, options.model[0]))
+        text = _single(options, options.model[0])
     else:
         raise ConfigError(
             "profile: one MODEL|FILE must be given, or several after `--compare`, got "
@@ -133,13 +136,35 @@ def _find(options: Namespace, word: str) -> NamedNetwork:
     )
 
 
-def _profile(options: Namespace, word: str) -> cost.Profile:
+def _single(options: Namespace, word: str) -> str:
+    """One network layer by layer, and the totals of its sub-nets."""
+    found = _find(options, word)
+    text = _FORMATS[options.format][0](_profile(options, word, found))
+    if isinstance(found.network, Graph) or found.binary:
+        return text
+    subnets = models.shallower(found.network)
+    if not subnets:
+        return text
+    size = options.input_size or models.input_size(found.network)
+    compared = cost.compare(
+        {**subnets, models.config_of(found.network).arguments["network"]: found.network},
+        input_size=size,
+        convention=options.convention or CONVENTIONS[0],
+        binary=(),
+        mixed_sizes=False,
+    )
+    table = _FORMATS[options.format][1](compared)
+    if options.format != "json":
+        return f"{text}\n{table}"
+    return json.dumps({**json.loads(text), "subnets": json.loads(table)}, indent=2) + "\n"
+
+
+def _profile(options: Namespace, word: str, found: NamedNetwork) -> cost.Profile:
     for name, value in _given(
         options, "plot", "latency", "threads", "rounds", "mixed_sizes"
     ).items():
         raise refusal("profile", name, "one network", str(value), word)
     counted = _given(options, "input_size", "dtype", "convention", "normalisation")
-    found = _find(options, word)
     if isinstance(found.network, Graph):
         for name, value in counted.items():
             raise refusal("profile", name, "an artifact", value, word)

@@ -13,6 +13,7 @@ from mulfree.cli.arguments import Parser, file_path, not_negative, positive, thr
 from mulfree.cli.network import Trained, add_data_options, kind_of, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
+from mulfree.cli.quantize_depths import quantize_all_depths
 from mulfree.cli.quantize_published import quantize_published
 from mulfree.errors import ConfigError
 from mulfree.files import check_writable
@@ -29,8 +30,8 @@ _OBSERVERS = ("auto", "minmax", "percentile")
 _EPILOG = """\
 Ranges of values are measured on training images, accuracies on the test images: first of the
 floating-point network, then of the integer network, run as by `mulfree run`. The file holds the
-network with the first number of bits. For a network trained with method qat, bits and ranges are
-read from its checkpoint.
+network with the first number of bits, of a depth-dynamic network all sub-nets. For a network
+trained with method qat, bits and ranges are read from its checkpoint.
 
 With --model, CHECKPOINT holds published weights (see mulfree.models.load_published), ranges are
 measured on the pictures of a folder, and by default only 8 bits are tried."""
@@ -48,7 +49,7 @@ def main(argv: list[str]) -> int:
     # Imported late: torch takes a second to import, which `mulfree -h` does not need.
     import torch
 
-    from mulfree import data, runtime, training
+    from mulfree import data, models, runtime, training
     from mulfree.models.early_exit import AllExits, EarlyExitNetwork
     from mulfree.quantization import Preprocessing, quantize
     from mulfree.training.run.network import image_spec
@@ -70,6 +71,10 @@ def main(argv: list[str]) -> int:
         splits.test, config.eval_batch_size, train=False, transform=splits.test_transform
     )
 
+    if isinstance(model, models.DepthDynamicNetwork):
+        options |= {"preprocessing": preprocessing, "name": name}
+        quantize_all_depths(model, images, bits, options, test, arguments)
+        return 0
     whole = AllExits(model) if isinstance(model, EarlyExitNetwork) else model
 
     def made(number: int) -> Graph:

@@ -39,10 +39,16 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, one object per line")
     parser.add_argument("--threads", type=threads, help="CPU threads (default: all)")
+    parser.add_argument(
+        "--depth", metavar="NAME", help="sub-net of a file of a depth-dynamic network"
+    )
     options = parser.parse_args(argv)
 
     decode = get_facet(DEFAULT, "outputs").decode
-    session = open_session("run", options.file, options.threads, options.threshold)
+    if options.depth is None:
+        session = open_session("run", options.file, options.threads, options.threshold)
+    else:
+        session = Session(options.file, threads=options.threads, depth=options.depth)
     # A name in a shell's pattern may hold what a terminal would obey.
     width = max(len(printable(path)) for path in options.images)
     for path, logits, name in _classified(session, options.images):
