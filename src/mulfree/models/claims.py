@@ -64,9 +64,9 @@ def _check_plain(values: list[Any]) -> None:
     while values:
         value = values.pop()
         count += 1
-        if isinstance(value, (list, tuple, dict)) and len(value) > _MAX_VALUES:
-            raise TypeError(f"it has more than {_MAX_VALUES} values")
         if isinstance(value, (list, tuple)):
+            if len(value) > _MAX_VALUES:
+                raise TypeError(f"it has more than {_MAX_VALUES} values")
             values.extend(value)
         elif isinstance(value, dict):
             values.extend([*value, *value.values()])

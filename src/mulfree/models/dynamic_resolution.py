@@ -69,6 +69,10 @@ class DynamicResolutionNetwork(nn.Module):
         super().__init__()
         # In this order: the first layer of the model is the predictor's, the last the classifier.
         self.predictor = build_network(*predictor)
+        layers = [m for m in self.predictor.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        # As PyTorch does, uniform by the inputs. Uniform by the few outputs, as published networks
+        # are, logits would be so large that hardly any other resolution is ever sampled.
+        layers[-1].reset_parameters()
         self.network = build_network(*network)
         self.parts = {PREDICTOR: predictor, "network": network}
         self.in_channels = in_channels
@@ -78,11 +82,6 @@ class DynamicResolutionNetwork(nn.Module):
         if self.private_norms:
             branches = [_branch(side) for side in self.resolutions]
             make_switchable(self.network, lambda _: branches)
-
-    @property
-    def fc(self) -> nn.Module:
-        """Classifier of the network."""
-        return self.network.get_submodule("fc")
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `[N, C_in, H, W]` to logits `[N, classes]`, in the order of the images."""

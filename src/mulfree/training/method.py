@@ -34,7 +34,7 @@ class MethodConfig:
 
     @property
     def needs_pretrained(self) -> bool:
-        """Whether the network must start from `model.pretrained`."""
+        """True for a network that must start from `model.pretrained`."""
         return False
 
     def quantize_options(
@@ -77,7 +77,7 @@ class TrainingMethod(nn.Module):
 
     @property
     def is_one_graph(self) -> bool:
-        """Whether the forward compiles as one graph: no shape depends on the values of a batch."""
+        """True if the forward compiles as one graph: no shape depends on the values of a batch."""
         return True
 
     def companions(self) -> dict[str, nn.Module]:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.training.run.many_processes import plain, save_and_keep
@@ -58,6 +59,14 @@ NETWORKS = {
         *("--model.options.blocks=[1, 1, 1]", "--trainer.sync_batchnorm=true"),
         *("--method.name=graft", "--optimizer.name=adamw", "--optimizer.lr=0.001"),
     ],
+    "dynamic_resolution": [
+        *("--model.name=dynamic_resolution", "--model.options.width=0.125"),
+        *("--model.options.resolutions=[8,4]", "--method.name=dynamic_resolution"),
+        *("--method.phase=finetune", "--method.alpha=0.6", "--trainer.sync_batchnorm=true"),
+    ],
+}
+PRETRAINED: dict[str, dict[str, Any]] = {
+    "dynamic_resolution": {"width": 0.125, "resolutions": [8, 4]}
 }
 TEACHER = "teacher.safetensors"
 RESUMED = ("adder", "qat")
@@ -72,6 +81,19 @@ def words(network: str, directory: Path, *more: str) -> list[str]:
         # In the folder of all runs.
         more = (*more, f"--method.teacher={directory.parent.parent / TEACHER}")
     return [*WORDS, *NETWORKS[network], f"--trainer.output={directory}", *more]
+
+
+def start_of(network: str, directory: Path) -> list[str]:
+    """Weights that a run starts from, for a method that needs some."""
+    if network not in PRETRAINED:
+        return []
+    file = directory / f"{network}.safetensors"
+    if not file.exists():
+        models.save_weights(
+            models.create_model(network, operator="adder2d", num_classes=3, **PRETRAINED[network]),
+            file,
+        )
+    return [f"--model.pretrained={file}"]
 
 
 def launch(script: Sequence[str], runs: Sequence[Sequence[str]]) -> None:
@@ -112,7 +134,10 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RunFiles, "_save", save_and_keep)
         for network in NETWORKS:
-            assert main(["train", *words(network, directory / network)]) == 0
+            assert (
+                main(["train", *words(network, directory / network, *start_of(network, directory))])
+                == 0
+            )
     return directory
 
 
@@ -122,7 +147,12 @@ def two(one: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("two")
     ways = ("ddp", "fsdp")
     runs = [
-        words(network, directory / f"{network}-{way}", f"--trainer.strategy={way}")
+        words(
+            network,
+            directory / f"{network}-{way}",
+            f"--trainer.strategy={way}",
+            *start_of(network, one),
+        )
         for network in NETWORKS
         for way in ways
     ]

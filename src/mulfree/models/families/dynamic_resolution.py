@@ -14,14 +14,19 @@ from torch import nn
 from mulfree import operators
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.models.dynamic_resolution import DynamicResolutionNetwork
-from mulfree.models.registry import ModelOptions, image_size, inner_options, register_model
+from mulfree.models.registry import (
+    COMMON_OPTIONS,
+    ModelOptions,
+    image_size,
+    inner_options,
+    model_options,
+    register_model,
+)
 
 _MAX_SIDE = 4096
 _MAX_RESOLUTIONS = 16
 _PREDICTOR_SIDE = 128
 _NORMS = ("private", "shared")
-# Options of the whole that the networks inside have too.
-_OWN = ("num_classes", "in_channels", "norm_logits", "width")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +74,18 @@ class Config(ModelOptions):
                 f"create_model: `predictor_size` must be from 1 to {_MAX_SIDE}, "
                 f"got {quoted(self.predictor_size)}"
             )
+        for name in ("network", "predictor"):
+            if "network" in model_options(getattr(self, name)):
+                raise ConfigError(
+                    f"create_model: `{name}` must be a model without a network inside, "
+                    f"got {quoted(getattr(self, name))}"
+                )
         for name in ("network_options", "predictor_options"):
             for option in getattr(self, name) or {}:
-                if option in _OWN or not isinstance(option, str):
+                if option in COMMON_OPTIONS:
                     raise ConfigError(
-                        f"create_model: `{name}` must leave the options {', '.join(_OWN)} to the "
-                        f"whole, got {quoted(option)}"
+                        f"create_model: `{name}` must leave the options "
+                        f"{', '.join(COMMON_OPTIONS)} to the whole, got {quoted(option)}"
                     )
         _check_resolutions(self.sides())
         self.classifier()
@@ -89,7 +100,7 @@ class Config(ModelOptions):
 
     def classifier(self) -> tuple[str, ModelOptions]:
         """Return name and options of the network."""
-        own = {name: getattr(self, name) for name in _OWN}
+        own = {name: getattr(self, name) for name in COMMON_OPTIONS}
         return self.network, inner_options(self.network, own | (self.network_options or {}))
 
     def chooser(self) -> tuple[str, ModelOptions]:

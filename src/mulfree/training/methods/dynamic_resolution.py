@@ -55,7 +55,7 @@ class Config(SupervisedConfig):
 
     @property
     def needs_pretrained(self) -> bool:
-        """Whether the network must start from `model.pretrained`."""
+        """True for a network that must start from `model.pretrained`."""
         return self.phase == "finetune"
 
 
@@ -107,7 +107,7 @@ class Method(TrainingMethod):
 
     @property
     def is_one_graph(self) -> bool:
-        """Whether the forward compiles as one graph: not where it splits batches."""
+        """True if the forward compiles as one graph: not where it splits batches."""
         return self.config.phase == "pretrain"
 
     def lr_factors(self) -> dict[nn.Parameter, float]:
