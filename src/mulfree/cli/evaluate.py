@@ -13,7 +13,13 @@ from mulfree.cli.evaluate_exits import evaluate_exits
 from mulfree.cli.network import add_data_options, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
+from mulfree.cli.resolutions import (
+    find_resolutions,
+    resolutions_to_json,
+    resolutions_to_text,
+)
 from mulfree.errors import ConfigError, printable
+from mulfree.files import check_writable
 
 if TYPE_CHECKING:
     from mulfree.data import BatchLoader, DataConfig, DataSplits
@@ -30,12 +36,17 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import models, training
+    from mulfree.models.dynamic_resolution import DynamicResolutionNetwork
     from mulfree.models.early_exit import EarlyExitNetwork
     from mulfree.training.run.checkpoint import load_compatible
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     trained = load_trained("evaluate", arguments.checkpoint, arguments.data_name)
+    if arguments.plot is not None:
+        if arguments.plot.suffix.lower() != ".png":
+            raise ConfigError(f"evaluate: `--plot` must end in .png, got {arguments.plot}")
+        check_writable(arguments.plot)
     config, splits = load_splits("evaluate", trained, arguments)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     loader = _loader(splits, config, arguments.split, device)
@@ -55,18 +66,27 @@ def main(argv: list[str]) -> int:
             print_text(
                 f"  {printable(name)}: accuracy {subnet.accuracy:.2%}  loss {subnet.loss:.4f}"
             )
-    exits = {}
+    more = _depths_to_json(depths)
     if isinstance(model, EarlyExitNetwork):
         load = partial(_loader, splits, config, device=device)
-        exits = evaluate_exits(model, arguments, splits, load)
-    elif arguments.plot is not None or arguments.static:
+        more |= evaluate_exits(model, arguments, splits, load)
+    elif isinstance(model, DynamicResolutionNetwork):
+        chosen = find_resolutions(arguments.plot, model, loader, splits)
+        more |= resolutions_to_json(chosen)
+        if not arguments.json:
+            print_text(resolutions_to_text(chosen))
+    elif arguments.plot is not None:
         raise ConfigError(
-            "evaluate: `--plot` and `--static` must be left out for a network without exits, "
-            f"got {arguments.plot or arguments.static[0]}"
+            "evaluate: `--plot` must be left out for a network without exits and resolutions, "
+            f"got {arguments.plot}"
+        )
+    if arguments.static and not isinstance(model, EarlyExitNetwork):
+        raise ConfigError(
+            "evaluate: `--static` must be left out for a network without exits, "
+            f"got {arguments.static[0]}"
         )
     if arguments.json:
-        values = _to_json(arguments, config, splits, result)
-        print(json.dumps(values | _depths_to_json(depths) | exits, indent=2))
+        print(json.dumps(_to_json(arguments, config, splits, result) | more, indent=2))
     return 0
 
 
@@ -90,7 +110,7 @@ def _parser() -> Parser:
         "the mean divergence KL(teacher || network) of their probabilities",
     )
     parser.add_argument("--per-class", action="store_true", help="accuracy of every class, too")
-    exits = parser.add_argument_group("networks with exits")
+    exits = parser.add_argument_group("networks of several costs")
     exits.add_argument(
         "--points-lost",
         type=not_negative,
@@ -100,7 +120,11 @@ def _parser() -> Parser:
         "it is chosen on (default: 0.5)",
     )
     exits.add_argument(
-        "--plot", type=file_path, metavar="FILE", help="PNG of accuracy against cost"
+        "--plot",
+        type=file_path,
+        metavar="FILE",
+        help="PNG of accuracy against cost; of a network of dynamic resolution the chosen "
+        "resolutions, and the easiest and hardest images",
     )
     exits.add_argument(
         "--static",

@@ -16,6 +16,7 @@ from mulfree.cli.output import print_text
 from mulfree.cost.counting import CONVENTIONS
 from mulfree.errors import BackendUnavailableError, ConfigError, quoted
 from mulfree.files import check_writable
+from mulfree.models.dynamic_resolution import DynamicResolutionNetwork
 from mulfree.operators import OPERATORS
 from mulfree.runtime import Graph
 from mulfree.runtime.native import compiled
@@ -139,6 +140,14 @@ def _find(options: Namespace, word: str) -> NamedNetwork:
 def _single(options: Namespace, word: str) -> str:
     """One network layer by layer, and the totals of its sub-nets."""
     found = _find(options, word)
+    for name, value in _given(
+        options, "plot", "latency", "threads", "rounds", "mixed_sizes"
+    ).items():
+        raise refusal("profile", name, "one network", str(value), word)
+    if isinstance(found.network, DynamicResolutionNetwork):
+        for name, value in _given(options, "input_size", "dtype", "normalisation").items():
+            raise refusal("profile", name, "a network of dynamic resolution", value, word)
+        return _FORMATS[options.format][1](_resolutions(options, found.network))
     text = _FORMATS[options.format][0](_profile(options, word, found))
     if isinstance(found.network, Graph) or found.binary:
         return text
@@ -160,18 +169,26 @@ def _single(options: Namespace, word: str) -> str:
 
 
 def _profile(options: Namespace, word: str, found: NamedNetwork) -> cost.Profile:
-    for name, value in _given(
-        options, "plot", "latency", "threads", "rounds", "mixed_sizes"
-    ).items():
-        raise refusal("profile", name, "one network", str(value), word)
     counted = _given(options, "input_size", "dtype", "convention", "normalisation")
     if isinstance(found.network, Graph):
         for name, value in counted.items():
             raise refusal("profile", name, "an artifact", value, word)
-        return replace(cost.count_graph(found.network), arena_bytes=_arena_bytes(found.network))
+        counts = cost.count_graph(found.network)
+        return replace(counts, arena_bytes=_arena_bytes(found.network))
     counted.setdefault("input_size", models.input_size(found.network))
     name = f"{kind_of(found.network)}{' binary' * found.binary}"
     return cost.count(found.network, binary=found.binary, name=name, **counted)
+
+
+def _resolutions(options: Namespace, model: DynamicResolutionNetwork) -> cost.Comparison:
+    """Predictor and classifier at each resolution side by side."""
+    parts = model.extract_all()
+    return cost.compare(
+        {name: network for name, (network, _) in parts.items()},
+        input_size={name: (model.in_channels, side, side) for name, (_, side) in parts.items()},
+        convention=options.convention or CONVENTIONS[0],
+        mixed_sizes=True,
+    )
 
 
 def _arena_bytes(graph: Graph) -> int | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli import early_exit
+from mulfree.cli import early_exit, resolutions
 from mulfree.cli.arguments import Parser, file_path, not_negative, positive, threads
 from mulfree.cli.network import Trained, add_data_options, kind_of, load_splits, load_trained
 from mulfree.cli.output import print_text
@@ -50,8 +50,9 @@ def main(argv: list[str]) -> int:
     import torch
 
     from mulfree import data, models, runtime, training
+    from mulfree.models.dynamic_resolution import DynamicResolutionNetwork
     from mulfree.models.early_exit import AllExits, EarlyExitNetwork
-    from mulfree.quantization import Preprocessing, quantize
+    from mulfree.quantization import Preprocessing, quantize, quantize_resolutions
     from mulfree.training.run.network import image_spec
 
     if arguments.threads is not None:
@@ -71,14 +72,16 @@ def main(argv: list[str]) -> int:
         splits.test, config.eval_batch_size, train=False, transform=splits.test_transform
     )
 
+    options |= {"preprocessing": preprocessing, "name": name}
     if isinstance(model, models.DepthDynamicNetwork):
-        options |= {"preprocessing": preprocessing, "name": name}
         quantize_all_depths(model, images, bits, options, test, arguments)
         return 0
     whole = AllExits(model) if isinstance(model, EarlyExitNetwork) else model
 
-    def made(number: int) -> Graph:
-        graph = quantize(whole, images, number, preprocessing=preprocessing, name=name, **options)
+    def made(number: int) -> Graph | dict[str, Graph]:
+        if isinstance(model, DynamicResolutionNetwork):
+            return quantize_resolutions(model, images, number, **options)
+        graph = quantize(whole, images, number, **options)
         return graph if whole is model else _with_exits(graph, arguments, config, splits)
 
     # Quantised before any measurement, to report errors early.
@@ -88,7 +91,11 @@ def main(argv: list[str]) -> int:
     print_text(f"float   {before:7.2%}  ({len(splits.test)} test images)")
     for number in bits:
         graph = first if number == bits[0] else made(number)
-        accuracy, exits = _accuracy(graph, test, f"{number} bits", arguments.threads)
+        if isinstance(graph, dict):
+            accuracy = resolutions.accuracy(graph, test, f"{number} bits", arguments.threads, spec)
+            exits = ""
+        else:
+            accuracy, exits = _accuracy(graph, test, f"{number} bits", arguments.threads)
         points = 100 * (accuracy - before)
         print_text(f"{number} bits  {accuracy:7.2%}  ({points:+.2f} points){exits}")
     print_text(f"{output}: {output.stat().st_size / 1000:,.0f} kB, {bits[0]} bits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,7 +14,9 @@ from mulfree.cli.early_exit import classified, open_session
 from mulfree.cli.output import print_text
 from mulfree.errors import printable
 from mulfree.images import read_image
-from mulfree.runtime import Session
+from mulfree.runtime import DynamicResolutionSession, Session
+from mulfree.runtime.artifact import load_entries
+from mulfree.runtime.dynamic_resolution import is_dynamic_resolution
 from mulfree.tasks import DEFAULT, get_facet
 
 _BATCH = 32
@@ -45,10 +48,7 @@ def main(argv: list[str]) -> int:
     options = parser.parse_args(argv)
 
     decode = get_facet(DEFAULT, "outputs").decode
-    if options.depth is None:
-        session = open_session("run", options.file, options.threads, options.threshold)
-    else:
-        session = Session(options.file, threads=options.threads, depth=options.depth)
+    session = _session(options)
     # A name in a shell's pattern may hold what a terminal would obey.
     width = max(len(printable(path)) for path in options.images)
     for path, logits, name in _classified(session, options.images):
@@ -64,8 +64,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def _session(options: Namespace) -> Session | DynamicResolutionSession:
+    if options.depth is not None:
+        return Session(options.file, threads=options.threads, depth=options.depth)
+    entries = load_entries(options.file)
+    if is_dynamic_resolution(entries):
+        return DynamicResolutionSession(entries, threads=options.threads)
+    return open_session("run", options.file, options.threads, options.threshold)
+
+
 def _classified(
-    session: Session, paths: list[str]
+    session: Session | DynamicResolutionSession, paths: list[str]
 ) -> Iterator[tuple[str, NDArray[np.float32], str | None]]:
     """Each path with its logits and the exit taken, a batch in memory at a time."""
     shape, resize = session.graph.input_value.shape, session.graph.input.resize

@@ -100,7 +100,7 @@ class Comparison:
 def compare(
     networks: Mapping[str, nn.Module | Graph],
     *,
-    input_size: Sequence[int] | None = None,
+    input_size: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     convention: str = "exact",
     binary: Collection[str] = (),
     mixed_sizes: bool = False,
@@ -115,8 +115,8 @@ def compare(
 
     Args:
         networks: Float or quantised networks by name.
-        input_size: Shape of one input of the float networks; by default what each is made for,
-            if `create_model` or `load_model` returned it.
+        input_size: Shape of one input of the float networks, or of each by its name; by default
+            what each is made for, if `create_model` or `load_model` returned it.
         convention: Of float networks, see `count`.
         binary: Names of float networks that are counted as their binary twin, see `count`.
         mixed_sizes: Compare networks with inputs of different sizes.
@@ -138,7 +138,8 @@ def compare(
     costs = []
     for name, network in networks.items():
         if not isinstance(network, Graph):
-            size = models.input_size(network) if input_size is None else input_size
+            size = input_size.get(name) if isinstance(input_size, Mapping) else input_size
+            size = models.input_size(network) if size is None else size
             costs.append(_float(name, network, size, convention, name in binary))
         elif name not in binary:
             costs.append(_quantised(name, network))

@@ -1,4 +1,4 @@
-"""Histograms of weights with the fitted densities, and features in the plane."""
+"""Plots of weights, of features in the plane, and of chosen resolutions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from mulfree.errors import printable
 from mulfree.figures import panels
 from mulfree.inspection.features import Features
+from mulfree.inspection.resolutions import Resolutions
 from mulfree.inspection.weights import Law, NetworkWeights, Sample
 
 if TYPE_CHECKING:
@@ -78,6 +79,40 @@ def plot_features(networks: Sequence[tuple[str, Features]], classes: Sequence[st
         # Afterwards: a legend leaves out labels that begin with an underscore.
         for text, name in zip(legend.get_texts(), classes, strict=True):
             text.set(text=printable(name, _MAX_LABEL), parse_math=False)
+    return figure
+
+
+def plot_resolutions(found: Resolutions, mean: Sequence[float], std: Sequence[float]) -> Figure:
+    """Histogram of the chosen resolutions, and the easiest and the hardest images.
+
+    Args:
+        found: Choices of a network.
+        mean: Mean that the images were normalised by, a number a channel.
+        std: Standard deviation, likewise.
+    """
+    columns = max(1, len(found.easiest))
+    figure, grid = panels(3, columns, 1.1, 1.4)
+    for axes in grid[0]:
+        axes.remove()
+    histogram = figure.add_subplot(3, 1, 1)
+    shares = [count / sum(found.images) for count in found.images]
+    labels = [
+        f"{side}\n{alone:.1%} alone"
+        for side, alone in zip(found.sides, found.accuracies, strict=True)
+    ]
+    histogram.bar(labels, shares, color="grey")
+    histogram.set_ylabel("share of images")
+    cost = found.mean_operations / max(found.operations)
+    _set_title(histogram, f"accuracy {found.accuracy:.2%}", f"mean cost {cost:.1%} of the largest")
+    for row, title, images in zip(
+        grid[1:], ("easiest", "hardest"), (found.easiest, found.hardest), strict=True
+    ):
+        row[0].set_title(title, fontsize=9, loc="left")
+        for axes, image in zip(row, images.float().numpy(), strict=False):
+            pixels = image.transpose(1, 2, 0) * np.asarray(std) + np.asarray(mean)
+            axes.imshow(pixels.clip(0, 1).squeeze(), cmap="grey", vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
     return figure
 
 
