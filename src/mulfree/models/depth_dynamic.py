@@ -124,6 +124,10 @@ class DepthDynamicNetwork(nn.Module):
         name = self.depth if depth is None else depth
         return self.run_depths(images, [name])[name].logits
 
+    def all_logits(self, images: Tensor) -> dict[str, Tensor]:
+        """Logits `[N, classes]` of all sub-nets by name, see `run_depths`."""
+        return {name: output.logits for name, output in self.run_depths(images).items()}
+
     def run_depths(
         self, images: Tensor, depths: Sequence[str] | None = None
     ) -> dict[str, DepthOutput]:

@@ -64,6 +64,12 @@ NETWORKS = {
         *("--model.options.resolutions=[8,4]", "--method.name=dynamic_resolution"),
         *("--method.phase=finetune", "--method.alpha=0.6", "--trainer.sync_batchnorm=true"),
     ],
+    "embedded_kd": [
+        *("--model.name=depth_dynamic", "--model.options.network=resnet20"),
+        *("--model.options.width=0.125", "--method.name=embedded_kd"),
+        '--model.options.subnets={"short": {"blocks": [1, 1, 1]}}',
+        *("--model.options.network_options={blocks: [1, 2, 1]}", "--trainer.sync_batchnorm=true"),
+    ],
 }
 PRETRAINED: dict[str, dict[str, Any]] = {
     "dynamic_resolution": {"width": 0.125, "resolutions": [8, 4]}

@@ -32,7 +32,8 @@ _MAX_DEVICES = 2**16
 
 
 Scalar: TypeAlias = bool | int | float | str | None
-Option: TypeAlias = Scalar | list[Scalar] | dict[str, Scalar | list[Scalar]]
+_Simple: TypeAlias = Scalar | list[Scalar]
+Option: TypeAlias = _Simple | dict[str, _Simple | dict[str, _Simple]]
 """Type of an option of a network: plain data, never a class or an object."""
 MAX_NAME = 100
 
