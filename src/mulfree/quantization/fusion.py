@@ -80,33 +80,26 @@ class Fusion:
             input=images.name, shape=self.shapes[images.name], ops=ops, outputs=outputs
         )
 
-    # --- outputs ----------------------------------------------------------------------------------
-
     def _outputs(self, result: object) -> dict[str, str]:
         """Names of the outputs and of their values: one tensor, or tensors by name."""
         named = dict(result) if isinstance(result, Mapping) else {LOGITS: result}
-        for name, node in named.items():
-            if not isinstance(node, fx.Node) or not isinstance(name, str):
-                got = type(node).__name__.removeprefix("immutable_")
-                unsupported("its end", "return logits, one tensor or several by name", got)
-        if not named:
-            unsupported("its end", "return logits, one tensor or several by name", "none")
+        wrong = [node for node in named.values() if not isinstance(node, fx.Node)]
+        if wrong or not named:
+            got = type(wrong[0]).__name__.removeprefix("immutable_") if wrong else "none"
+            unsupported("its end", "return logits, one tensor or several by name", got)
         return {name: self.value(node, "its end") for name, node in named.items()}
 
     def _ordered(self, outputs: Mapping[str, str]) -> tuple[FusedOp, ...]:
-        """Operations in the order of the outputs, which each end with the layer that makes them."""
+        """Operations in the order of the outputs, each ended by the layer that makes it."""
         parts = by_output(self._ops, list(outputs.values()))
         for value, part in zip(outputs.values(), parts, strict=True):
             if not part or part[-1].output != value:
                 unsupported("its end", "compute its logits in its last layer", f"{value} earlier")
             if self.shapes[value][1:] != (1, 1):
                 unsupported("its end", "return one number per class", f"maps {self.shapes[value]}")
-        read = {name for op in self._ops for name in op.inputs}
-        return tuple(
-            self._classifier(op) if op is part[-1] and op.output not in read else op
-            for part in parts
-            for op in part
-        )
+            if not any(value in op.inputs for op in self._ops):
+                part[-1] = self._classifier(part[-1])
+        return tuple(op for part in parts for op in part)
 
     # --- values -----------------------------------------------------------------------------------
 
