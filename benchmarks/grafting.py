@@ -38,7 +38,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Words after -- are options of `mulfree train` for all students.",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument(
@@ -49,14 +48,11 @@ def main() -> None:
     parser.add_argument("--shots", type=int, nargs="+", default=[1, 5, 10], help="values of K")
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    own, options = sys.argv[1:], []
-    if "--" in own:
-        place = own.index("--")
-        own, options = own[:place], own[place + 1 :]
-    arguments = parser.parse_args(own)
+    parser.add_argument("options", nargs="*", help="options of `mulfree train`, after --")
+    arguments = parser.parse_args()
     try:
         students = {
-            Path(recipe).stem: read_config(["--config", recipe, *options])
+            Path(recipe).stem: read_config(["--config", recipe, *arguments.options])
             for recipe in arguments.students
         }
         for name, config in students.items():

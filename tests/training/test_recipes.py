@@ -72,7 +72,8 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
         small = replace(small, method=replace(config.method, teacher=str(tmp_path)))
     if isinstance(config.method, graft.Config):
         assert config.method.teacher is None
-        wide = {**options, "width": 0.125 / config.model.options.get("width", 1)}
+        own: dict[str, Any] = {"width": 1.0, **config.model.options}
+        wide = {**options, "width": 0.125 / own["width"]}
         teacher = models.create_model(config.model.name, num_classes=classes, **wide)
         models.save_weights(teacher, tmp_path / WEIGHTS)
         small = replace(small, method=replace(config.method, teacher=str(tmp_path)))
