@@ -80,7 +80,10 @@ def test_two_steps(path: Path, tmp_path: Path) -> None:
     if config.method.needs_pretrained:
         # That is given on the command line, too; of other classes.
         assert config.model.pretrained is None
-        network = models.create_model(config.model.name, num_classes=5, **options)
+        operator = config.model.operator
+        network = models.create_model(
+            config.model.name, operator=operator, num_classes=5, **options
+        )
         models.save_weights(network, tmp_path / WEIGHTS)
         small = replace(small, model=replace(small.model, pretrained=str(tmp_path)))
     task = build_method(small, splits)
