@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import replace
@@ -165,7 +164,8 @@ def _single(options: Namespace, word: str) -> str:
     table = _FORMATS[options.format][1](compared)
     if options.format != "json":
         return f"{text}\n{table}"
-    return json.dumps({**json.loads(text), "subnets": json.loads(table)}, indent=2) + "\n"
+    whole = text.rstrip().removesuffix("}").rstrip()
+    return f'{whole},\n  "subnets": {table.rstrip()}\n}}\n'
 
 
 def _profile(options: Namespace, word: str, found: NamedNetwork) -> cost.Profile:

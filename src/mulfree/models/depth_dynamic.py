@@ -158,7 +158,7 @@ class DepthDynamicNetwork(nn.Module):
         """Outputs of sub-nets with the same first `start` blocks, whose output is `x`."""
         self.network.keep_blocks(self._subnets[names[0]].kept)
         for position in range(start, 1 + max(len(self._routes[name]) for name in names)):
-            # Keys are plain: torch.compile tells objects as keys apart, whether equal or not.
+            # Plain keys: for torch.compile equal objects are different keys.
             following: dict[tuple[str, str, bool] | None, list[str]] = {}
             for name in names:
                 following.setdefault(self._step(name, position), []).append(name)

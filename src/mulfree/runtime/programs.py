@@ -1,4 +1,4 @@
-"""Graphs of a session, each with its native program, of which one is in use."""
+"""Graphs of a session with their native programs; one is in use."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Config(ModelOptions):
 
     Attributes:
         network: Registered name of the full network.
-        network_options: Its options but those of every model; sub-nets have them too.
+        network_options: Its options but the ones of every model; sub-nets have them too.
         subnets: Sub-nets by name: a registered network without options, or any other name with the
             option `blocks` or `depth`.
         kept_blocks: Blocks of each stage that a sub-net keeps: "first", or "spread" evenly.
@@ -114,13 +114,13 @@ class Config(ModelOptions):
             )
 
     def multiplying(self, network: nn.Module) -> list[str]:
-        """Names of layers that multiply with every operator: those of the network inside."""
+        """Names of layers that multiply with every operator, as in the network inside."""
         assert isinstance(network, DepthDynamicNetwork)
         resolved = inner_options(self.network, self.inner({}))
         return [f"network.{name}" for name in resolved.multiplying(network.network)]
 
     def inner(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of the network inside, with those of a sub-net."""
+        """Options of the network inside, with the ones of a sub-net."""
         common = {option: getattr(self, option) for option in COMMON_OPTIONS}
         return {**common, **(self.network_options or {}), **options}
 

@@ -18,7 +18,7 @@ _EPS = 1e-6
 def attention_map(features: Tensor) -> Tensor:
     r"""Standardised sum over the channels, :math:`(A - \mu) / \sqrt{\sigma^2 + \epsilon}`.
 
-    Mean :math:`\mu` and unbiased variance :math:`\sigma^2` are those of one image's map
+    Mean :math:`\mu` and unbiased variance :math:`\sigma^2` belong to one image's map
     :math:`A = \sum_c F_c`.
 
     Args:
