@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mulfree import functional, models
 from mulfree.errors import ConfigError, DTypeError, ShapeError
 from mulfree.export import to_onnx
+from mulfree.models.early_exit import AllExits, EarlyExitNetwork
 from mulfree.nn import Adder2d, AdderLinear
 
 onnx = pytest.importorskip("onnx", reason="needs mulfree[onnx]")
@@ -206,3 +207,20 @@ def test_refusals(
     model = models.create_model(network) if network == "resnet20" else network
     with pytest.raises(error, match=line):
         to_onnx(model, tmp_path / "model.onnx", **options)
+
+
+def test_several_outputs_have_their_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = models.create_model(
+        "early_exit", width=0.125, exits=[1], network_options={"blocks": [1, 1, 1]}
+    )
+    assert isinstance(model, EarlyExitNetwork)
+    network, path = AllExits(model.eval()), tmp_path / "net.onnx"
+    to_onnx(network, path, input_size=(3, 8, 8))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["exit1", "logits"]
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        expected = network(images)
+    for name, found in zip(expected, session.run(None, {"images": images.numpy()}), strict=True):
+        np.testing.assert_allclose(found, expected[name].numpy(), rtol=1e-4, atol=1e-5)
