@@ -144,7 +144,7 @@ def _rows(
         }
     for name, graph in graphs.items():
         (logits,), labels = integer_outputs(graph, load("test"), None)
-        total = graph.counts_to_outputs().popitem()[1]
+        (total,) = graph.counts_to_outputs().values()
         yield {
             "network": name,
             "seed": seed,

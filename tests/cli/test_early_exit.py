@@ -139,6 +139,7 @@ def test_a_threshold_is_not_made_up(
     leaving: Path, picture: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     graph = two_outputs()
+    early: Any
     adder, early, *rest = graph.nodes
     small = replace(early, weight=early.weight[:2], scale=early.scale[:2], bias=early.bias[:2])
     graph = replace(graph, nodes=(adder, small, *rest))
