@@ -52,15 +52,6 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert accuracy == pytest.approx(metrics["test_short_accuracy"])
 
 
-def test_profile(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = shown(capsys, "profile", run)
-    assert text.count("| total ") == 1
-    assert "| short " in text or " short |" in text
-    values = json.loads(shown(capsys, "profile", run, "--json"))
-    assert [network["name"] for network in values["subnets"]["networks"]] == ["short", "resnet20"]
-    assert shown(capsys, "profile", run, "--format", "markdown").count("short") == 1
-
-
 def test_quantize_and_run(run: Path, artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
     session = Session(artifact, depth="short")
     assert session.depths == ("short", "resnet20")
