@@ -32,8 +32,8 @@ import torch
 from mulfree import models
 from mulfree.environment import environment
 from mulfree.errors import ConfigError, MulfreeError
+from mulfree.figures import panels, save
 from mulfree.files import write_atomically
-from mulfree.inspection.plots import panels, save
 from mulfree.scaling.runs import trained
 from mulfree.training import NetworkConfig, TrainConfig, read_config
 from mulfree.training.methods import embedded_kd, supervised
@@ -102,7 +102,7 @@ def depths_of(config: TrainConfig) -> dict[str, NetworkConfig]:
         )
     own = config.model
     with torch.device("meta"):
-        model = models.create_model(own.name, operator=own.operator, **own.options)
+        model = models.create_model(own.name, operator=own.operator, **dict[str, Any](own.options))
         assert isinstance(model, models.DepthDynamicNetwork)
         inside = {depth: models.config_of(model.extract(depth)) for depth in model.depths}
     left_to_data = {"operator", "num_classes", "in_channels"}

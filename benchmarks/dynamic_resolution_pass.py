@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def main() -> None:
         session.run_by(images, chosen)
 
     parts: list[Callable[[], object]] = [lambda: session.predictor.run(predictor_images)]
-    parts += [lambda r=r, b=b: session.networks[r].run(b) for r, b in batches.items()]
+    parts += [partial(session.networks[r].run, b) for r, b in batches.items()]
     ratios, seconds = [], []
     for turn in range(options.rounds + 1):
         together, apart = _seconds(whole), sum(map(_seconds, parts))

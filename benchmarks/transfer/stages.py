@@ -115,7 +115,7 @@ def stage_config(
 @cache
 def batch_norms(network: str) -> dict[str, str]:
     """Return the batch norm that is registered after each convolution."""
-    found, layers = {}, list[str]()
+    found, layers = dict[str, str](), list[str]()
     for name, module in models.create_model(network).named_modules():
         if isinstance(module, nn.Conv2d):
             layers.append(name)

@@ -62,6 +62,7 @@ def test_quantize_and_run(run: Path, artifact: Path, capsys: pytest.CaptureFixtu
     for depth in session.depths:
         session.depth = depth
         logits = session.run(pixels.transpose(2, 0, 1).copy())[0]
+        assert session.graph.classes is not None
         best = session.graph.classes[int(logits.argmax())]
         assert f"  {best} " in shown(capsys, "run", artifact, picture, "--depth", depth)
     line = refused(capsys, "run", artifact, picture, "--depth", "long")

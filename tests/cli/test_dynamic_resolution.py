@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ SECTION = {"name": "dynamic_resolution", "operator": "conv2d", "options": OPTION
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both phases of a training."""
     folder = tmp_path_factory.mktemp("run")
-    method = {"name": "dynamic_resolution", "phase": "pretrain"}
+    method: dict[str, Any] = {"name": "dynamic_resolution", "phase": "pretrain"}
     assert train(make_config(folder / "first", method=method, model=SECTION)).finished
     model = SECTION | {"pretrained": str(folder / "first")}
     method |= {"phase": "finetune", "alpha": 0.6}

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mulfree import models, operators
 from mulfree.errors import ConfigError, ShapeError
 from mulfree.models import families, registry
+from mulfree.models.early_exit import EarlyExitNetwork
 
 TOY = """
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def logits_of_all(model: nn.Module, images: Tensor) -> Tensor:
     if isinstance(model, models.DepthDynamicNetwork):
         outputs = model.run_depths(images).values()
         return torch.stack([output.logits for output in outputs]).sum(0)
-    if hasattr(model, "all_logits"):
+    if isinstance(model, EarlyExitNetwork):
         return torch.stack(list(model.all_logits(images).values())).sum(0)
     logits: Tensor = model(images)
     return logits

@@ -18,7 +18,7 @@ IMAGES = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
 @functools.cache
-def network(operator: str, batch_norm: str = "private") -> models.DepthDynamicNetwork:
+def network(operator: str, batch_norm: Any = "private") -> models.DepthDynamicNetwork:
     torch.manual_seed(0)
     model = models.depth_dynamic(
         "resnet20",
@@ -33,7 +33,7 @@ def network(operator: str, batch_norm: str = "private") -> models.DepthDynamicNe
 
 
 @functools.cache
-def graphs(operator: str, bits: int = 8, batch_norm: str = "private") -> dict[str, Graph]:
+def graphs(operator: str, bits: int = 8, batch_norm: Any = "private") -> dict[str, Graph]:
     return quantize_depths(network(operator, batch_norm), IMAGES, bits)
 
 

@@ -119,7 +119,7 @@ def test_an_entry_point_of_several_outputs() -> None:
 def test_wrong_arrays() -> None:
     session = DynamicResolutionSession(entries())
     with pytest.raises(DTypeError, match="`array` must be uint8 pixels, got float32"):
-        session.run(IMAGES.astype(np.float32))  # type: ignore[arg-type]
+        session.run(IMAGES.astype(np.float32))
     with pytest.raises(DTypeError, match="`array` must be uint8 pixels, got list"):
         session.run([1])  # type: ignore[arg-type]
     for shape in ((1, 6, 6), (1, 2, 6, 6), (1, 1, 0, 6), (1, 1, 1, 4097)):

@@ -168,7 +168,7 @@ def test_entries_are_merged(tmp_path: Path) -> None:
 
 def test_the_program_checks_its_arguments() -> None:
     graph = three()
-    program: Any = Session(graph)._program
+    program: Any = Session(graph)._programs.ready()
     array = images(graph, 2)
     out, taken = np.empty((2, 4), np.float32), np.empty(2, np.int64)
     program.run_exits(array, out, taken, (0.5, 0.5), False, False, 1)
@@ -181,7 +181,7 @@ def test_the_program_checks_its_arguments() -> None:
     for message, arguments in wrong.items():
         with pytest.raises(ValueError, match=f"run_exits: {message}"):
             program.run_exits(*arguments, False, False, 1)
-    other: Any = Session(two_outputs())._program
+    other: Any = Session(two_outputs())._programs.ready()
     with pytest.raises(ValueError, match="`program` must have outputs of one size"):
         other.run_exits(images(two_outputs(), 2), out, taken, (0.5,), False, False, 1)
 

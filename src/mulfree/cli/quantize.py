@@ -219,6 +219,7 @@ def _with_exits(graph: Graph, arguments: Any, config: DataConfig, splits: DataSp
             "holds out no training images to choose it on"
         )
     if threshold is None:
+        assert splits.validation is not None
         held_out = data.BatchLoader(
             splits.validation,
             config.eval_batch_size,

@@ -81,4 +81,7 @@ def _classified(
     for start in range(0, len(paths), _BATCH):
         part = paths[start : start + _BATCH]
         images = np.stack([read_image(path, shape, resize) for path in part])
-        yield from zip(part, *classified(session, images), strict=True)
+        if isinstance(session, DynamicResolutionSession):
+            yield from zip(part, session.run(images), [None] * len(part), strict=True)
+        else:
+            yield from zip(part, *classified(session, images), strict=True)

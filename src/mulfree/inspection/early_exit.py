@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mulfree.errors import printable
-from mulfree.inspection.plots import panels
+from mulfree.figures import panels
 from mulfree.tasks.classification.early_exit import ExitPoint
 
 if TYPE_CHECKING:

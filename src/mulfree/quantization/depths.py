@@ -16,6 +16,7 @@ from mulfree.errors import ConfigError
 from mulfree.models.depth_dynamic import DepthDynamicNetwork
 from mulfree.quantization.arguments import integer
 from mulfree.quantization.calibration import Ranges
+from mulfree.quantization.fused_graph import classifies
 from mulfree.quantization.fused_ops import FusedLayer
 from mulfree.quantization.images import Batches
 from mulfree.quantization.layout import QuantLayout
@@ -103,7 +104,7 @@ def _shared(model: DepthDynamicNetwork, layouts: Mapping[str, QuantLayout]) -> l
             block = next((prefix for prefix in steps if op.module.startswith(prefix)), None)
             if block is not None and steps[block] not in before:
                 before = (*before, steps[block])
-            if op is not layout.fused.classifier:
+            if not classifies(op):
                 key = (op.module, before)
                 groups.setdefault(key, []).append((depth, layout.roots[op.output]))
     return list(groups.values())

@@ -41,7 +41,7 @@ def by_output(ops: Sequence[FusedOp], values: Sequence[str]) -> list[list[FusedO
     parts: list[list[FusedOp]] = []
     done: set[str] = set()
     for value in values:
-        wanted, open_values = set(), [value]
+        wanted, open_values = set[str](), [value]
         while open_values:
             name = open_values.pop()
             if name in makers and name not in wanted | done:

@@ -256,7 +256,8 @@ def test_a_file_builds_no_object_and_reads_no_other(content: dict[str, Any], fol
 
 
 def create(config: TrainConfig) -> None:
-    models.create_model(config.model.name, operator=config.model.operator, **config.model.options)
+    options: dict[str, Any] = dict(config.model.options)
+    models.create_model(config.model.name, operator=config.model.operator, **options)
 
 
 def test_a_dict_of_any_depth_or_kind() -> None:
