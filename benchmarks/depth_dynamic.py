@@ -1,6 +1,6 @@
 """Depth-dynamic networks against their sub-nets alone: `python benchmarks/depth_dynamic.py`.
 
-    python benchmarks/depth_dynamic.py recipes/cifar10/ddnn_conv2d_resnet20_32_56_15ep.yaml \
+    python benchmarks/depth_dynamic.py recipes/cifar10/ddnn_resnet20_32_56_conv2d_15ep.yaml \
         --output DIR --seeds 0 1 -- --data.root cifar10
 
 Trains the network of a recipe of method `embedded_kd` in several variants, and each of its networks

@@ -86,4 +86,4 @@ def test_a_plot_that_cannot_be_written(run: Path, capsys: pytest.CaptureFixture[
 def test_a_plot_of_another_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models.save_weights(models.create_model("resnet20", width=0.125), tmp_path / "a.safetensors")
     words = ("evaluate", tmp_path / "a.safetensors", "--data.name=synthetic", "--plot=a.png")
-    assert "`--plot` must be left out with a network without dyn" in refused(capsys, *words)
+    assert "`--plot` must be left out for a network without exits and" in refused(capsys, *words)

@@ -95,19 +95,10 @@ def test_options_that_networks_without_exits_lack(
     run: Path, leaving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for words in (("--plot", tmp_path / "p.png"), ("--static", run)):
-        assert main_of(capsys, "evaluate", run, *words).startswith(
-            "evaluate: `--plot` and `--static` must be left out for a network without exits"
-        )
+        line = refused(capsys, "evaluate", run, *words)
+        assert f"evaluate: `{words[0]}` must be left out for a network without exits" in line
     line = refused(capsys, "evaluate", leaving, "--points-lost=-1")
     assert "must be a number of at least 0, got '-1'" in line
-
-
-def main_of(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The error line of a command that has printed already."""
-    from mulfree.cli.main import main
-
-    assert main([str(word) for word in words]) == 2
-    return capsys.readouterr().err.removeprefix(f"mulfree {words[0]}: error: ")
 
 
 def test_integers_with_a_threshold(

@@ -72,9 +72,15 @@ def test_exits_that_are_no_stages(exits: list[Any]) -> None:
         small(exits=exits)
 
 
-@pytest.mark.parametrize("inner", ["lenet5_bn", "early_exit"])
-def test_a_network_without_stages(inner: str) -> None:
-    with pytest.raises(ConfigError, match=f"`network` must be a network of stages.*{inner}"):
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        ("lenet5_bn", "`network` must be a network of stages.*'lenet5_bn'"),
+        ("early_exit", "`network` must be a model without a network inside, got 'early_exit'"),
+    ],
+)
+def test_a_network_without_stages(inner: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         exiting(inner)
 
 

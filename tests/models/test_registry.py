@@ -56,7 +56,7 @@ def test_no_model_config() -> None:
         (
             "resnet19",
             {},
-            "`name` must be one of eff.*, got 'resnet19'; did you mean 'resn",
+            "`name` must be one of ddnn.*, got 'resnet19'; did you mean 'resn",
         ),
         (["resnet18"], {}, r"`name` must be one of .*, got \['resnet18'\]"),
         (

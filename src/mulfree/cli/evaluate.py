@@ -43,7 +43,17 @@ def main(argv: list[str]) -> int:
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     trained = load_trained("evaluate", arguments.checkpoint, arguments.data_name)
+    if arguments.static and not isinstance(trained.model, EarlyExitNetwork):
+        raise ConfigError(
+            "evaluate: `--static` must be left out for a network without exits, "
+            f"got {arguments.static[0]}"
+        )
     if arguments.plot is not None:
+        if not isinstance(trained.model, EarlyExitNetwork | DynamicResolutionNetwork):
+            raise ConfigError(
+                "evaluate: `--plot` must be left out for a network without exits and resolutions, "
+                f"got {arguments.plot}"
+            )
         if arguments.plot.suffix.lower() != ".png":
             raise ConfigError(f"evaluate: `--plot` must end in .png, got {arguments.plot}")
         check_writable(arguments.plot)
@@ -75,16 +85,6 @@ def main(argv: list[str]) -> int:
         more |= resolutions_to_json(chosen)
         if not arguments.json:
             print_text(resolutions_to_text(chosen))
-    elif arguments.plot is not None:
-        raise ConfigError(
-            "evaluate: `--plot` must be left out for a network without exits and resolutions, "
-            f"got {arguments.plot}"
-        )
-    if arguments.static and not isinstance(model, EarlyExitNetwork):
-        raise ConfigError(
-            "evaluate: `--static` must be left out for a network without exits, "
-            f"got {arguments.static[0]}"
-        )
     if arguments.json:
         print(json.dumps(_to_json(arguments, config, splits, result) | more, indent=2))
     return 0

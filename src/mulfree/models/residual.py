@@ -142,6 +142,13 @@ class ResidualNetwork(StagedNetwork):
         x: Tensor = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return x
 
+    def run_stage(self, number: int, x: Tensor) -> Tensor:
+        """Output of a stage, by its module where all blocks run: hooks on it are called."""
+        if self.kept is not None:
+            return super().run_stage(number, x)
+        y: Tensor = self.get_submodule(self._layers[number])(x)
+        return y
+
     def classify(self, features: Tensor) -> Tensor:
         """Output of the last stage to logits `[N, classes]`."""
         logits: Tensor = self.bn2(self.fc(self.avgpool(features)))

@@ -65,6 +65,10 @@ class StagedNetwork(nn.Module):
         pairs = zip(self.stage_blocks(), self.kept, strict=True)
         return [[names[number] for number in kept] for names, kept in pairs]
 
+    def run_stage(self, number: int, x: Tensor) -> Tensor:
+        """Output of the blocks of a stage that run; a family with a module of it calls that."""
+        return self.run_blocks(self.running()[number], x)
+
     def run_blocks(self, names: Sequence[str], x: Tensor) -> Tensor:
         """Output of consecutive blocks."""
         for name in names:
@@ -75,8 +79,8 @@ class StagedNetwork(nn.Module):
         """Images `[N, C_in, H, W]` to logits `[N, classes]`."""
         check_images(type(self).__name__, images, self.in_channels, self.minimum_side)
         x = self.run_stem(images)
-        for names in self.running():
-            x = self.run_blocks(names, x)
+        for number in range(len(self.stage_blocks())):
+            x = self.run_stage(number, x)
         return self.classify(x)
 
 

@@ -239,7 +239,8 @@ class Session:
         """Pickle the content: a copy does not need the file."""
         content = artifact.to_bytes(self._programs.graphs if self._has_depths else self.graph)
         options: Any = {"threads": self.threads, "backend": self.backend, "memory": self.memory}
-        options["depth"] = self.depth
+        if self._has_depths:
+            options["depth"] = self.depth
         return functools.partial(type(self), **options), (content,)
 
     @contextlib.contextmanager

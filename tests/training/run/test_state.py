@@ -81,7 +81,7 @@ WEIGHT = ("state_dict", "task.model.conv1.weight")
         (put("mulfree", "teacher", value={"name": "lenet5_bn"}), "'arguments'"),
         (put("mulfree", "config", value=[]), r"`values` must be a table, got \[\]"),
         (
-            put("mulfree", "config", "model", "options", value={"width": {"class_path": {}}}),
+            put("mulfree", "config", "model", "options", value={"width": {"a": {"b": {}}}}),
             "`model.options` must be dict of dict of",
         ),
         (put("x", value=2**64), "18446744073709551616 is too large"),

@@ -70,7 +70,11 @@ def test_a_table_is_a_copy() -> None:
         (["a", 1], tuple[str, ...], "^tuple of str$"),
         ("a", list[str], "^list$"),
         ({1: 2}, dict[str, Option], "^dict of str$"),
-        ({"a": {"b": {}}}, dict[str, Option], "^dict of dict of bool or int or float or str or nu"),
+        (
+            {"a": {"b": {"c": {}}}},
+            dict[str, Option],
+            "^dict of dict of dict of bool or int or float",
+        ),
         (object(), Option, "^bool or int or float or str or null or list or dict$"),
     ],
 )

@@ -89,6 +89,13 @@ class MobileNetwork(StagedNetwork):
         x: Tensor = self.stem(images)
         return x
 
+    def run_stage(self, number: int, x: Tensor) -> Tensor:
+        """Output of a stage, by its module where all blocks run: hooks on it are called."""
+        if self.kept is not None:
+            return super().run_stage(number, x)
+        y: Tensor = self.stages[number](x)
+        return y
+
     def classify(self, features: Tensor) -> Tensor:
         """Output of the last stage to logits `[N, classes]`."""
         x = self.avgpool(self.head(features))
