@@ -65,6 +65,8 @@ def test_quantize_and_run(run: Path, artifact: Path, capsys: pytest.CaptureFixtu
         assert session.graph.classes is not None
         best = session.graph.classes[int(logits.argmax())]
         assert f"  {best} " in shown(capsys, "run", artifact, picture, "--depth", depth)
+    line = refused(capsys, "run", artifact, picture)
+    assert "run: `--depth` must be one of resnet20, short, got None" in line
     line = refused(capsys, "run", artifact, picture, "--depth", "long")
     assert "`depth` must be one of resnet20, short, got 'long'" in line
     line = refused(capsys, "quantize", run, "-o", run / "x", "--equalize")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mulfree.cli.arguments import Parser, file_path, not_negative, positive, threads
 from mulfree.cli.early_exit import classified, open_session
 from mulfree.cli.output import print_text
-from mulfree.errors import printable
+from mulfree.errors import ConfigError, choices_message, printable
 from mulfree.images import read_image
 from mulfree.runtime import DynamicResolutionSession, Session
 from mulfree.runtime.artifact import load_entries
@@ -70,6 +70,8 @@ def _session(options: Namespace) -> Session | DynamicResolutionSession:
     entries = load_entries(options.file)
     if is_dynamic_resolution(entries):
         return DynamicResolutionSession(entries, threads=options.threads)
+    if len(entries) > 1:
+        raise ConfigError(choices_message("run", "--depth", None, entries))
     return open_session("run", options.file, options.threads, options.threshold)
 
 
