@@ -47,15 +47,22 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=200)
     parser.add_argument("--calibration", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plain", action="store_true", help="channels not equalised")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}, {platform.machine()}, torch {torch.__version__}", flush=True)
     for name in arguments.names:
-        equal = agreement(name, arguments.crops, arguments.calibration, arguments.seed)
+        equal = agreement(
+            name,
+            arguments.crops,
+            arguments.calibration,
+            arguments.seed,
+            equalize=not arguments.plain,
+        )
         share = equal / arguments.crops
         print(f"{name}: {share:.1%} ({equal} of {arguments.crops})", flush=True)
 
 
-def agreement(name: str, count: int, calibration: int, seed: int) -> int:
+def agreement(name: str, count: int, calibration: int, seed: int, *, equalize: bool) -> int:
     """Number of crops that both networks give the same class."""
     files: Any = importlib.metadata.files(PACKAGES[name])
     path = next(file.locate() for file in files if file.suffix == ".pth")
@@ -65,7 +72,7 @@ def agreement(name: str, count: int, calibration: int, seed: int) -> int:
     preprocessing = Preprocessing(mean=spec.mean, std=spec.std, resize=spec.resize)
     random = np.random.default_rng(seed)
     batches = list(crops(CALIBRATION, spec.size[1], calibration, random))
-    graph = quantize(model, batches, 8, preprocessing=preprocessing, name=name, equalize=True)
+    graph = quantize(model, batches, 8, preprocessing=preprocessing, name=name, equalize=equalize)
     session = runtime.Session(graph)
     mean, std = (torch.tensor(row)[:, None, None] for row in (spec.mean, spec.std))
     equal = 0
