@@ -104,7 +104,7 @@ def start_of(network: str, directory: Path) -> list[str]:
 
 def launch(script: Sequence[str], runs: Sequence[Sequence[str]]) -> None:
     process = start([json.dumps(run) for run in runs], script, cwd=ROOT)
-    out, err = process.communicate(timeout=420)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, out + err
     assert out.count("of the test images are right") == len(runs), out + err
 
