@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tests.training.run.many_processes import plain, save_and_keep
 from tests.training.runs import assert_same, start
 from torch import nn
@@ -59,8 +60,10 @@ NETWORKS = {
         *("--model.options.blocks=[1, 1, 1]", "--trainer.sync_batchnorm=true"),
         *("--method.name=graft", "--optimizer.name=adamw", "--optimizer.lr=0.001"),
     ],
+    # Convolutions: among a few images of a resolution, adder layers amplify rounding.
     "dynamic_resolution": [
-        *("--model.name=dynamic_resolution", "--model.options.width=0.125"),
+        *("--model.name=dynamic_resolution", "--model.operator=conv2d"),
+        "--model.options.width=0.125",
         *("--model.options.resolutions=[8,4]", "--method.name=dynamic_resolution"),
         *("--method.phase=finetune", "--method.alpha=0.6", "--trainer.sync_batchnorm=true"),
     ],
@@ -95,9 +98,9 @@ def start_of(network: str, directory: Path) -> list[str]:
         return []
     file = directory / f"{network}.safetensors"
     if not file.exists():
+        torch.manual_seed(0)
         models.save_weights(
-            models.create_model(network, operator="adder2d", num_classes=3, **PRETRAINED[network]),
-            file,
+            models.create_model(network, num_classes=3, **PRETRAINED[network]), file
         )
     return [f"--model.pretrained={file}"]
 
