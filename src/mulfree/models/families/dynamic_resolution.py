@@ -112,8 +112,7 @@ class Config(ModelOptions):
         options: dict[str, Any] = {
             "num_classes": len(sides),
             "in_channels": self.in_channels,
-            "width": self.width
-            * (min(1.0, sides[0] / _PREDICTOR_SIDE) if width is None else width),
+            "width": self.width * width,
         }
         if self.predictor == "resnet18":
             options["blocks"] = [1, 1, 1, 1]
