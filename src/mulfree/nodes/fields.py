@@ -180,8 +180,14 @@ def field_checks(kind: type) -> Mapping[str, FieldCheck]:
 
 
 @functools.cache
+def _hints(kind: Any) -> Mapping[str, Any]:
+    # Evaluated once a class, not for every node of a file.
+    return get_type_hints(kind, include_extras=True)
+
+
+@functools.cache
 def _field_checks(kind: Any) -> Mapping[str, FieldCheck]:
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     return {
         item.name: check
         for item in dataclasses.fields(kind)
@@ -192,7 +198,7 @@ def _field_checks(kind: Any) -> Mapping[str, FieldCheck]:
 
 def stored_fields(kind: type) -> Mapping[str, str]:
     """Return the names in files of all checked fields but tensors, by their names in Python."""
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     stored = {
         name: next((item.name for item in get_args(hint) if isinstance(item, Stored)), name)
         for name, hint in hints.items()
@@ -203,7 +209,7 @@ def stored_fields(kind: type) -> Mapping[str, str]:
 
 def later_fields(kind: type) -> Mapping[str, int]:
     """Return the first version of files that have a field, by name, for fields marked `Since`."""
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     return {
         name: item.version
         for name, hint in hints.items()
