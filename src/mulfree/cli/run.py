@@ -72,7 +72,8 @@ def _session(options: Namespace) -> Session | DynamicResolutionSession:
         return DynamicResolutionSession(entries, threads=options.threads)
     if len(entries) > 1:
         raise ConfigError(choices_message("run", "--depth", None, entries))
-    return open_session("run", options.file, options.threads, options.threshold)
+    (graph,) = entries.values()
+    return open_session("run", graph, options.threads, options.threshold)
 
 
 def _classified(
