@@ -8,6 +8,7 @@ alone, all with the same budget and seed. Accuracies are those of the test image
 epoch. A run that is there is not run again, and one that was stopped goes on.
 
     ekd       as in the recipe
+    labels    the same, and cross entropy of the sub-nets
     joint     cross entropy of all networks, without distillation
     extremes  the shallowest and the full network in each step, batch norms as in ADN
     shared    one batch norm for all sub-nets
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 RESULTS, TABLE, PLOT = "results.json", "table.md", "accuracy.png"
 ALONE = "alone"
 METHOD: dict[str, dict[str, Any]] = {
+    "labels": {"subnet_weight": 1.0},
     "joint": {"kl_weight": 0.0, "attention_weight": 0.0, "subnet_weight": 1.0},
     "extremes": {"schedule": "extremes"},
 }
@@ -56,7 +58,7 @@ NETWORK: dict[str, dict[str, Any]] = {
 }
 """Options of the network in which a variant differs from the recipe."""
 VARIANTS = ("ekd", "joint", "extremes", ALONE)
-OTHERS = ("shared", "stage", "spread")
+OTHERS = ("labels", "shared", "stage", "spread")
 
 
 def main() -> None:
