@@ -8,7 +8,8 @@ alone, all with the same budget and seed. Accuracies are those of the test image
 epoch. A run that is there is not run again, and one that was stopped goes on.
 
     ekd       as in the recipe
-    labels    the same, and cross entropy of the sub-nets
+    unlabelled
+              the same without cross entropy of the sub-nets
     joint     cross entropy of all networks, without distillation
     extremes  the shallowest and the full network in each step, batch norms as in ADN
     shared    one batch norm for all sub-nets
@@ -45,9 +46,9 @@ if TYPE_CHECKING:
 RESULTS, TABLE, PLOT = "results.json", "table.md", "accuracy.png"
 ALONE = "alone"
 METHOD: dict[str, dict[str, Any]] = {
-    "labels": {"subnet_weight": 1.0},
+    "unlabelled": {"subnet_weight": 0.0},
     "joint": {"kl_weight": 0.0, "attention_weight": 0.0, "subnet_weight": 1.0},
-    "extremes": {"schedule": "extremes"},
+    "extremes": {"schedule": "extremes", "subnet_weight": 0.0},
 }
 """Options of the method in which a variant differs from the recipe."""
 NETWORK: dict[str, dict[str, Any]] = {
@@ -58,7 +59,7 @@ NETWORK: dict[str, dict[str, Any]] = {
 }
 """Options of the network in which a variant differs from the recipe."""
 VARIANTS = ("ekd", "joint", "extremes", ALONE)
-OTHERS = ("labels", "shared", "stage", "spread")
+OTHERS = ("unlabelled", "shared", "stage", "spread")
 
 
 def main() -> None:

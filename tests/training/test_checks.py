@@ -47,6 +47,7 @@ REFUSED: dict[tuple[str, type], list[tuple[dict[str, Any], str]]] = {
         ({"decay": "some"}, "`decay` must be one of all, no_bias_norm, got 'some'"),
         ({"lr": 0.0}, "`lr` must be positive, got 0.0"),
         ({"lr": math.inf}, "`lr` must be finite, got inf"),
+        ({"adder_lr": 0.0}, "`adder_lr` must be positive, got 0.0"),
         ({"momentum": 1.0}, r"`momentum` must lie in \[0, 1\), got 1.0"),
         ({"beta2": -0.1}, r"`beta2` must lie in \[0, 1\), got -0.1"),
         ({"alpha": 1.0}, r"`alpha` must lie in \[0, 1\), got 1.0"),

@@ -13,6 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from mulfree import models
 from mulfree.errors import ConfigError
 from mulfree.nn import Adder2d, AdderLinear
+from mulfree.operators import uses_adaptive_local_lr
 from mulfree.training import AdaptiveLocalLR, OptimizerConfig, build_optimizer
 from mulfree.training.optim.local_lr import GradientError
 
@@ -301,6 +302,15 @@ def test_build_adamw_without_decay_of_biases_and_norms() -> None:
     assert (weights["weight_decay"], rest["weight_decay"]) == (5e-4, 0.0)
     assert [p.ndim for p in weights["params"]] == [4, 2, 2]
     assert [p.ndim for p in rest["params"]] == [1, 1, 1]
+
+
+def test_the_learning_rate_of_adder_weights_has_a_factor() -> None:
+    built = build_optimizer(network(), OptimizerConfig(name="adamw", lr=0.01, adder_lr=20.0))
+    rates = {name: group["lr"] for group in built.param_groups for name in group["param_names"]}
+    names = [name for name, p in network().named_parameters() if uses_adaptive_local_lr(p)]
+    assert names
+    assert {name for name, rate in rates.items() if rate == pytest.approx(0.2)} == set(names)
+    assert {rate for name, rate in rates.items() if name not in names} == {0.01}
 
 
 def test_rmsprop_step_by_step() -> None:

@@ -32,7 +32,8 @@ class Config(SupervisedConfig):
         temperature: Divides the logits in the divergence.
         attention_weight: Weight of the difference of the attention maps.
         attention: Stages whose outputs are compared: the "last", or "all".
-        subnet_weight: Weight of the cross entropy of the sub-nets with the labels.
+        subnet_weight: Weight of the cross entropy of the sub-nets with the labels; with 0 the full
+            network is their only target, as the abstract of arXiv 2103.00793 has it.
         schedule: Sub-nets of a step: "all", or the "extremes", the shallowest beside the full
             network, as in ADN.
     """
@@ -42,7 +43,7 @@ class Config(SupervisedConfig):
     temperature: float = 3.0
     attention_weight: float = 1.0
     attention: Literal["last", "all"] = "last"
-    subnet_weight: float = 0.0
+    subnet_weight: float = 1.0
     schedule: Literal["all", "extremes"] = "all"
 
     def __post_init__(self) -> None:

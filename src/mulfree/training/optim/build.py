@@ -36,6 +36,10 @@ class OptimizerConfig:
         decay: Decay all parameters (all), or no biases and no normalisation parameters
             (no_bias_norm).
         local_lr_eta: Factor of the adaptive local learning rate of adder layers; 0 turns it off.
+        adder_lr: Factor on the learning rate of the weights that it rescales. Steps of adamw and
+            rmsprop do not depend on the scale of gradients, so `local_lr_eta` has no effect there,
+            and adder weights, which start with a standard deviation of 1, need larger steps than
+            others.
     """
 
     name: Literal["sgd", "nag", "adamw", "rmsprop"] = "sgd"
@@ -47,12 +51,15 @@ class OptimizerConfig:
     weight_decay: float = 5e-4
     decay: Literal["all", "no_bias_norm"] = "all"
     local_lr_eta: float = 0.2
+    adder_lr: float = 1.0
 
     def __post_init__(self) -> None:
         function = "OptimizerConfig"
         require_choice(function, "name", self.name, _OPTIMIZERS)
         require_choice(function, "decay", self.decay, _DECAYS)
-        require(function, "lr", self.lr, self.lr > 0, "be positive")
+        for field in ("lr", "adder_lr"):
+            value = getattr(self, field)
+            require(function, field, value, value > 0, "be positive")
         for field in ("momentum", "beta2", "alpha"):
             value = getattr(self, field)
             require(function, field, value, 0 <= value < 1, "lie in [0, 1)")
@@ -74,6 +81,11 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> Optimizer:
     split, factors = [list(module.parameters())], dict[nn.Parameter, float]()
     if isinstance(module, TrainingMethod):
         split, factors = module.param_groups(), module.lr_factors()
+    factors |= {
+        parameter: factors.get(parameter, 1.0) * config.adder_lr
+        for parameter in module.parameters()
+        if uses_adaptive_local_lr(parameter)
+    }
     names = {parameter: name for name, parameter in module.named_parameters()}
     groups = [
         {"params": [(names[p], p) for p in parameters], **options}
