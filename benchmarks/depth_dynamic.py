@@ -11,7 +11,8 @@ epoch. A run that is there is not run again, and one that was stopped goes on.
     unlabelled
               the same without cross entropy of the sub-nets
     joint     cross entropy of all networks, without distillation
-    extremes  the shallowest and the full network in each step, batch norms as in ADN
+    extremes  the shallowest and the full network in each step, with the losses and batch norms of
+              ADN (arXiv 2312.16392)
     shared    one batch norm for all sub-nets
     stage     batch norms as in ADN
     spread    kept blocks spread over each stage
@@ -48,7 +49,13 @@ ALONE = "alone"
 METHOD: dict[str, dict[str, Any]] = {
     "unlabelled": {"subnet_weight": 0.0},
     "joint": {"kl_weight": 0.0, "attention_weight": 0.0, "subnet_weight": 1.0},
-    "extremes": {"schedule": "extremes", "subnet_weight": 0.0},
+    "extremes": {
+        "schedule": "extremes",
+        "kl_weight": 1.0,
+        "temperature": 1.0,
+        "attention_weight": 0.0,
+        "subnet_weight": 0.0,
+    },
 }
 """Options of the method in which a variant differs from the recipe."""
 NETWORK: dict[str, dict[str, Any]] = {

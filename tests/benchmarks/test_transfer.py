@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.transfer import report, sources, stages
+from benchmarks.transfer import conversion, report, sources
 from benchmarks.transfer.budget import accuracies, read, record, train_for
 
 from mulfree import data, models
@@ -89,10 +89,22 @@ def test_no_folder_of_the_machine_is_recorded(tmp_path: Path) -> None:
     assert recorded["config"]["method"]["teacher"] == "teacher.pth"
 
 
-def test_stages_are_converted_from_the_head(tmp_path: Path) -> None:
-    assert stages._stages("resnet20") == ["stage 3", "stage 2", "stage 1"]
+def test_parts_of_a_network() -> None:
+    stages = conversion.parts_of("resnet20", "stage")
+    assert list(dict.fromkeys(stages.values())) == ["stage 1", "stage 2", "stage 3"]
+    assert not {"conv1", "fc"} & set(stages)
+    blocks = conversion.parts_of("mobilenet_v2", "block")
+    assert list(blocks.items())[-1] == ("head.conv", "head")
+    names = list(dict.fromkeys(blocks.values()))
+    assert len(names) == 18
+    assert list(blocks.values()).count(names[1]) == 3
+
+
+def test_converted_parts_are_adders(tmp_path: Path) -> None:
     base = TrainConfig.from_dict({"model": {"name": "resnet20", "operator": "conv2d"}})
-    config = stages.stage_config(base, "kd", ["stage 3", "stage 2"], tmp_path, "kd-1")
+    parts = conversion.parts_of("resnet20", "stage")
+    config = conversion.part_config(base, "kd", parts, ["stage 3", "stage 2"], tmp_path, "kd-1")
+    assert config.optimizer.adder_lr == 20
     assert config.model.pretrained == str(tmp_path / "kd-1.safetensors")
     new = config.model.pretrained_exclude
     assert all(name.startswith("layer2.") for name in new)
