@@ -23,6 +23,7 @@ from mulfree.training.run.config import (
     leaves,
     merged,
     method_of,
+    option_names,
     sections,
 )
 from mulfree.training.run.plain import parse, read
@@ -57,9 +58,10 @@ def read_config(words: Sequence[str], base: TrainConfig | None = None) -> TrainC
     for path, content in files.items():
         check_sections(content, method, path)
         values = merged(values, content)
+    known = option_names(method)
     for name, text in given:
         if not name.startswith(_OPTIONS):
-            check_known(name, method, "the command line")
+            check_known(name, known, "the command line")
         if text is None:
             raise ConfigError(f"train: argument --{name}: expected one argument")
     values = merged(values, {"method": {"name": method}})

@@ -291,7 +291,7 @@ def check_sections(values: Mapping[str, Any], method: str, source: str) -> None:
     Raises:
         ConfigError: One is unknown, or a section is no table.
     """
-    known = sections(method)
+    known, options = sections(method), option_names(method)
     for key, section in values.items():
         if not isinstance(section, Mapping):
             if key in known:
@@ -299,20 +299,24 @@ def check_sections(values: Mapping[str, Any], method: str, source: str) -> None:
                     f"train: `{key}` must be a section of options, got {quoted(section)} in "
                     f"{source}"
                 )
-            check_known(str(key), method, source)
+            check_known(str(key), options, source)
         for name in section:
-            check_known(f"{key}.{name}", method, source)
+            check_known(f"{key}.{name}", options, source)
         if key not in known:
-            check_known(str(key), method, source)
+            check_known(str(key), options, source)
 
 
-def check_known(name: str, method: str, source: str) -> None:
-    """Refuse an option that does not exist.
+def option_names(method: str) -> list[str]:
+    """Dotted names of all options, with those of a method."""
+    return [name for name, _ in leaves(defaults(method))]
+
+
+def check_known(name: str, known: Sequence[str], source: str) -> None:
+    """Refuse an option that is not one of `known`, the result of `option_names`.
 
     Raises:
         ConfigError: It is unknown; the nearest name is suggested.
     """
-    known = [full for full, _ in leaves(defaults(method))]
     if name in known:
         return
     if hint := renaming(name):
