@@ -14,6 +14,7 @@ from mulfree import operators
 from mulfree.errors import ConfigError, choices_message
 from mulfree.models import families
 from mulfree.models.images import ImageSpec
+from mulfree.models.meta import skipped_initialisation
 from mulfree.models.options import COMMON_OPTIONS as COMMON_OPTIONS
 from mulfree.models.options import ModelOptions as ModelOptions
 from mulfree.models.options import ScalableOptions as ScalableOptions
@@ -132,6 +133,7 @@ def image_size(name: str) -> int:
     return _entry(name).image_size
 
 
+@skipped_initialisation()
 def create_model(
     name: str,
     *,
@@ -210,6 +212,7 @@ def _resolved(name: str, options: Mapping[str, Any]) -> ModelOptions:
     return entry.options(**{**entry.defaults, **options})
 
 
+@skipped_initialisation()
 def build_network(name: str, options: ModelOptions) -> nn.Module:
     """Return the network of `torch.nn` layers of a name and its options.
 
