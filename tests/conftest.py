@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+def pytest_collection_finish() -> None:
+    """Take the objects of the imported modules, which stay to the end, out of the collector's."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -56,3 +65,15 @@ def _poisoned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         return fill
 
     monkeypatch.setattr(torch, "empty", poisoned(torch.empty))
+
+
+@pytest.fixture(autouse=True)
+def _plain_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the numbers of a run's curves in place of the plot, which takes longer than the run."""
+
+    def write(path: Path, history: object, *_: object) -> None:
+        path.write_text(repr(history))
+
+    results = sys.modules.get("mulfree.training.run.results")
+    if results is not None:
+        monkeypatch.setattr(results, "write_curves", write)

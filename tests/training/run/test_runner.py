@@ -45,7 +45,8 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-def test_the_files_of_a_run(tmp_path: Path) -> None:
+def test_the_files_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results, "write_curves", report.write_curves)
     config = make_config(tmp_path / "a" / "run", trainer={"tensorboard": True, "log_every": 2})
     result = train(config)
     directory = result.directory
