@@ -31,16 +31,22 @@ def ddnn(name: str = "resnet20", **options: Any) -> models.DepthDynamicNetwork:
     return model.eval()
 
 
-@pytest.mark.parametrize("batch_norm", NORMS)
-@pytest.mark.parametrize("operator", ["conv2d", "adder2d"])
+SUBNETS: list[tuple[str, dict[str, Any]]] = [
+    ("resnet20", {}),
+    ("resnet20", {"kept_blocks": "spread"}),
+    ("vgg_small", {}),
+    ("resnet34", {"subnets": ["resnet18"], "network_options": {"small_input": True}}),
+    ("mobilenet_v2", {"subnets": {"short": {"depth": 0.5}}}),
+]
+
+
+# Every network with each batch norm and both operators, and these with each other.
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "operator", "batch_norm"),
     [
-        ("resnet20", {}),
-        ("resnet20", {"kept_blocks": "spread"}),
-        ("vgg_small", {}),
-        ("resnet34", {"subnets": ["resnet18"], "network_options": {"small_input": True}}),
-        ("mobilenet_v2", {"subnets": {"short": {"depth": 0.5}}}),
+        (*network, ("conv2d", "adder2d")[(number + shift) % 2], batch_norm)
+        for number, network in enumerate(SUBNETS)
+        for shift, batch_norm in enumerate(NORMS)
     ],
 )
 def test_an_extracted_sub_net_has_the_logits_of_the_one_in_place(

@@ -108,10 +108,16 @@ FAMILIES = [
 ]
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("operator", ["adder2d", "conv2d"])
-@pytest.mark.parametrize(("name", "side", "options"), FAMILIES)
-def test_families(name: str, side: int, options: dict[str, Any], operator: str, bits: int) -> None:
+# Every family with both operators and both widths, and these with each other.
+@pytest.mark.parametrize(
+    ("operator", "bits", "name", "side", "options"),
+    [
+        (operator, (8, 4)[(number + shift) % 2], *family)
+        for number, family in enumerate(FAMILIES)
+        for shift, operator in enumerate(("adder2d", "conv2d"))
+    ],
+)
+def test_families(operator: str, bits: int, name: str, side: int, options: dict[str, Any]) -> None:
     net = named(name, operator, width=0.125, in_channels=2, num_classes=4, **options)
     graph = lowered(net, warm(net, (2, side, side)), bits)
     assert graph.outputs == 4

@@ -346,17 +346,16 @@ def test_metadata_that_tells_nothing(metadata: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    ("wrap", "container"),
     [
-        nn.DataParallel,
-        compiled,
-        AveragedModel,
-        lambda model: nn.DataParallel(compiled(model)),
-        lambda model: compiled(nn.DataParallel(model)),
-        lambda model: compiled(AveragedModel(nn.DataParallel(model))),
+        (nn.DataParallel, None),
+        (compiled, "model"),
+        (AveragedModel, "state_dict"),
+        (lambda model: nn.DataParallel(compiled(model)), "model_state_dict"),
+        (lambda model: compiled(nn.DataParallel(model)), "model"),
+        (lambda model: compiled(AveragedModel(nn.DataParallel(model))), "state_dict"),
     ],
 )
-@pytest.mark.parametrize("container", [None, "model", "state_dict", "model_state_dict"])
 def test_wrappers(
     wrap: Callable[[nn.Module], nn.Module], container: str | None, tmp_path: Path
 ) -> None:
