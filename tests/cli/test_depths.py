@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.cli.command import refused, shown
-from tests.training.runs import make_config
+from tests.training.runs import assert_same, make_config
+from torch import nn
 
+from mulfree.models import DepthDynamicNetwork, save_weights
 from mulfree.runtime import Session, load
 from mulfree.training import load_model, train
 
@@ -74,24 +76,38 @@ def test_quantize_and_run(run: Path, artifact: Path, capsys: pytest.CaptureFixtu
 
 
 def test_export(run: Path, artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for source in (run, artifact):
-        shown(capsys, "export", source, "-o", run / "short.onnx", "--depth", "short")
-        small = (run / "short.onnx").stat().st_size
-        shown(capsys, "export", source, "-o", run / "full.onnx", "--depth", "resnet20")
-        assert small < (run / "full.onnx").stat().st_size
+    shown(capsys, "export", artifact, "-o", run / "short.onnx", "--depth", "short")
+    small = (run / "short.onnx").stat().st_size
+    shown(capsys, "export", artifact, "-o", run / "full.onnx", "--depth", "resnet20")
+    assert small < (run / "full.onnx").stat().st_size
     assert load(artifact, "short").output_sizes == {"logits": 3}
     line = refused(capsys, "export", artifact, "-o", run / "x.onnx")
     assert "`entry` must be one of resnet20, short, got None" in line
 
 
+def test_the_float_network_of_a_depth_is_exported(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = load_model(run)
+    assert isinstance(model, DepthDynamicNetwork)
+    exported: list[nn.Module] = []
+
+    def write(network: nn.Module, *_: object, **__: object) -> str:
+        exported.append(network)
+        return "written"
+
+    monkeypatch.setattr("mulfree.export.onnx.write", write)
+    for depth in ("short", "resnet20"):
+        shown(capsys, "export", run, "-o", tmp_path / "x.onnx", "--depth", depth)
+        assert_same(exported.pop().state_dict(), model.extract(depth).state_dict())
+
+
 def test_a_network_of_one_depth(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from mulfree import models
-
     model = load_model(run)
-    assert isinstance(model, models.DepthDynamicNetwork)
-    models.save_weights(model.extract("short"), tmp_path / "short.safetensors")
+    assert isinstance(model, DepthDynamicNetwork)
+    save_weights(model.extract("short"), tmp_path / "short.safetensors")
     words = ("export", tmp_path / "short.safetensors", "-o", tmp_path / "x.onnx")
     line = refused(capsys, *words, "--depth", "short")
     assert "`--depth` must be left out for a network of one depth, got 'short'" in line

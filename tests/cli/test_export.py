@@ -10,7 +10,8 @@ import pytest
 import torch
 from tests.cli.command import refused, shown
 from tests.runtime.graphs import network
-from tests.training.runs import make_config
+from tests.training.runs import assert_same, make_config
+from torch import nn
 
 from mulfree import data, models, runtime
 from mulfree.cli.main import main
@@ -35,13 +36,12 @@ def logits(file: Path, **given: np.ndarray) -> np.ndarray:
     return result
 
 
-@pytest.mark.parametrize("name", ["", "last.ckpt", "model.safetensors"])
 def test_the_network_of_a_run_reads_the_images_of_the_run(
-    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
     output = tmp_path / "x.onnx"
-    out = shown(capsys, "export", run / name, "-o", output)
+    out = shown(capsys, "export", run, "-o", output)
     assert ": images float32[batch, 1, 8, 8] -> logits float32[batch, 10]" in out
     splits = data.load(data.DataConfig(name="digits"))
     test, count = splits.test, len(splits.test)
@@ -60,6 +60,23 @@ def test_the_network_of_a_run_reads_the_images_of_the_run(
         "resize": 8,
         "classes": list(splits.classes),
     }
+
+
+@pytest.mark.parametrize("name", ["", "last.ckpt", "model.safetensors"])
+def test_every_file_of_a_run_is_the_network_of_the_run(
+    name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[nn.Module] = []
+
+    def write(model: nn.Module, *_: object, **__: object) -> str:
+        exported.append(model)
+        return "written"
+
+    monkeypatch.setattr("mulfree.export.onnx.write", write)
+    assert main(["export", str(run / name), "-o", str(tmp_path / "x.onnx")]) == 0
+    (network,) = exported
+    assert models.input_size(network) == (1, 8, 8)
+    assert_same(network.state_dict(), load_model(run).state_dict())
 
 
 def without_a_record(run: Path, target: Path) -> Path:
@@ -130,12 +147,11 @@ def test_an_artifact(
     assert out == "/dev/null: pixels uint8[batch, 3, 16, 16] -> logits float32[batch, 10]\n"
 
 
-@pytest.mark.parametrize("folder", [False, True])
-def test_a_checkpoint(folder: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxscript", reason="needs mulfree[onnx]")
     model = models.create_model("lenet5_bn", num_classes=4, width=0.25)
     models.save_weights(model, tmp_path / "model.safetensors")
-    source = tmp_path if folder else tmp_path / "model.safetensors"
+    source = tmp_path / "model.safetensors"
     words = (source, "-o", tmp_path / "model.onnx", "--input-size", "3,32,32")
     out = shown(capsys, "export", *words)
     assert ": images float32[batch, 3, 32, 32] -> logits float32[batch, 4]" in out
