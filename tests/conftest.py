@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch.utils import _device
 
 # Without a GPU the Triton kernels run in its interpreter, which is chosen when they are imported.
@@ -25,6 +27,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 _device._device_constructors()
 
 
+# No test is timed: on a busy machine the first examples alone can exceed Hypothesis's limits.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+
 # Markers of tests that are expensive; all others are marked `fast`, and `pytest` runs those alone.
 LANES = ("interpreter", "compile", "processes", "sanitizers", "cross", "fuzz", "slow")
 
@@ -39,10 +45,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
-def pytest_collection_finish() -> None:
-    """Take the objects of the imported modules, which stay to the end, out of the collector's."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the objects of the imported modules, which stay to the end, from the collector."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(autouse=True)
