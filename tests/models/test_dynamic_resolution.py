@@ -171,11 +171,7 @@ def test_the_predictor_may_multiply_and_have_another_shape() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"network": "dynamic_resolution"}, "`network` must be a model without a network inside"),
         ({"predictor": "dynamic_resolution"}, "`predictor` must be a model without a network ins"),
-        ({"network": "resnet_20"}, "`name` must be one of .*did you mean 'resnet20'"),
-        ({"network_options": {"depht": 2.0}}, "`options` must be one of .*got 'depht'"),
-        ({"network_options": {"width": 2.0}}, "`network_options` must leave the options num_cl"),
         ({"predictor_options": {"keep": []}}, "`options` must be one of .* got 'keep'"),
         ({"resolutions": []}, "`resolutions` must be 1 to 16 falling sides of at most 4096 pix"),
         ({"resolutions": [16, 24]}, r"falling sides of at most 4096 pixels, got \[16, 24\]"),

@@ -174,7 +174,7 @@ def create_model(
         options["norm_logits"] = operator != "conv2d"
     options |= {"num_classes": num_classes, "in_channels": in_channels}
     operators.get_operator(operator)
-    resolved = _resolved(name, options)
+    resolved = resolved_options(name, options)
     network = build_network(name, resolved)
     model = placed(network, operator, placement, resolved.multiplying(network))
     arguments = {"operator": operator, **asdict(resolved), **asdict(placement)}
@@ -185,25 +185,16 @@ def create_model(
     return model
 
 
-def inner_options(name: str, options: Mapping[str, Any]) -> ModelOptions:
-    """Return the options of a network inside a model that wraps it.
+def resolved_options(name: str, options: Mapping[str, Any]) -> ModelOptions:
+    """Return the options of the network of a name, its defaults for the ones that are not given.
 
     Args:
-        name: A registered model that wraps none itself: it has no option `network`.
-        options: Options of its family, without operator, `gradient` and `keep`; defaults for all
-            others.
+        name: A registered model.
+        options: Options of its family, without operator, `gradient` and `keep`.
 
     Raises:
-        ConfigError: Unknown model or option, an invalid value, or the model wraps another.
+        ConfigError: Unknown model or option, or an invalid value.
     """
-    if any(option.name == "network" for option in fields(_entry(name).options)):
-        raise ConfigError(
-            f"create_model: `network` must be a model without a network inside, got {name!r}"
-        )
-    return _resolved(name, options)
-
-
-def _resolved(name: str, options: Mapping[str, Any]) -> ModelOptions:
     entry = _entry(name)
     choices = [option.name for option in fields(entry.options)]
     for option in options:

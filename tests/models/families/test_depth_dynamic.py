@@ -53,13 +53,9 @@ def test_parameters_are_those_of_the_full_network_but_for_batch_norms() -> None:
         ("resnet56", {"subnets": {"a": {"width": 2}}}, "must have the options blocks or depth"),
         ("resnet56", {"subnets": ["nothing"]}, "must have the options blocks or depth"),
         ("resnet56", {"subnets": {"a.b": {"depth": 0.5}}}, "must have names without dots"),
-        ("lenet5_bn", {"subnets": {"a": {"blocks": [1]}}}, "must be a network of stages"),
-        ("ddnn_vgg_small", {"subnets": {"a": {"blocks": [1]}}}, "got the wrapper 'ddnn_vgg_small'"),
         ("no_such", {"subnets": {"a": {"blocks": [1]}}}, "`name` must be one of"),
         ("resnet56", {"kept_blocks": "last"}, "`kept_blocks` must be one of first, spread"),
         ("resnet56", {"batch_norm": "none"}, "`batch_norm` must be one of private, shared, stage"),
-        ("resnet56", {"network_options": {"width": 2}}, "`network_options` must be options of"),
-        ("resnet56", {"network_options": {"no": 2}}, "`network_options` must be options of"),
         ("resnet56", {"network_options": {"blocks": "a"}}, "`blocks` must be of type"),
     ],
 )

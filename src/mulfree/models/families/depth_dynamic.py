@@ -15,16 +15,8 @@ from torch import nn
 
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.models.depth_dynamic import DepthDynamicNetwork
-from mulfree.models.registry import (
-    COMMON_OPTIONS,
-    ModelOptions,
-    build_network,
-    family_of,
-    inner_options,
-    list_models,
-    model_options,
-    register_model,
-)
+from mulfree.models.inner_network import InnerNetworkOptions
+from mulfree.models.registry import family_of, list_models, register_model
 from mulfree.models.staged import StagedNetwork
 from mulfree.models.subnets import (
     DEFAULT_KEPT,
@@ -43,12 +35,12 @@ _DEPTHS = ("blocks", "depth")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelOptions):
+class Config(InnerNetworkOptions):
     """Options of depth-dynamic networks.
 
     Attributes:
         network: Registered name of the full network.
-        network_options: Its options but the ones of every model; sub-nets have them too.
+        network_options: Its options, which sub-nets have too.
         subnets: Sub-nets by name: a registered network without options, or any other name with the
             option `blocks` or `depth`.
         kept_blocks: Blocks of each stage that a sub-net keeps: "first", or "spread" evenly.
@@ -57,7 +49,6 @@ class Config(ModelOptions):
     """
 
     network: str = "resnet56"
-    network_options: dict[str, Any] | None = None
     subnets: dict[str, dict[str, Any]] | None = None
     kept_blocks: str = DEFAULT_KEPT
     batch_norm: str = DEFAULT_NORMS
@@ -67,11 +58,6 @@ class Config(ModelOptions):
         for name, kind in (("kept_blocks", KeptBlocks), ("batch_norm", BatchNorms)):
             if (value := getattr(self, name)) not in get_args(kind):
                 raise ConfigError(choices_message("depth_dynamic", name, value, get_args(kind)))
-        if "network" in model_options(self.network):
-            raise ConfigError(
-                "depth_dynamic: `network` must be a network of stages, got the wrapper "
-                f"{quoted(self.network)}"
-            )
         if self.subnets is not None and not 1 <= len(self.subnets) <= _MAX_SUBNETS:
             raise ConfigError(
                 f"depth_dynamic: `subnets` must be 1 to {_MAX_SUBNETS} sub-nets, "
@@ -79,12 +65,6 @@ class Config(ModelOptions):
             )
         for name, options in (self.subnets or {}).items():
             self._check_subnet(name, options)
-        for option in self.network_options or {}:
-            if option not in model_options(self.network) or option in _own_options():
-                raise ConfigError(
-                    "depth_dynamic: `network_options` must be options of the family of "
-                    f"{self.network} alone, got {quoted(option)}"
-                )
 
     def _check_subnet(self, name: object, options: object) -> None:
         if not isinstance(name, str) or not isinstance(options, Mapping):
@@ -113,28 +93,12 @@ class Config(ModelOptions):
                 f"is no registered network, got {quoted(dict(options))} for {quoted(name)}"
             )
 
-    def multiplying(self, network: nn.Module) -> list[str]:
-        """Names of layers that multiply with every operator, as in the network inside."""
-        assert isinstance(network, DepthDynamicNetwork)
-        resolved = inner_options(self.network, self.inner({}))
-        return [f"network.{name}" for name in resolved.multiplying(network.network)]
-
-    def inner(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of the network inside, with the ones of a sub-net."""
-        common = {option: getattr(self, option) for option in COMMON_OPTIONS}
-        return {**common, **(self.network_options or {}), **options}
-
-
-def _own_options() -> set[str]:
-    """Options that the whole has, not the network inside."""
-    return {*COMMON_OPTIONS, "operator", "gradient", "keep"}
-
 
 def depth_dynamic(options: Config) -> nn.Module:
     """Depth-dynamic network of any network of stages."""
     if options.subnets is None:
         raise ConfigError("depth_dynamic: `subnets` must be given, got None")
-    network = _staged(options.network, options.inner({}))
+    network = options.build_staged()
     with torch.device("meta"):
         found = sorted(
             (_found(options, name) for name in options.subnets), key=lambda one: sum(one.counts)
@@ -170,18 +134,9 @@ class _Found:
 def _found(options: Config, name: str) -> _Found:
     model = name if name in list_models() else options.network
     own = (options.subnets or {}).get(name, {})
-    network = _staged(model, options.inner(own))
+    network = options.build_staged(model, **own)
     given = {**(options.network_options or {}), **own}
     return _Found(name=name, model=model, options=given, network=network)
-
-
-def _staged(name: str, options: Mapping[str, Any]) -> StagedNetwork:
-    network = build_network(name, inner_options(name, options))
-    if not isinstance(network, StagedNetwork):
-        raise ConfigError(
-            f"depth_dynamic: `network` must be a network of stages, got {quoted(name)}"
-        )
-    return network
 
 
 def _counts(network: StagedNetwork) -> list[int]:

@@ -14,14 +14,8 @@ from torch import nn
 from mulfree import operators
 from mulfree.errors import ConfigError, choices_message, quoted
 from mulfree.models.dynamic_resolution import DynamicResolutionNetwork
-from mulfree.models.registry import (
-    COMMON_OPTIONS,
-    ModelOptions,
-    image_size,
-    inner_options,
-    model_options,
-    register_model,
-)
+from mulfree.models.inner_network import InnerNetworkOptions
+from mulfree.models.registry import ModelOptions, image_size, register_model, resolved_options
 
 _MAX_SIDE = 4096
 _MAX_RESOLUTIONS = 16
@@ -30,12 +24,12 @@ _NORMS = ("private", "shared")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(ModelOptions):
+class Config(InnerNetworkOptions):
     """Options of a network of dynamic resolution.
 
     Attributes:
         network: The classifier, a registered model without a network inside.
-        network_options: Its options, without the options of the whole; None for its defaults.
+        network_options: Its options.
         resolutions: Candidate sides of its images, falling; None for the side `s` it is designed
             for, `3 s / 4` and `s / 2`, as 224, 168 and 112.
         batch_norm: Batch norms of their own for every resolution (private), or the same (shared).
@@ -48,8 +42,6 @@ class Config(ModelOptions):
             whole.
     """
 
-    network: str = "resnet20"
-    network_options: dict[str, Any] | None = None
     resolutions: list[int] | None = None
     batch_norm: str = "private"
     predictor: str = "resnet18"
@@ -74,21 +66,8 @@ class Config(ModelOptions):
                 f"create_model: `predictor_size` must be from 1 to {_MAX_SIDE}, "
                 f"got {quoted(self.predictor_size)}"
             )
-        for name in ("network", "predictor"):
-            if "network" in model_options(getattr(self, name)):
-                raise ConfigError(
-                    f"create_model: `{name}` must be a model without a network inside, "
-                    f"got {quoted(getattr(self, name))}"
-                )
-        for name in ("network_options", "predictor_options"):
-            for option in getattr(self, name) or {}:
-                if option in COMMON_OPTIONS:
-                    raise ConfigError(
-                        f"create_model: `{name}` must leave the options "
-                        f"{', '.join(COMMON_OPTIONS)} to the whole, got {quoted(option)}"
-                    )
+        self.check_inner("predictor")
         _check_resolutions(self.sides())
-        self.classifier()
         self.chooser()
 
     def sides(self) -> list[int]:
@@ -100,8 +79,7 @@ class Config(ModelOptions):
 
     def classifier(self) -> tuple[str, ModelOptions]:
         """Return name and options of the network."""
-        own = {name: getattr(self, name) for name in COMMON_OPTIONS}
-        return self.network, inner_options(self.network, own | (self.network_options or {}))
+        return self.network, self.inner()
 
     def chooser(self) -> tuple[str, ModelOptions]:
         """Return name and options of the predictor."""
@@ -116,9 +94,8 @@ class Config(ModelOptions):
         }
         if self.predictor == "resnet18":
             options["blocks"] = [1, 1, 1, 1]
-        return self.predictor, inner_options(
-            self.predictor, options | (self.predictor_options or {})
-        )
+        options |= self.predictor_options or {}
+        return self.predictor, resolved_options(self.predictor, options)
 
     def multiplying(self, network: nn.Module) -> list[str]:
         """Names of the layers that multiply with every operator, beside first and last.
@@ -132,10 +109,8 @@ class Config(ModelOptions):
         kept = [predictor[-1], layers[len(predictor)]]
         if self.predictor_operator == "conv2d":
             kept += predictor
-        for part, (_, options) in (("predictor", self.chooser()), ("network", self.classifier())):
-            own = options.multiplying(network.get_submodule(part))
-            kept += [f"{part}.{name}" for name in own]
-        return kept
+        own = self.chooser()[1].multiplying(network.get_submodule("predictor"))
+        return [*kept, *(f"predictor.{name}" for name in own), *super().multiplying(network)]
 
 
 def _check_resolutions(sides: list[int]) -> None:
