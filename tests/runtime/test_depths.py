@@ -129,3 +129,32 @@ def test_not_within_a_run(path: Path) -> None:
     with session._turn(), pytest.raises(ConfigError, match=r"`depth` must not be set within a run"):
         session.depth = "long"
     session.depth = "long"
+
+
+def test_depths_share_programs_and_packed_weights(path: Path) -> None:
+    session = Session(path, depth="short")
+    programs = session._programs
+    pool = programs._pool
+    assert pool is not None
+    layers = [node for node in GRAPHS["short"].nodes if hasattr(node, "weight")]
+    assert len(pool) == len(layers)
+    alone, first = pool.bytes, programs.ready()
+    assert alone > 0
+    session.compile_depths()
+    # All layers but the last have equal weights in both depths.
+    assert len(pool) == len(layers) + 1
+    assert alone < pool.bytes < 2 * alone
+    assert session.depth == "short"
+    shared = pool.bytes
+    for name in ("long", "short", "long", "short"):
+        session.depth = name
+    assert programs.ready() is first
+    assert (len(pool), pool.bytes) == (len(layers) + 1, shared)
+
+
+def test_the_reference_compiles_nothing(path: Path) -> None:
+    session = Session(path, depth="short", backend="reference")
+    session.compile_depths()
+    assert session._programs._pool is None
+    session.depth = "long"
+    assert session.depth == "long"

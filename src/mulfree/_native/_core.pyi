@@ -75,6 +75,18 @@ conv2d_s8: _Sums  # sum x * w, w i8
 def node_kernels() -> list[str]:
     """Kinds of nodes with a native kernel."""
 
+class WeightPool:
+    """Packed weights that programs share, by the address of the arrays that they are of.
+
+    These arrays must be neither changed nor freed before the pool.
+    """
+
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def bytes(self) -> int:
+        """Memory of the packed weights."""
+
 class Program:
     """An integer network: values u8 [H, W, C] per image, nodes that run in the order given.
 
@@ -83,7 +95,7 @@ class Program:
     arithmetic equals the reference for nodes of a checked graph.
     """
 
-    def __init__(self, isa: str = "") -> None: ...
+    def __init__(self, isa: str = "", pool: WeightPool | None = None) -> None: ...
     def value(self, channels: int, height: int, width: int, zero: int) -> int: ...
     def input(self, y: int, table: _Array) -> None:
         """The first value: table u8 [C, 256] of pixels, or what a quantised run gives."""

@@ -12,11 +12,26 @@ from mulfree.runtime import memory
 from mulfree.runtime.graph import Graph
 
 if TYPE_CHECKING:
-    from mulfree._native._core import Program
+    from mulfree._native._core import Program, WeightPool
 
 
-def compiled(graph: Graph) -> Program:
+def weight_pool() -> WeightPool:
+    """Return an empty pool of packed weights.
+
+    Raises:
+        BackendUnavailableError: The native kernels were not built.
+    """
+    pool: WeightPool = core().WeightPool()
+    return pool
+
+
+def compiled(graph: Graph, pool: WeightPool | None = None) -> Program:
     """Return the program of a graph, with its nodes in the same order.
+
+    Args:
+        graph: The graph.
+        pool: Packed weights to share with other programs, of graphs that outlive the pool: layers
+            with the same array of weights have one copy of it in the kernels' layout.
 
     Raises:
         BackendUnavailableError: The native kernels were not built, one of a node is missing, or
@@ -24,7 +39,7 @@ def compiled(graph: Graph) -> Program:
     """
     native = core()
     try:
-        program: Program = native.Program()
+        program: Program = native.Program(pool=pool)
     except ValueError as error:
         # A MULFREE_ISA that is not here.
         raise BackendUnavailableError(str(error)) from error

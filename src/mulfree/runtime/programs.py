@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 from mulfree.errors import ConfigError, choices_message
 from mulfree.runtime.graph import Graph
-from mulfree.runtime.native import compiled
+from mulfree.runtime.native import compiled, weight_pool
 
 if TYPE_CHECKING:
     from mulfree._native._core import Program
 
 
 class Programs:
-    """Graphs by name, compiled when they are first used.
+    """Graphs by name, compiled when they are first used. Their programs share packed weights.
 
     Args:
         graphs: The graphs.
@@ -35,6 +35,8 @@ class Programs:
     ) -> None:
         self.graphs = dict(graphs)
         self._native = native
+        # Graphs of one file share arrays. They live as long as this pool.
+        self._pool = weight_pool() if native else None
         self._memory = memory
         self._made: dict[str, Program] = {}
         self.used = self._checked(used)
@@ -57,6 +59,15 @@ class Programs:
             ConfigError: There is no such graph, or it needs more memory.
         """
         self.used = self._checked(name)
+
+    def compile_all(self) -> None:
+        """Compile the graphs that were not used yet.
+
+        Raises:
+            BackendUnavailableError: As `compiled`.
+        """
+        for name in self.graphs if self._native else ():
+            self._program(name)
 
     def ready(self) -> Program:
         """Return the program in use."""
@@ -87,5 +98,5 @@ class Programs:
 
     def _program(self, name: str) -> Program:
         if name not in self._made:
-            self._made[name] = compiled(self.graphs[name])
+            self._made[name] = compiled(self.graphs[name], self._pool)
         return self._made[name]

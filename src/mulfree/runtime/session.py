@@ -58,7 +58,8 @@ class Session:
             caller do not count. Where it is short of one image a thread, threads share images.
         entry: Name of the entry point of a file that has several.
         depth: Name of the entry point of a depth-dynamic network to start with; `session.depth =`
-            another one changes it. A depth is compiled when it is first used.
+            another one changes it. A depth is compiled when it is first used, or by
+            `compile_depths`; depths share the weights that they have in common.
 
     Attributes:
         threads: Threads in use.
@@ -143,6 +144,11 @@ class Session:
                     f"{quoted(name)}"
                 )
             self._programs.use(name)
+
+    def compile_depths(self) -> None:
+        """Compile all depths now instead of on their first use; errors as of the session."""
+        with self._lock, within_memory("Session"):
+            self._programs.compile_all()
 
     def run(
         self, array: NDArray[Any], *, out: NDArray[np.float32] | None = None

@@ -40,6 +40,14 @@ i64 Builder::end(i64 outputs) {
   return first_output_;
 }
 
+std::unique_ptr<PackedLayer> Builder::pack(Op op, const Geometry& geometry, const void* weight,
+                                           const Requantisation& requantisation) const {
+  auto weights = pool_ == nullptr
+                     ? std::make_shared<const PackedWeights>(kernels_, op, geometry, weight)
+                     : pool_->packed(kernels_, op, geometry, weight);
+  return std::make_unique<PackedLayer>(std::move(weights), geometry, requantisation);
+}
+
 const Value* Builder::append(NativeOp op) {
   ops_.push_back(std::move(op));
   return ops_.back().writes;

@@ -10,17 +10,18 @@ namespace mulfree::nodes {
 
 class Builder {
  public:
-  // `writes` is null for a node that ends; its outputs start at `first_output`.
-  Builder(const std::string& op, const Kernels& kernels, std::vector<Value*> reads,
-          const Value* writes, i64 first_output, std::deque<Value>& scratch)
-      : kernels(kernels),
-        op_(op),
+  // `pool` is null for weights of its own; `writes` is null for a node that ends; its outputs start
+  // at `first_output`.
+  Builder(const std::string& op, const Kernels& kernels, WeightPool* pool,
+          std::vector<Value*> reads, const Value* writes, i64 first_output,
+          std::deque<Value>& scratch)
+      : op_(op),
+        kernels_(kernels),
+        pool_(pool),
         reads_(std::move(reads)),
         writes_(writes),
         first_output_(first_output),
         scratch_(scratch) {}
-
-  const Kernels& kernels;
 
   std::size_t reads() const { return reads_.size(); }
   const Value& read(std::size_t index = 0) const;
@@ -31,6 +32,9 @@ class Builder {
   // Instead of `write`: adds outputs of the program; returns the number of the first.
   i64 end(i64 outputs);
 
+  // The layer of a window op.
+  std::unique_ptr<PackedLayer> pack(Op op, const Geometry& geometry, const void* weight,
+                                    const Requantisation& requantisation) const;
   // Appends an op; returns the value that it writes.
   const Value* append(NativeOp op);
   const Value* rows(std::vector<const Value*> reads, const Value* y,
@@ -52,6 +56,8 @@ class Builder {
 
  private:
   const std::string& op_;
+  const Kernels& kernels_;
+  WeightPool* const pool_;
   const std::vector<Value*> reads_;
   const Value* const writes_;
   const i64 first_output_;

@@ -10,9 +10,9 @@ MULFREE_NODE(linear) {
   const Geometry geo = make_geometry("linear", Op::conv, {x.h, x.w, x.c}, {outputs, x.h, x.w, x.c},
                                      {1, 1}, {0, 0}, 1);
   const auto filters = static_cast<std::size_t>(outputs);
-  auto packed = std::make_unique<PackedLayer>(
-      node.kernels, Op::conv, geo, weight.data,
-      Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
+  auto packed =
+      node.pack(Op::conv, geo, weight.data,
+                Requantisation{std::vector<i32>(filters), std::vector<i64>(filters), 1, 0, 255, 0});
   const std::vector<float> scale = fields.array<float>("scale", {outputs});
   const std::vector<float> bias = fields.array<float>("bias", {outputs});
   // i32, as bytes.

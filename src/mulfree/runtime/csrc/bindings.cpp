@@ -89,8 +89,13 @@ void run_exits(Program& program, const Array<const u8, 4>& input, const Array<fl
 
 const Binding binding([](nb::module_& m) {
   m.def("node_kernels", &node_kernels);
+  nb::class_<nodes::WeightPool>(m, "WeightPool")
+      .def(nb::init<>())
+      .def("__len__", &nodes::WeightPool::size)
+      .def_prop_ro("bytes", &nodes::WeightPool::bytes);
   nb::class_<Program>(m, "Program")
-      .def(nb::init<const std::string&>(), "isa"_a = "")
+      .def(nb::init<const std::string&, nodes::WeightPool*>(), nb::keep_alive<1, 3>(), "isa"_a = "",
+           "pool"_a = nb::none())
       .def("value", &Program::value, "channels"_a, "height"_a, "width"_a, "zero"_a)
       .def(
           "input",

@@ -23,7 +23,8 @@ constexpr double kMaxSingleThreaded = i64{1} << 32;
 
 }  // namespace
 
-Program::Program(const std::string& isa) : kernels_(&select_kernels("Program", isa)) {}
+Program::Program(const std::string& isa, WeightPool* pool)
+    : kernels_(&select_kernels("Program", isa)), pool_(pool) {}
 
 void Program::check_open(const std::string& function) const {
   if (compiled_) fail(function, "program", "not be compiled yet", "a compiled program");
@@ -79,7 +80,7 @@ void Program::append(const std::vector<i64>& reads, std::optional<i64> writes,
   std::vector<Value*> xs;
   for (const i64 id : reads) xs.push_back(&operand(op, "reads", id, true));
   const Value* const y = writes.has_value() ? &operand(op, "writes", *writes, false) : nullptr;
-  Builder node(op, *kernels_, std::move(xs), y, outputs_, scratch_);
+  Builder node(op, *kernels_, pool_, std::move(xs), y, outputs_, scratch_);
   kernel->second(node, fields);
   for (NativeOp& made : node.ops()) {
     ops_.push_back(std::move(made));

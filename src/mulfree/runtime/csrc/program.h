@@ -30,7 +30,8 @@ constexpr i64 kAnyMemory = std::numeric_limits<i64>::max();
 // Every method checks its arguments and throws std::invalid_argument with a one-line message.
 class Program {
  public:
-  explicit Program(const std::string& isa);
+  // Weights in `pool` are shared with its other programs: their arrays must outlive it.
+  explicit Program(const std::string& isa, nodes::WeightPool* pool = nullptr);
 
   i64 value(i64 channels, i64 height, i64 width, i64 zero);
   // The first value: table[c, pixel], or given by runs that are quantised.
@@ -98,6 +99,7 @@ class Program {
                   Gate& gate);
 
   const nodes::Kernels* kernels_;
+  nodes::WeightPool* const pool_;
   std::deque<Value> values_;  // ops point into it
   std::deque<Value> scratch_;
   std::vector<bool> written_;

@@ -29,7 +29,7 @@ void append_window(Builder& node, const Fields& fields, Op op) {
                                       clamp.low,
                                       clamp.high,
                                       fields.number32("residual_multiplier")};
-  auto packed = std::make_unique<PackedLayer>(node.kernels, op, geo, weight.data, requantisation);
+  auto packed = node.pack(op, geo, weight.data, requantisation);
   const auto work = [layer = packed.get(), reads, to = &y](const Frame& frame, i64 task,
                                                            i64 tasks) {
     Image image{};
