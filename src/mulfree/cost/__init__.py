@@ -15,6 +15,7 @@ from mulfree.cost.energy import ENERGY_45NM as ENERGY_45NM
 from mulfree.cost.energy import MEMORY_45NM as MEMORY_45NM
 from mulfree.cost.energy import NumberFormat as NumberFormat
 from mulfree.cost.energy import energy as energy
+from mulfree.cost.exits import networks_to_exits as networks_to_exits
 from mulfree.cost.graph_counting import count_graph as count_graph
 from mulfree.cost.profile import FunctionProfile as FunctionProfile
 from mulfree.cost.profile import LayerProfile as LayerProfile

@@ -75,7 +75,7 @@ class DepthDynamicNetwork(nn.Module):
         self._routes = routes(
             network.stage_blocks(), subnets, batch_norm, last_differs=network.last_differs
         )
-        self._after = _after_stages(network)
+        self._after = network.after_stages()
         self._private_end = batch_norm == "private"
         self.depth = subnets[-1].name
         make_switchable(network, self._branches)
@@ -251,13 +251,6 @@ class DepthDynamicNetwork(nn.Module):
         if depth not in self._subnets:
             raise ConfigError(choices_message(function, "depth", depth, self.depths))
         return depth
-
-
-def _after_stages(network: StagedNetwork) -> list[str]:
-    """Names of the children registered after the last block: head, classifier, their norms."""
-    last = network.stage_blocks()[-1][-1]
-    names = [name for name, _ in network.named_children()]
-    return names[names.index(last.partition(".")[0]) + 1 :]
 
 
 def shallower(model: nn.Module) -> dict[str, nn.Module]:

@@ -37,6 +37,12 @@ class StagedNetwork(nn.Module):
     def stage_blocks(self) -> list[list[str]]:
         """Return the names of the blocks of every stage, in order, whether they run or not."""
 
+    def after_stages(self) -> list[str]:
+        """Return the names of the children after the last block: head, classifier, their norms."""
+        last = self.stage_blocks()[-1][-1]
+        names = [name for name, _ in self.named_children()]
+        return names[names.index(last.partition(".")[0]) + 1 :]
+
     @abstractmethod
     def run_stem(self, images: Tensor) -> Tensor:
         """Images `[N, C_in, H, W]` to the input of the first stage."""
