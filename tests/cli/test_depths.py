@@ -12,6 +12,7 @@ from tests.cli.command import refused, shown
 from tests.training.runs import assert_same, make_config
 from torch import nn
 
+from mulfree import cost, models
 from mulfree.models import DepthDynamicNetwork, save_weights
 from mulfree.runtime import Session, load
 from mulfree.training import load_model, train
@@ -52,6 +53,21 @@ def test_evaluate(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(shown(capsys, "evaluate", run, "--json"))
     accuracy = values["subnets"]["short"]["accuracy"]
     assert accuracy == pytest.approx(metrics["test_short_accuracy"])
+
+
+def test_profile(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load_model(run)
+    assert isinstance(model, models.DepthDynamicNetwork)
+    values = json.loads(shown(capsys, "profile", run, "--json"))
+    found = {row["name"]: row["cost"] for row in values["subnets"]["networks"]}
+    assert list(found) == ["short", "resnet20"]
+    for name, operations in found.items():
+        counted = cost.count(model.extract(name), (3, 8, 8)).total.cost
+        assert (operations["mul"], operations["add"]) == (counted.mul, counted.add)
+    assert values["total"]["add"] == found["resnet20"]["add"] > found["short"]["add"]
+    lines = shown(capsys, "profile", run).splitlines()
+    assert lines[0].startswith("depth_dynamic adder2d, input 3x8x8, ")
+    assert any("short" in line and "resnet20" in line for line in lines)
 
 
 def test_quantize_and_run(run: Path, artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,23 @@ def test_a_table_over_thresholds(
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_cost_up_to_every_exit(leaving: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = json.loads(shown(capsys, "profile", leaving, "--json"))
+    found = {row["name"]: row for row in values["exits"]["networks"]}
+    assert list(found) == ["exit1", "exit2", "logits"]
+    assert [row["cost"]["mul"] for row in found.values()] == COSTS
+    # The whole passes all exits; nothing is left out.
+    assert values["total"]["mul"] == COSTS[2]
+    assert values["uncalled"] == []
+    assert {"network.conv1", "exits.exit1.fc"} <= {layer["name"] for layer in values["layers"]}
+    assert values["total"]["params"] == found["logits"]["params"] > found["exit1"]["params"]
+    text = shown(capsys, "profile", leaving)
+    assert "never called" not in text
+    assert re.search(r"exit1 +\| +exit2 +\| +logits", text)
+    side_by_side = json.loads(shown(capsys, "profile", "--json", "--compare", leaving))
+    assert side_by_side["networks"][0]["cost"]["mul"] == COSTS[2]
+
+
 def test_options_that_networks_without_exits_lack(
     run: Path, leaving: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ def test_lines_are_kept_and_escapes_are_not(capsys: pytest.CaptureFixture[str]) 
 
 def test_every_verb_prints_escaped_text() -> None:
     """`print` itself gets only JSON and YAML, whose writers escape."""
-    files = sorted(Path(mulfree.cli.__file__).parent.glob("*.py"))
+    files = sorted(Path(mulfree.cli.__file__).parent.rglob("*.py"))
     assert len(files) > 10
     found = []
     for file in files:

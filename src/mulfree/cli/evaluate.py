@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from functools import partial
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from mulfree.cli.arguments import Parser, file_path, not_negative, threads
-from mulfree.cli.evaluate_exits import evaluate_exits
 from mulfree.cli.network import add_data_options, load_splits, load_trained
 from mulfree.cli.output import print_text
 from mulfree.cli.progress import with_progress
-from mulfree.cli.resolutions import (
-    find_resolutions,
-    resolutions_to_json,
-    resolutions_to_text,
-)
 from mulfree.errors import ConfigError, printable
 from mulfree.files import check_writable
 
 if TYPE_CHECKING:
-    from mulfree.data import BatchLoader, DataConfig, DataSplits
+    from mulfree.cli.kinds.kind import Kind
+    from mulfree.data import DataConfig, DataSplits
     from mulfree.training import Evaluation
 
 _SPLITS = ("test", "train", "validation")
@@ -35,59 +29,63 @@ def main(argv: list[str]) -> int:
     # Imported late: torch takes a second, and `mulfree -h` does not need it.
     import torch
 
-    from mulfree import models, training
-    from mulfree.models.dynamic_resolution import DynamicResolutionNetwork
-    from mulfree.models.early_exit import EarlyExitNetwork
+    from mulfree import training
+    from mulfree.cli.kinds import find_kind
+    from mulfree.cli.kinds.kind import Job
     from mulfree.training.run.checkpoint import load_compatible
 
     if arguments.threads is not None:
         torch.set_num_threads(arguments.threads)
     trained = load_trained("evaluate", arguments.checkpoint, arguments.data_name)
-    if arguments.static and not isinstance(trained.model, EarlyExitNetwork):
-        raise ConfigError(
-            "evaluate: `--static` must be left out for a network without exits, "
-            f"got {arguments.static[0]}"
-        )
-    if arguments.plot is not None:
-        if not isinstance(trained.model, EarlyExitNetwork | DynamicResolutionNetwork):
-            raise ConfigError(
-                "evaluate: `--plot` must be left out for a network without exits and resolutions, "
-                f"got {arguments.plot}"
-            )
-        if arguments.plot.suffix.lower() != ".png":
-            raise ConfigError(f"evaluate: `--plot` must end in .png, got {arguments.plot}")
-        check_writable(arguments.plot)
+    kind = find_kind(trained.model)
+    _check_plot(arguments, kind)
     config, splits = load_splits("evaluate", trained, arguments)
+    if getattr(splits, arguments.split) is None:
+        raise ConfigError(
+            f"evaluate: `--split` must be test or train, got {arguments.split}, of which "
+            f"{config.name} has nothing held out"
+        )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    loader = _loader(splits, config, arguments.split, device)
     teacher = None
     if arguments.teacher is not None:
         teacher = load_compatible("evaluate: `--teacher`", arguments.teacher, trained.model)
         teacher.to(device)
     model = trained.model.to(device)
-    result = training.evaluate(model, with_progress(loader, "evaluating"), teacher)
-    depths = {
-        name: training.evaluate(subnet, with_progress(loader, name))
-        for name, subnet in models.shallower(model).items()
-    }
+    job = Job(model=model, words=arguments, config=config, splits=splits, device=device)
+    loader = with_progress(job.loader(arguments.split), "evaluating")
+    result = training.evaluate(model, loader, teacher)
     if not arguments.json:
         _print_result(arguments, splits, result)
-        for name, subnet in depths.items():
-            print_text(
-                f"  {printable(name)}: accuracy {subnet.accuracy:.2%}  loss {subnet.loss:.4f}"
-            )
-    more = _depths_to_json(depths)
-    if isinstance(model, EarlyExitNetwork):
-        load = partial(_loader, splits, config, device=device)
-        more |= evaluate_exits(model, arguments, splits, load)
-    elif isinstance(model, DynamicResolutionNetwork):
-        chosen = find_resolutions(arguments.plot, model, loader, splits)
-        more |= resolutions_to_json(chosen)
-        if not arguments.json:
-            print_text(resolutions_to_text(chosen))
+    more = kind.evaluate(job)
     if arguments.json:
-        print(json.dumps(_to_json(arguments, config, splits, result) | more, indent=2))
+        values = _to_json(arguments, config, splits, result) | dict(more.values)
+        print(json.dumps(values, indent=2))
+    elif more.text:
+        print_text(more.text)
     return 0
+
+
+def _check_plot(arguments: Namespace, kind: Kind) -> None:
+    """Refuse options that a kind of networks lacks, and a plot that cannot be written.
+
+    Raises:
+        ConfigError: An option must be left out, or the plot is no PNG.
+    """
+    if arguments.static and not kind.has_exits:
+        raise ConfigError(
+            "evaluate: `--static` must be left out for a network without exits, "
+            f"got {arguments.static[0]}"
+        )
+    if arguments.plot is None:
+        return
+    if not kind.has_plot:
+        raise ConfigError(
+            "evaluate: `--plot` must be left out for a network without exits and resolutions, "
+            f"got {arguments.plot}"
+        )
+    if arguments.plot.suffix.lower() != ".png":
+        raise ConfigError(f"evaluate: `--plot` must end in .png, got {arguments.plot}")
+    check_writable(arguments.plot)
 
 
 def _parser() -> Parser:
@@ -140,24 +138,6 @@ def _parser() -> Parser:
     return parser
 
 
-def _loader(splits: DataSplits, config: DataConfig, split: str, device: str) -> BatchLoader:
-    from mulfree import data
-
-    images = getattr(splits, split)
-    if images is None:
-        raise ConfigError(
-            f"evaluate: `--split` must be test or train, got validation, of which {config.name} "
-            "has nothing held out"
-        )
-    return data.BatchLoader(
-        images,
-        config.eval_batch_size,
-        train=False,
-        transform=splits.test_transform,
-        device=device,
-    )
-
-
 def _to_json(
     arguments: Any, config: DataConfig, splits: DataSplits, result: Evaluation
 ) -> dict[str, Any]:
@@ -181,20 +161,6 @@ def _to_json(
             for name, accuracy in zip(splits.classes, result.per_class, strict=True)
         }
     return values
-
-
-def _depths_to_json(depths: Mapping[str, Evaluation]) -> dict[str, Any]:
-    if not depths:
-        return {}
-    return {
-        "subnets": {
-            name: {
-                "accuracy": result.accuracy,
-                "loss": result.loss if math.isfinite(result.loss) else None,
-            }
-            for name, result in depths.items()
-        }
-    }
 
 
 def _print_result(arguments: Any, splits: DataSplits, result: Evaluation) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 
 from mulfree import cost, models
 from mulfree.cli.arguments import Parser, file_path, positive, sizes, threads
+from mulfree.cli.kinds import find_kind
+from mulfree.cli.kinds.kind import Part
 from mulfree.cli.network import kind_of
 from mulfree.cli.network_name import GRAMMAR, NamedNetwork, find_network, refusal
 from mulfree.cli.output import print_text
 from mulfree.cost.counting import CONVENTIONS
 from mulfree.errors import BackendUnavailableError, ConfigError, quoted
 from mulfree.files import check_writable
-from mulfree.models.dynamic_resolution import DynamicResolutionNetwork
 from mulfree.operators import OPERATORS
 from mulfree.runtime import Graph
 from mulfree.runtime.native import compiled
@@ -35,7 +36,8 @@ multiply. The paper convention counts these as adder layers too, as the tables o
 do. The binary twin has layers of one bit in the place of adder layers: one XNOR and one addition a
 tap. docs/cost.md compares the tables of the papers.
 
-Of a depth-dynamic network the totals of all sub-nets follow the table of the full network.
+Of a depth-dynamic network the totals of all sub-nets follow the table of the full network, of a
+network with exits the totals up to every exit.
 
 Of an artifact of mulfree quantize every node is counted as it is, with the arithmetic of its
 normalisations: differences and products of bytes, all else at 32 bits. Multiplications by powers
@@ -137,35 +139,29 @@ def _find(options: Namespace, word: str) -> NamedNetwork:
 
 
 def _single(options: Namespace, word: str) -> str:
-    """One network layer by layer, and the totals of its sub-nets."""
+    """One network layer by layer, and the totals of its parts."""
     found = _find(options, word)
     for name, value in _given(
         options, "plot", "latency", "threads", "rounds", "mixed_sizes"
     ).items():
         raise refusal("profile", name, "one network", str(value), word)
-    if isinstance(found.network, DynamicResolutionNetwork):
+    form, compared_form = _FORMATS[options.format]
+    if isinstance(found.network, Graph):
+        return form(_profile(options, word, found))
+    kind = find_kind(found.network)
+    if not kind.has_whole:
         for name, value in _given(options, "input_size", "dtype", "normalisation").items():
             raise refusal("profile", name, "a network of dynamic resolution", value, word)
-        return _FORMATS[options.format][1](_resolutions(options, found.network))
-    text = _FORMATS[options.format][0](_profile(options, word, found))
-    if isinstance(found.network, Graph) or found.binary:
+        return compared_form(_compared(options, kind.parts(found.network, None)))
+    text = form(_profile(options, word, found))
+    parts = {} if found.binary else kind.parts(found.network, options.input_size)
+    if not parts:
         return text
-    subnets = models.shallower(found.network)
-    if not subnets:
-        return text
-    size = options.input_size or models.input_size(found.network)
-    compared = cost.compare(
-        {**subnets, models.config_of(found.network).arguments["network"]: found.network},
-        input_size=size,
-        convention=options.convention or CONVENTIONS[0],
-        binary=(),
-        mixed_sizes=False,
-    )
-    table = _FORMATS[options.format][1](compared)
+    table = compared_form(_compared(options, parts))
     if options.format != "json":
         return f"{text}\n{table}"
     whole = text.rstrip().removesuffix("}").rstrip()
-    return f'{whole},\n  "subnets": {table.rstrip()}\n}}\n'
+    return f'{whole},\n  "{kind.parts_name}": {table.rstrip()}\n}}\n'
 
 
 def _profile(options: Namespace, word: str, found: NamedNetwork) -> cost.Profile:
@@ -177,15 +173,15 @@ def _profile(options: Namespace, word: str, found: NamedNetwork) -> cost.Profile
         return replace(counts, arena_bytes=_arena_bytes(found.network))
     counted.setdefault("input_size", models.input_size(found.network))
     name = f"{kind_of(found.network)}{' binary' * found.binary}"
-    return cost.count(found.network, binary=found.binary, name=name, **counted)
+    kind = find_kind(found.network)
+    return kind.count(found.network, binary=found.binary, name=name, **counted)
 
 
-def _resolutions(options: Namespace, model: DynamicResolutionNetwork) -> cost.Comparison:
-    """Predictor and classifier at each resolution side by side."""
-    parts = model.extract_all()
+def _compared(options: Namespace, parts: Mapping[str, Part]) -> cost.Comparison:
+    """Parts of a network side by side."""
     return cost.compare(
-        {name: network for name, (network, _) in parts.items()},
-        input_size={name: (model.in_channels, side, side) for name, (_, side) in parts.items()},
+        {name: part.network for name, part in parts.items()},
+        input_size={name: part.input_size for name, part in parts.items()},
         convention=options.convention or CONVENTIONS[0],
         mixed_sizes=True,
     )
@@ -214,14 +210,21 @@ def _comparison(options: Namespace) -> str:
             raise ConfigError(f"profile: `--plot` must end in .png, got {options.plot}")
         check_writable(options.plot)
     found = {word: _find(options, word) for word in words}
+    floats = {
+        word: named.network for word, named in found.items() if not isinstance(named.network, Graph)
+    }
     compared: Mapping[str, Any] = {
-        "input_size": options.input_size,
+        "input_size": {
+            word: options.input_size or models.input_size(network)
+            for word, network in floats.items()
+        },
         "convention": options.convention or CONVENTIONS[0],
         "binary": [word for word, named in found.items() if named.binary],
         "mixed_sizes": bool(options.mixed_sizes),
     }
     networks = {word: named.network for word, named in found.items()}
-    comparison = cost.compare(networks, **compared)
+    counted = {word: find_kind(network).whole(network) for word, network in floats.items()}
+    comparison = cost.compare({**networks, **counted}, **compared)
     if options.latency:
         comparison = replace(comparison, latency=_latency(options, comparison, found))
     if options.plot is not None:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mulfree.cli import early_exit, resolutions
 from mulfree.cli.arguments import Parser, file_path, not_negative, positive, threads
 from mulfree.cli.network import Trained, add_data_options, kind_of, load_splits, load_trained
 from mulfree.cli.output import print_text
-from mulfree.cli.progress import with_progress
-from mulfree.cli.quantize_depths import quantize_all_depths
 from mulfree.cli.quantize_published import quantize_published
-from mulfree.errors import ConfigError
 from mulfree.files import check_writable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mulfree.data import BatchLoader, DataConfig, DataSplits
-    from mulfree.runtime import Graph
+    from mulfree.cli.kinds.kind import Accuracy
+    from mulfree.data import DataSplits
 
 _BITS = (8, 6, 5, 4)
 _OBSERVERS = ("auto", "minmax", "percentile")
@@ -49,10 +43,10 @@ def main(argv: list[str]) -> int:
     # Imported late: torch takes a second to import, which `mulfree -h` does not need.
     import torch
 
-    from mulfree import data, models, runtime, training
-    from mulfree.models.dynamic_resolution import DynamicResolutionNetwork
-    from mulfree.models.early_exit import AllExits, EarlyExitNetwork
-    from mulfree.quantization import Preprocessing, quantize, quantize_resolutions
+    from mulfree import runtime
+    from mulfree.cli.kinds import find_kind
+    from mulfree.cli.kinds.kind import Job
+    from mulfree.quantization import Preprocessing
     from mulfree.training.run.network import image_spec
 
     if arguments.threads is not None:
@@ -64,42 +58,32 @@ def main(argv: list[str]) -> int:
     images = _calibration(splits, arguments.images)
     bits, options = _options(arguments, trained, images[0])
     spec = image_spec(config.name, splits)
-    preprocessing = Preprocessing(
+    options["name"] = kind_of(model)
+    options["preprocessing"] = Preprocessing(
         mean=spec.mean, std=spec.std, resize=spec.resize, classes=spec.classes
     )
-    name = kind_of(model)
-    test = data.BatchLoader(
-        splits.test, config.eval_batch_size, train=False, transform=splits.test_transform
-    )
-
-    options |= {"preprocessing": preprocessing, "name": name}
-    if isinstance(model, models.DepthDynamicNetwork):
-        quantize_all_depths(model, images, bits, options, test, arguments)
-        return 0
-    whole = AllExits(model) if isinstance(model, EarlyExitNetwork) else model
-
-    def made(number: int) -> Graph | dict[str, Graph]:
-        if isinstance(model, DynamicResolutionNetwork):
-            return quantize_resolutions(model, images, number, **options)
-        graph = quantize(whole, images, number, **options)
-        return graph if whole is model else _with_exits(graph, arguments, config, splits)
+    job, kind = Job(model=model, words=arguments, config=config, splits=splits), find_kind(model)
 
     # Quantised before any measurement, to report errors early.
-    first = made(bits[0])
+    first = kind.quantize(job, images, bits[0], options)
     runtime.save(first, output)
-    before = training.evaluate(model, with_progress(test, "as it is")).accuracy
-    print_text(f"float   {before:7.2%}  ({len(splits.test)} test images)")
+    before = {}
+    for found in kind.float_accuracies(job):
+        before[found.name] = found.value
+        print_text(f"float   {_cell(found)}  ({len(splits.test)} test images)")
     for number in bits:
-        graph = first if number == bits[0] else made(number)
-        if isinstance(graph, dict):
-            accuracy = resolutions.accuracy(graph, test, f"{number} bits", arguments.threads, spec)
-            exits = ""
-        else:
-            accuracy, exits = _accuracy(graph, test, f"{number} bits", arguments.threads)
-        points = 100 * (accuracy - before)
-        print_text(f"{number} bits  {accuracy:7.2%}  ({points:+.2f} points){exits}")
-    print_text(f"{output}: {output.stat().st_size / 1000:,.0f} kB, {bits[0]} bits")
+        made = first if number == bits[0] else kind.quantize(job, images, number, options)
+        for found in kind.integer_accuracies(job, made, f"{number} bits"):
+            points = 100 * (found.value - before[found.name])
+            print_text(f"{number} bits  {_cell(found)}  ({points:+.2f} points){found.note}")
+    size = output.stat().st_size / 1000
+    print_text(f"{output}: {size:,.0f} kB, {bits[0]} bits{kind.file_note}")
     return 0
+
+
+def _cell(accuracy: Accuracy) -> str:
+    name = f"  {accuracy.name}" if accuracy.name else ""
+    return f"{accuracy.value:7.2%}{name}"
 
 
 def _options(
@@ -205,46 +189,3 @@ def _calibration(splits: DataSplits, count: int) -> list[Tensor]:
         splits.train, size, train=True, drop_last=False, transform=splits.test_transform
     )
     return [images for images, _ in islice(loader, -(-count // size))]
-
-
-def _with_exits(graph: Graph, arguments: Any, config: DataConfig, splits: DataSplits) -> Graph:
-    """The graph with the threshold of the option, or one chosen on held-out training images."""
-    from mulfree import data
-    from mulfree.runtime import Exits
-
-    threshold = arguments.threshold
-    if threshold is None and splits.validation is None:
-        raise ConfigError(
-            "quantize: `--threshold` must be given for a network with exits whose data.validation "
-            "holds out no training images to choose it on"
-        )
-    if threshold is None:
-        assert splits.validation is not None
-        held_out = data.BatchLoader(
-            splits.validation,
-            config.eval_batch_size,
-            train=False,
-            transform=splits.test_transform,
-        )
-        outputs = early_exit.integer_outputs(graph, held_out, arguments.threads)
-        costs = list(graph.counts_to_outputs().values())
-        threshold = early_exit.chosen_threshold(outputs, costs, arguments.points_lost)
-    count = len(graph.output_sizes) - 1
-    return replace(graph, exits=Exits(thresholds=(float(threshold),) * count))
-
-
-def _accuracy(
-    graph: Graph, test: BatchLoader, label: str, threads: int | None
-) -> tuple[float, str]:
-    """Accuracy of the integer network on the test images, and where they leave."""
-    session = early_exit.open_session("quantize", graph, threads)
-    right, taken = 0, Counter[str | None]()
-    for images, labels in with_progress(test, label):
-        logits, exits = early_exit.classified(session, images.numpy())
-        right += int((logits.argmax(axis=1) == labels.numpy()).sum())
-        taken.update(exits)
-    total = len(test.image_set)
-    if graph.exits is None:
-        return right / total, ""
-    shares = ", ".join(f"{name} {taken[name] / total:.1%}" for name in graph.output_sizes)
-    return right / total, f"  threshold {graph.exits.thresholds[0]:.4g}: {shares}"
