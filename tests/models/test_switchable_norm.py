@@ -7,13 +7,22 @@ import torch
 from torch import nn
 
 from mulfree.errors import ConfigError
-from mulfree.models.switchable_norm import make_switchable, switch
+from mulfree.models.switchable_norm import make_switchable, single_names, switch
 
 
 def network(*branches: str) -> nn.Sequential:
     made = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2))
     make_switchable(made, lambda name: branches if name == "1" else ())
     return made
+
+
+def test_names_with_one_branch_alone() -> None:
+    found = single_names(network("a", "b"))
+    assert found["0.weight"] == "0.weight"
+    assert found["1.branches.a.weight"] == found["1.branches.b.weight"] == "1.weight"
+    assert found["1.branches.b.running_mean"] == "1.running_mean"
+    alone = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.BatchNorm2d(2))
+    assert set(found.values()) == set(alone.state_dict())
 
 
 def test_only_the_active_branch_counts_and_learns() -> None:

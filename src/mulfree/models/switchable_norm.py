@@ -59,6 +59,24 @@ def make_switchable(network: nn.Module, branches: Callable[[str], Sequence[str]]
             network.set_submodule(name, SwitchableBatchNorm2d(module, names))
 
 
+def single_names(network: nn.Module) -> dict[str, str]:
+    """Return the names of a network's tensors, with those that they have with one branch alone."""
+    switchable = [
+        f"{path}.branches."
+        for path, module in network.named_modules()
+        if isinstance(module, SwitchableBatchNorm2d)
+    ]
+    names = {}
+    for name in network.state_dict():
+        prefix = next((prefix for prefix in switchable if name.startswith(prefix)), None)
+        names[name] = name
+        if prefix is not None:
+            # Of a batch norm, the branch and the tensor follow.
+            _, _, tensor = name.removeprefix(prefix).partition(".")
+            names[name] = f"{prefix.removesuffix('branches.')}{tensor}"
+    return names
+
+
 def switch(network: nn.Module, branch: str) -> None:
     """Make a branch the active one in all batch norms that have it.
 

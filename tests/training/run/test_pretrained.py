@@ -79,6 +79,91 @@ def test_a_grey_image_is_one_repeated_in_each_channel(tmp_path: Path) -> None:
     torch.testing.assert_close(grey(image), colour(image.expand(-1, 3, -1, -1)))
 
 
+RESNET: dict[str, Any] = {"operator": "adder2d", "width": 0.125, "num_classes": 3}
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain network whose running statistics are not the initial ones."""
+    torch.manual_seed(1)
+    model = models.create_model("resnet20", **RESNET)
+    model(torch.randn(4, 3, 8, 8))
+    path = tmp_path_factory.mktemp("resnet") / "model.safetensors"
+    models.save_weights(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("early_exit", {}),
+        ("depth_dynamic", {"network": "resnet20", "subnets": {"short": {"blocks": [1, 2, 1]}}}),
+        ("dynamic_resolution", {"resolutions": [8, 4]}),
+    ],
+)
+def test_a_model_starts_from_the_network_inside(
+    name: str, options: dict[str, Any], resnet: Path
+) -> None:
+    model, plain = models.create_model(name, **RESNET, **options), models.load_model(resnet)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    load_pretrained(model, str(resnet))
+    given, copies = plain.state_dict(), 0
+    for key, tensor in model.state_dict().items():
+        if not key.startswith("network."):
+            assert tensor.equal(before[key]), key
+            continue
+        single = re.sub(r"\.branches\.[^.]+", "", key.removeprefix("network."))
+        copies += ".branches." in key
+        assert tensor.equal(given[single]), key
+    assert (copies > 0) == (name != "early_exit")
+    images = torch.randn(2, 3, 8, 8)
+    inside = model
+    if name == "dynamic_resolution":
+        inside = model.extract(8)  # type: ignore[operator]
+    with torch.no_grad():
+        assert inside.eval()(images).equal(plain(images))
+
+
+def test_other_classes_get_a_new_head_inside(resnet: Path) -> None:
+    model = models.create_model("early_exit", **(RESNET | {"num_classes": 5}))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    load_pretrained(model, str(resnet), ["network.layer3", "exits.exit1"])
+    given = models.load_model(resnet).state_dict()
+    for key, tensor in model.state_dict().items():
+        if key == "network.fc.weight":
+            assert not tensor.equal(before[key])
+        elif key.startswith(("network.layer3.", "network.bn2.", "exits.")):
+            assert tensor.equal(before[key]), key
+        else:
+            assert tensor.equal(given[key.removeprefix("network.")]), key
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"network": "resnet32"},
+            "of the network early_exit of model.name, or of resnet32 inside it, got resnet20 in",
+        ),
+        ({"network_options": {"blocks": [1, 3, 3]}}, "no tensor but the network's, got 'layer1.1"),
+        (
+            {"network_options": {"blocks": [4, 3, 3]}},
+            "have a tensor 'layer1.3.conv1.weight', got",
+        ),
+        ({"operator": "conv2d"}, "have the operator conv2d in layer layer1.0.conv1"),
+    ],
+)
+def test_a_network_that_does_not_fit_inside(
+    options: dict[str, Any], message: str, resnet: Path
+) -> None:
+    model = models.create_model("early_exit", **(RESNET | options))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ConfigError, match=f"^train: `model.pretrained.*{message}") as caught:
+        load_pretrained(model, str(resnet))
+    assert len(str(caught.value)) <= 400
+    assert_same(model.state_dict(), before)
+
+
 @pytest.mark.parametrize(
     ("model", "exclude", "message"),
     [

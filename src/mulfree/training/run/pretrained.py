@@ -5,15 +5,18 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 
 from mulfree import models, operators
 from mulfree.errors import ConfigError, quoted
+from mulfree.models.switchable_norm import single_names
 from mulfree.training.run.checkpoint import WEIGHTS, file_of, load_model
 from mulfree.training.stages import head_of, reset_head
 
 _WHAT = "train: `model.pretrained`"
 _OWN = (".safetensors", ".ckpt")
+# Option and submodule of the network inside another.
+_INSIDE = "network"
 
 
 def load_pretrained(model: nn.Module, path: str, exclude: Sequence[str] = ()) -> None:
@@ -23,6 +26,10 @@ def load_pretrained(model: nn.Module, path: str, exclude: Sequence[str] = ()) ->
     initialised by `mulfree.training.stages.reset_head` otherwise. A network for grey images gets
     the sum over the input channels of a first convolution for colour images: the same outputs as
     for the image repeated in each channel.
+
+    A model around another (of several depths, exits or resolutions) also loads the network inside
+    alone: each of several batch norms in the place of one starts from that one, and everything else
+    stays as it is, such as exits.
 
     Args:
         model: A network of `create_model`.
@@ -34,41 +41,66 @@ def load_pretrained(model: nn.Module, path: str, exclude: Sequence[str] = ()) ->
         ConfigError: The file has another network or other operators, or a pattern matches nothing.
         ArtifactError: The file is missing or damaged.
     """
-    loaded = _read(path, models.config_of(model).name)
+    config = models.config_of(model)
+    inside = config.arguments.get(_INSIDE)
+    loaded = _read(path, config.name, inside)
     excluded = _excluded(model, exclude)
+    if models.config_of(loaded).name == config.name:
+        _load(model, loaded, {name: name for name in model.state_dict()}, excluded, path)
+        return
+    prefix = f"{_INSIDE}."
+    within = {name.removeprefix(prefix) for name in excluded if name.startswith(prefix)}
+    network = model.get_submodule(_INSIDE)
+    _load(network, loaded, single_names(network), within, path)
+
+
+def _load(
+    model: nn.Module, loaded: nn.Module, names: dict[str, str], excluded: set[str], path: str
+) -> None:
+    """Copy the tensors of a network that may have another head.
+
+    Args:
+        model: The network to copy to.
+        loaded: The network to copy.
+        names: Of each tensor of `model` the name in `loaded`.
+        excluded: Tensors of `model` that stay as they are.
+        path: The file, for errors.
+    """
     own, given = model.state_dict(), loaded.state_dict()
     head, other = head_of(model), head_of(loaded)
-    new_head = _shapes(own, head) != _shapes(given, other)
+    shapes = {names[name]: own[name].shape for name in head}
+    new_head = shapes != {name: given[name].shape for name in other}
     if new_head:
-        excluded |= head
+        excluded = excluded | head
         given = {name: tensor for name, tensor in given.items() if name not in other}
     _check_operators(model, loaded, excluded, path)
     for name, tensor in own.items():
         if name in excluded:
             continue
-        if name not in given:
-            raise _other(path, f"have a tensor {name!r}", "none")
-        weight = given[name]
+        if names[name] not in given:
+            raise _other(path, f"have a tensor {names[name]!r}", "none")
+        weight = given[names[name]]
         if weight.shape != tensor.shape and name == _grey_stem(model):
             weight = weight.sum(1, keepdim=True)
         if weight.shape != tensor.shape:
-            required = f"have the shape {list(tensor.shape)} for {name!r}"
+            required = f"have the shape {list(tensor.shape)} for {names[name]!r}"
             raise _other(path, required, str(list(weight.shape)))
         own[name] = weight
-    for name in sorted(given.keys() - own.keys()):
+    for name in sorted(given.keys() - set(names.values())):
         raise _other(path, "have no tensor but the network's", quoted(name))
     model.load_state_dict(own)
     if new_head:
         reset_head(model)
 
 
-def _read(path: str, name: str) -> nn.Module:
+def _read(path: str, name: str, inside: str | None) -> nn.Module:
     file = file_of(path, WEIGHTS)
     own = file.is_dir() or file.suffix in _OWN
-    loaded = load_model(path) if own else models.load_published(path, name)
-    if (found := models.config_of(loaded).name) != name:
+    loaded = load_model(path) if own else models.load_published(path, inside or name)
+    if (found := models.config_of(loaded).name) not in (name, inside):
+        also = f", or of {inside} inside it" if inside is not None else ""
         raise ConfigError(
-            f"{_WHAT} must be of the network {name} of model.name, got {found} in {path}"
+            f"{_WHAT} must be of the network {name} of model.name{also}, got {found} in {path}"
         )
     return loaded
 
@@ -101,10 +133,6 @@ def _check_operators(model: nn.Module, loaded: nn.Module, excluded: set[str], pa
                 f"{_WHAT} must have the operator {own.name} in layer {name} "
                 f"(or model.pretrained_exclude must name it), got {other.name} in {path}"
             )
-
-
-def _shapes(state: dict[str, Tensor], names: set[str]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if name in names}
 
 
 def _grey_stem(model: nn.Module) -> str | None:
