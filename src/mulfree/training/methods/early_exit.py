@@ -22,7 +22,7 @@ class Config(SupervisedConfig):
     Attributes:
         name: Name of the method.
         exit_weights: Weight of the loss of every exit, the network's own last; empty for 1 each,
-            as in arXiv 1703.09844, section 4.
+            as in arXiv 1703.09844 (MSDNet).
         alpha: Weight of the loss on the probabilities of the last exit in the loss of each other
             one, whose loss on the labels has 1 - alpha; 0 for none.
         temperature: Divides the logits of both in that loss.
@@ -61,8 +61,9 @@ class Method(TrainingMethod):
         ConfigError: The network has no exits, or there is another number of weights.
 
     References:
-        Joint training: arXiv 1709.01686, Eq. 3. Distillation from the last exit: arXiv 1905.08094,
-        Eqs. 2 and 3.
+        Weighted sum over the exits: arXiv 1709.01686 (BranchyNet). Weights of 1: arXiv 1703.09844
+        (MSDNet). Distillation from the last exit: loss sources 1 and 2 of arXiv 1905.08094, whose
+        third, of features, is left out.
     """
 
     config_class = Config
