@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from mulfree.errors import MulfreeError
+from mulfree.scaling.runs import trained
 from mulfree.training import TrainConfig, read_config
 from mulfree.training.losses.distillation import DistillationConfig
 from mulfree.training.methods import kd, pkkd, supervised
-from mulfree.training.run.checkpoint import LAST
 from mulfree.training.run.report import METRICS_CSV, METRICS_JSON
 
 CONVOLUTION, ADDER, KD, PKKD = "convolution", "adder", "kd", "pkkd"
@@ -52,7 +51,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Words after -- are options of `mulfree train` for all runs.",
     )
     parser.add_argument("recipe", help="a recipe of pkkd")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
@@ -66,13 +64,11 @@ def main() -> None:
         help=f"some of {', '.join(NETWORKS)}",
     )
     parser.add_argument("--table", action="store_true", help="train nothing")
-    own, options = sys.argv[1:], []
-    if "--" in own:
-        place = own.index("--")
-        own, options = own[:place], own[place + 1 :]
-    arguments = parser.parse_args(own)
+    parser.add_argument("options", nargs="*", help="options of `mulfree train`, after --")
+    # Intermixed: the recipe may be apart from the words after --.
+    arguments = parser.parse_intermixed_args()
     try:
-        base = read_config(["--config", arguments.recipe, *options])
+        base = read_config(["--config", arguments.recipe, *arguments.options])
     except MulfreeError as error:
         parser.error(str(error))
     if not isinstance(base.method, pkkd.Config):
@@ -108,19 +104,11 @@ def _train(output: Path, network: str, seed: int, base: TrainConfig, method: pkk
         chosen = replace(method, **TRANSFORMS[transform], teacher=teachers[mode])
     if isinstance(chosen, DistillationConfig) and chosen.teacher == teacher:
         _train(output, CONVOLUTION, seed, base, method)
-    trainer = replace(base.trainer, seed=seed, output=str(directory))
+    trainer = replace(base.trainer, seed=seed)
     config = replace(base, model=model, method=chosen, trainer=trainer)
-    words = ["--resume", str(directory)]
-    if not (directory / LAST).exists():
-        recipe = directory.with_suffix(".yaml")
-        recipe.parent.mkdir(parents=True, exist_ok=True)
-        recipe.write_text(config.to_yaml())
-        words = ["--config", str(recipe)]
-    with directory.with_suffix(".log").open("a") as log:
-        command = [sys.executable, "-m", "mulfree", "train", *words]
-        status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode
-    if status:
-        sys.exit(f"accuracy: {directory} did not finish (exit {status}), see {log.name}")
+    print(directory, flush=True)
+    if trained(config, directory) is None:
+        sys.exit(f"accuracy: {directory} was stopped; run the same command")
 
 
 def _directory(output: Path, network: str, seed: int) -> Path:

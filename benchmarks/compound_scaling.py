@@ -39,7 +39,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Words after -- are options of `mulfree train` for all runs.",
     )
     parser.add_argument("recipe", help="a recipe; its operator is replaced")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
@@ -49,13 +48,11 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--operators", nargs="+", choices=OPERATORS, default=["conv2d", "adder2d"])
-    own, options = sys.argv[1:], []
-    if "--" in own:
-        place = own.index("--")
-        own, options = own[:place], own[place + 1 :]
-    arguments = parser.parse_args(own)
+    parser.add_argument("options", nargs="*", help="options of `mulfree train`, after --")
+    # Intermixed: the recipe may be apart from the words after --.
+    arguments = parser.parse_intermixed_args()
     try:
-        config = read_config(["--config", arguments.recipe, *options])
+        config = read_config(["--config", arguments.recipe, *arguments.options])
         _run(config, arguments)
     except MulfreeError as error:
         parser.error(str(error))

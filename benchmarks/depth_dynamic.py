@@ -4,8 +4,10 @@
         --output DIR --seeds 0 1 -- --data.root cifar10
 
 Trains the network of a recipe of method `embedded_kd` in several variants, and each of its networks
-alone, all with the same budget and seed. Accuracies are those of the test images after the last
-epoch. A run that is there is not run again, and one that was stopped goes on.
+alone, all with the same budget and seed. Accuracies are those after the last epoch: of the held-out
+training images where `data.validation` holds out some, on which variants may be compared to choose
+one, else of the test images. A run that is there is not run again, and one that was stopped goes
+on.
 
     ekd       as in the recipe
     unlabelled
@@ -65,6 +67,8 @@ NETWORK: dict[str, dict[str, Any]] = {
     "spread": {"kept_blocks": "spread"},
 }
 """Options of the network in which a variant differs from the recipe."""
+IMAGES = {"test": "test images", "validation": "held-out training images"}
+"""Images of the accuracies, by the split of the data."""
 VARIANTS = ("ekd", "joint", "extremes", ALONE)
 OTHERS = ("unlabelled", "shared", "stage", "spread")
 
@@ -74,19 +78,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Words after -- are options of `mulfree train` for all runs.",
     )
     parser.add_argument("recipe", help="a recipe of a depth-dynamic network")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS + OTHERS, default=VARIANTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    own, options = sys.argv[1:], []
-    if "--" in own:
-        place = own.index("--")
-        own, options = own[:place], own[place + 1 :]
-    arguments = parser.parse_args(own)
+    parser.add_argument("options", nargs="*", help="options of `mulfree train`, after --")
+    # Intermixed: the recipe may be apart from the words after --.
+    arguments = parser.parse_intermixed_args()
     try:
-        config = read_config(["--config", arguments.recipe, *options])
+        config = read_config(["--config", arguments.recipe, *arguments.options])
         depths = depths_of(config)
         rows = [
             row
@@ -126,6 +127,11 @@ def depths_of(config: TrainConfig) -> dict[str, NetworkConfig]:
     }
 
 
+def split_of(config: TrainConfig) -> str:
+    """Return the split that accuracies are of: held-out training images where there are any."""
+    return "validation" if config.data.validation else "test"
+
+
 def variant_of(config: TrainConfig, variant: str) -> TrainConfig:
     """Return the run of a variant of the depth-dynamic network."""
     assert isinstance(config.method, embedded_kd.Config)
@@ -147,7 +153,7 @@ def _rows(
     """Yield one row for each network of a variant."""
     config = replace(config, trainer=replace(config.trainer, seed=seed))
     assert isinstance(config.method, embedded_kd.Config)
-    operator, full = config.model.operator, list(depths)[-1]
+    operator, full, split = config.model.operator, list(depths)[-1], split_of(config)
     runs = {variant: variant_of(config, variant)}
     if variant == ALONE:
         method = supervised.Config(label_smoothing=config.method.label_smoothing)
@@ -168,19 +174,25 @@ def _rows(
                 "variant": variant,
                 "network": depth,
                 "seed": seed,
-                "accuracy": metrics["test_accuracy" if whole else f"test_{depth}_accuracy"],
+                "accuracy": metrics[f"{split}_{'' if whole else f'{depth}_'}accuracy"],
                 # Of the run, which trains all networks of a variant at once.
                 "seconds": metrics["seconds"],
             }
 
 
 def _write(output: Path, config: TrainConfig, rows: Sequence[Mapping[str, Any]]) -> None:
-    content = {"config": config.to_dict(), "rows": list(rows), "environment": environment()}
+    split = split_of(config)
+    content = {
+        "config": config.to_dict(),
+        "split": split,
+        "rows": list(rows),
+        "environment": environment(),
+    }
     write_atomically(output / RESULTS, json.dumps(content, indent=1).encode() + b"\n")
-    text = "".join(f"{line}\n" for line in table(rows))
+    text = "".join(f"{line}\n" for line in table(rows, split))
     write_atomically(output / TABLE, text.encode())
     print(text, end="")
-    save(_plot(rows), output / PLOT)
+    save(_plot(rows, split), output / PLOT)
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]]]:
@@ -192,8 +204,10 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[float]
     return found
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def table(rows: Sequence[Mapping[str, Any]], split: str) -> Iterator[str]:
     """Lines of Markdown: means over the seeds, differences from the networks alone, and costs."""
+    yield f"Accuracy on the {IMAGES[split]}, in parentheses less that of the network alone:"
+    yield ""
     found = _means(rows)
     alone = found.get(ALONE, {})
     networks = list(dict.fromkeys(row["network"] for row in rows))
@@ -213,14 +227,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {variant} | {' | '.join(cells)} | {len(seeds)} | {minutes:.1f} |"
 
 
-def _plot(rows: Sequence[Mapping[str, Any]]) -> Figure:
+def _plot(rows: Sequence[Mapping[str, Any]], split: str) -> Figure:
     figure, ((axes,),) = panels(1, 1, 6.0, 4.0)
     for variant, by_network in _means(rows).items():
         names = list(by_network)
         means = [100 * statistics.mean(values) for values in by_network.values()]
         style = "k--" if variant == ALONE else "-"
         axes.plot(names, means, style, marker=".", label=variant)
-    axes.set_ylabel("test accuracy in %")
+    axes.set_ylabel(f"accuracy on the {IMAGES[split]} in %")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +19,9 @@ from typing import Any
 
 from mulfree import cost, models
 from mulfree.cli.main import main as mulfree
-from mulfree.training import TrainConfig, read_config
-from mulfree.training.run.checkpoint import LAST
+from mulfree.errors import MulfreeError
+from mulfree.scaling.runs import trained
+from mulfree.training import read_config
 from mulfree.training.run.report import METRICS_JSON
 
 
@@ -30,7 +30,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Words after -- are options of `mulfree train` for all runs.",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--network", default="resnet20")
@@ -42,16 +41,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=2, default=[10, 10], metavar=("PRE", "FINE"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--table", action="store_true", help="train nothing")
-    own, options = sys.argv[1:], []
-    if "--" in own:
-        place = own.index("--")
-        own, options = own[:place], own[place + 1 :]
-    arguments = parser.parse_args(own)
-    base = ["--data.name=cifar10", "--schedule.name=cosine", "--optimizer.lr=0.1", *options]
-    for seed in arguments.seeds:
-        for name, words in runs(arguments, seed):
-            if not arguments.table:
-                train(arguments.output / name, [*base, f"--trainer.seed={seed}", *words])
+    parser.add_argument("options", nargs="*", help="options of `mulfree train`, after --")
+    arguments = parser.parse_args()
+    base = ["--data.name=cifar10", "--schedule.name=cosine", "--optimizer.lr=0.1"]
+    base += arguments.options
+    try:
+        for seed in () if arguments.table else arguments.seeds:
+            for name, words in runs(arguments, seed):
+                config = read_config([*base, f"--trainer.seed={seed}", *words])
+                print(arguments.output / name, flush=True)
+                if trained(config, arguments.output / name) is None:
+                    sys.exit(f"dynamic_resolution: {name} was stopped; run the same command")
+    except MulfreeError as error:
+        parser.error(str(error))
     print("\n".join(table(arguments)))
 
 
@@ -82,24 +84,6 @@ def runs(arguments: argparse.Namespace, seed: int) -> Iterator[tuple[str, list[s
             f"dynamic-{alpha}-seed{seed}",
             [*dynamic, *method, f"--method.alpha={alpha}", start, f"--trainer.epochs={fine}"],
         )
-
-
-def train(directory: Path, words: list[str]) -> None:
-    """Run, or go on with, a training in a process of its own; its output is a log beside it."""
-    if (directory / METRICS_JSON).exists():
-        return
-    command = ["--resume", str(directory)]
-    if not (directory / LAST).exists():
-        config: TrainConfig = read_config([*words, f"--trainer.output={directory}"])
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        recipe = directory.with_suffix(".yaml")
-        recipe.write_text(config.to_yaml())
-        command = ["--config", str(recipe)]
-    with directory.with_suffix(".log").open("a") as log:
-        process = [sys.executable, "-m", "mulfree", "train", *command]
-        status = subprocess.run(process, stdout=log, stderr=subprocess.STDOUT).returncode
-    if status:
-        sys.exit(f"dynamic_resolution: {directory} did not finish (exit {status}), see {log.name}")
 
 
 def table(arguments: argparse.Namespace) -> Iterator[str]:

@@ -51,7 +51,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Words after -- are options of `mulfree train` for all runs.",
     )
     parser.add_argument("recipe", help="a recipe of the model early_exit")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs")
@@ -61,13 +60,11 @@ def main() -> None:
     parser.add_argument("--calibration", type=int, default=1024, help="images for the ranges")
     parser.add_argument("--timed", type=int, default=256, help="test images that are timed")
     parser.add_argument("--rounds", type=int, default=9, help="of the timing")
-    own, options = sys.argv[1:], []
-    if "--" in own:
-        place = own.index("--")
-        own, options = own[:place], own[place + 1 :]
-    arguments = parser.parse_args(own)
+    parser.add_argument("options", nargs="*", help="options of `mulfree train`, after --")
+    # Intermixed: the recipe may be apart from the words after --.
+    arguments = parser.parse_intermixed_args()
     try:
-        config = read_config(["--config", arguments.recipe, *options])
+        config = read_config(["--config", arguments.recipe, *arguments.options])
         _check(config)
         rows = [row for seed in arguments.seeds for row in _rows(config, seed, arguments)]
         _write(arguments, config, rows)

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks import accuracy as benchmark
+from mulfree.training import TrainConfig
+from mulfree.training.methods import kd
 from mulfree.training.run.report import METRICS_CSV, METRICS_JSON
 
 RECIPE = "recipes/digits/lenet5_bn_pkkd_plane.yaml"
@@ -61,3 +64,31 @@ def test_refuses_a_recipe_it_cannot_compare(
         benchmark.main()
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_every_network_of_a_seed_and_the_trained_teacher_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, TrainConfig] = {}
+
+    def trained(config: TrainConfig, directory: Path) -> dict[str, Any]:
+        assert directory.parent == tmp_path
+        seen[directory.name] = config
+        finish(tmp_path, directory.name, 0.5)
+        return {}
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(benchmark, "trained", trained)
+    words = ["--networks", "kd", "adder", "--seeds", "3", "--", "--trainer.epochs", "5"]
+    monkeypatch.setattr("sys.argv", ["accuracy.py", RECIPE, "--output", str(tmp_path), *words])
+    benchmark.main()
+    assert list(seen) == ["convolution-seed3", "kd-seed3", "adder-seed3"]
+    assert {(run.trainer.epochs, run.trainer.seed) for run in seen.values()} == {(5, 3)}
+    assert [run.model.operator for run in seen.values()] == ["conv2d", "adder2d", "adder2d"]
+    assert [run.method.name for run in seen.values()] == ["supervised", "kd", "supervised"]
+    method = seen["kd-seed3"].method
+    assert isinstance(method, kd.Config)
+    assert method.teacher == str(tmp_path / "convolution-seed3")
+    assert "| kd | 1 |  | 50.00 % | +0.00 % |  |" in capsys.readouterr().out
+    benchmark.main()
+    assert len(seen) == 3

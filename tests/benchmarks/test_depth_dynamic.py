@@ -8,6 +8,7 @@ import pytest
 from tests.training.runs import make_config
 
 from benchmarks import depth_dynamic as benchmark
+from mulfree.training import TrainConfig
 
 MODEL: dict[str, Any] = {
     "name": "depth_dynamic",
@@ -56,12 +57,44 @@ def test_variants_and_the_networks_alone(
     assert named == [(variant, depth) for variant in expected for depth in ("short", "resnet20")]
     assert all(0 <= row["accuracy"] <= 1 for row in rows)
     lines = (tmp_path / "out/table.md").read_text().splitlines()
-    assert lines[0] == "| variant | short | resnet20 | seeds | minutes a seed |"
-    assert len(lines) == 5
-    assert "(" in lines[2]
-    assert "(" not in lines[4]
+    title, _, head, _, first, _, alone = lines
+    assert title.startswith("Accuracy on the test images, ")
+    assert head == "| variant | short | resnet20 | seeds | minutes a seed |"
+    assert "(" in first
+    assert "(" not in alone
     assert capsys.readouterr().out.endswith("\n".join(lines) + "\n")
     assert (tmp_path / "out" / benchmark.PLOT).exists()
+
+
+def test_variants_are_compared_on_held_out_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Path] = []
+
+    def trained(config: TrainConfig, directory: Path) -> dict[str, Any]:
+        assert config.data.validation == 0.25
+        directory.mkdir(parents=True)
+        seen.append(directory)
+        # Test accuracies are better for the variant that is worse on held-out images.
+        held_out = 0.75 if directory.name.startswith("conv2d-ekd") else 0.25
+        names = ("", "short_")
+        return {
+            "seconds": 60.0,
+            **{f"validation_{name}accuracy": held_out for name in names},
+            **{f"test_{name}accuracy": 1 - held_out for name in names},
+        }
+
+    monkeypatch.setattr(benchmark, "trained", trained)
+    path = recipe(tmp_path, data={"validation": 0.25})
+    run(monkeypatch, path, tmp_path / "out", "--variants", "ekd", "spread")
+    assert len(seen) == 2
+    content = json.loads((tmp_path / "out/results.json").read_text())
+    assert content["split"] == "validation"
+    assert [row["accuracy"] for row in content["rows"]] == [0.75, 0.75, 0.25, 0.25]
+    title, *_, ekd, spread = (tmp_path / "out/table.md").read_text().splitlines()
+    assert title.startswith("Accuracy on the held-out training images, ")
+    assert ekd == "| ekd | 75.00% | 75.00% | 1 | 1.0 |"
+    assert spread == "| spread | 25.00% | 25.00% | 1 | 1.0 |"
 
 
 def test_the_networks_alone_are_those_inside() -> None:
