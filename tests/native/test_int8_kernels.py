@@ -116,6 +116,21 @@ def test_extremes_of_values_and_of_length(isa: str, rule: Rule) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("pixels", [1, 6, 7])
+@pytest.mark.parametrize("length", [160, 2560])
+def test_filters_beyond_one_group_of_tiles(isa: str, pixels: int, length: int) -> None:
+    """More weights than a call takes, of pixels that fill a tile, more than that, and only one."""
+    sample = Sample()
+    filters = (1 << 17) // length + 11
+    x = sample.u8(1, 1, pixels, length)
+    w = sample.i8(filters, 1, 1, length)
+    out = np.zeros((1, 1, pixels, filters), np.int32)
+    case = Case("conv2d", x, w, (1, 1), (0, 0), 0, 1)
+    case.run(isa, out)
+    assert np.array_equal(out[0, 0], x[0, 0].astype(np.int32) @ w[:, 0, 0].astype(np.int32).T)
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_depthwise_sums_beyond_16_bits(isa: str) -> None:
     # 17 x 17 taps of 255 exceed a 16-bit sum, 16 x 16 do not.
     for taps in (16, 17):

@@ -83,6 +83,10 @@ struct Kernel {
 // Bytes of the windows of `conv_short`, at most; its copies of a few windows fit the L1 cache.
 constexpr i64 kShortWindow = 2560;
 
+// Bytes of the packed weights of a call with several filter tiles, at most; of one that is of
+// `conv_short`, too.
+constexpr i64 kTileGroupBytes = 1 << 16;
+
 // One set of kernels. Narrow layers have at most `narrow` filters that share their input.
 // Depthwise: filter t reads channel t alone, so lanes are channels too and K is taps.
 struct Kernels {

@@ -58,11 +58,10 @@ void PackedWeights::cut(const Geometry& geometry, bool depthwise) {
 }
 
 void PackedWeights::group_tiles() {
-  constexpr i64 kGroupBytes = 1 << 16;
-  i64 bytes = kGroupBytes;
+  i64 bytes = kTileGroupBytes;
   for (std::size_t i = 0; i < filter_tiles_.size(); ++i) {
     const i64 more = weight_bytes(filter_tiles_[i]);
-    if (bytes + more > kGroupBytes) {
+    if (bytes + more > kTileGroupBytes) {
       tile_groups_.push_back(i);
       bytes = 0;
     }

@@ -253,18 +253,28 @@ constexpr Kernel window_kernel(const char* name) {
 }
 
 // The same for windows of up to kShortWindow bytes, with a tap over 16-bit numbers: the windows of
-// a chunk are widened once for all filter tiles. Traits: widen, which may write 15 numbers more.
+// a chunk are widened once for all filter tiles, and weights once for all pixels. Traits: widen,
+// which may write 15 numbers more; widen_weights, of whole steps; Wide, the tap over such weights.
 template <class Isa, class Tap>
 void compute_widened(const KernelLayer& layer, const Image& image, const FilterTile* filter_tiles,
                      i64 count, const Prefetch& prefetch, i64 begin, i64 end) {
   constexpr i64 kNumbers = kShortWindow * kTilePixels<Tap, Tap::kBlocks>;
   alignas(64) std::uint16_t wide[kNumbers + 16];
+  alignas(64) std::int16_t weights[kTileGroupBytes];
   const i64 pitch = ceil_div(layer.runs * layer.run_bytes, 2) * 2;
   const i64 run_offset = 0;
   KernelLayer widened = layer;
   widened.runs = 1;
   widened.run_bytes = 2 * pitch;
   widened.run_offsets = &run_offset;
+  const u8* const packed = filter_tiles[0].weights;
+  // A single tile of pixels meets every weight once.
+  const bool widens = end - begin > kTilePixels<Tap, Tap::kBlocks>;
+  if (widens) {
+    const FilterTile& last = filter_tiles[count - 1];
+    const i64 bytes_of_block = ceil_div(widened.run_bytes, Tap::kGroup) * Tap::kStepBytes;
+    Tap::widen_weights(weights, packed, last.weights - packed + last.blocks * bytes_of_block);
+  }
   i64 fetched = 0, done = begin;
   const i64 pixels = min_i64(kChunkPixels<Tap>, kNumbers / pitch), ahead = pixels * layer.x_pixel;
   for_chunks(layer, image, pixels, begin, end, [&](const Chunk& chunk) {
@@ -284,9 +294,16 @@ void compute_widened(const KernelLayer& layer, const Image& image, const FilterT
       }
       filter_tile.x = 0;
       const bool fetches = i + 1 == count && (done == end || count == 1);
-      compute_tiles<Isa, Tap, Tap::kBlocks>(widened, image, filter_tile,
-                                            fetches ? prefetch : Prefetch{nullptr, 0}, fetched,
-                                            chunk, windows);
+      const Prefetch next = fetches ? prefetch : Prefetch{nullptr, 0};
+      if (widens) {
+        using Wide = typename Tap::Wide;
+        filter_tile.weights = reinterpret_cast<const u8*>(weights + (filter_tile.weights - packed));
+        compute_tiles<Isa, Wide, Wide::kBlocks>(widened, image, filter_tile, next, fetched, chunk,
+                                                windows);
+      } else {
+        compute_tiles<Isa, Tap, Tap::kBlocks>(widened, image, filter_tile, next, fetched, chunk,
+                                              windows);
+      }
     }
   });
 }

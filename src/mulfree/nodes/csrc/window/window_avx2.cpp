@@ -9,6 +9,8 @@ namespace mulfree::nodes {
 namespace {
 
 inline __m256i load256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+inline __m128i load128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+inline void store256(void* p, __m256i v) { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 
 // Vectors of depthwise kernels.
 struct Ymm {
@@ -110,10 +112,11 @@ struct Avx2 {
     }
   };
 
-  // Pairs of numbers that are widened once for all filters.
-  struct ShortConv : NoExtras {
+  // Pairs of numbers that are widened once for all filters, and weights once for all pixels.
+  template <class Weight>
+  struct PairTap : NoExtras {
     static constexpr const char* kName = "dot avx2";
-    static constexpr i64 kLanes = 8, kGroup = 4, kStepBytes = 32;
+    static constexpr i64 kLanes = 8, kGroup = 4, kStepBytes = 16 * sizeof(Weight);
     // The loads of a step are as many as its ports take; the weights are streamed in order.
     static constexpr bool kPrefetches = false;
     // 12 sums + 2 weights + 1 pixel + temporary of 16 registers.
@@ -122,13 +125,6 @@ struct Avx2 {
     using Sum = __m256i;
     using X = __m256i;
     using W = __m256i;
-    static void widen(std::uint16_t* to, const u8* from, i64 count, i64 ahead) {
-      for (i64 i = 0; i < count; i += 16) {
-        if (i % 64 == 0) __builtin_prefetch(from + i + ahead, 0, 3);
-        const auto bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_cvtepu8_epi16(bytes));
-      }
-    }
     static Sum zero() { return _mm256_setzero_si256(); }
     static X broadcast(const u8* x) {
       i32 pair;
@@ -136,14 +132,30 @@ struct Avx2 {
       return _mm256_set1_epi32(pair);
     }
     static X broadcast_first(const u8* x, i64) { return broadcast(x); }
-    static W load(const u8* weights) { return load256(weights); }
-    static Sum tap(Sum sum, X x, W w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
-    static void place(u8* step, i64 lane, i64 j, int weight) {
-      const auto wide = static_cast<std::int16_t>(weight);
-      __builtin_memcpy(step + lane * 4 + j * 2, &wide, sizeof wide);
+    static W load(const u8* weights) {
+      if constexpr (sizeof(Weight) == 2) return load256(weights);
+      return _mm256_cvtepi8_epi16(load128(weights));
     }
+    static Sum tap(Sum sum, X x, W w) { return _mm256_add_epi32(sum, _mm256_madd_epi16(x, w)); }
     static void store(i32* sums, Sum sum, Extra, const i32*) {
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums), sum);
+    }
+  };
+  struct ShortConv : PairTap<i8> {
+    using Wide = PairTap<std::int16_t>;
+    static void place(u8* step, i64 lane, i64 j, int weight) {
+      step[lane * 2 + j] = static_cast<u8>(weight);
+    }
+    static void widen(std::uint16_t* to, const u8* from, i64 count, i64 ahead) {
+      for (i64 i = 0; i < count; i += 16) {
+        if (i % 64 == 0) __builtin_prefetch(from + i + ahead, 0, 3);
+        store256(to + i, _mm256_cvtepu8_epi16(load128(from + i)));
+      }
+    }
+    static void widen_weights(std::int16_t* to, const u8* from, i64 count) {
+      for (i64 i = 0; i < count; i += 16) {
+        store256(to + i, _mm256_cvtepi8_epi16(load128(from + i)));
+      }
     }
   };
 
