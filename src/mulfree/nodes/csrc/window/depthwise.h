@@ -33,7 +33,7 @@ template <class Isa, class Tap>
 void compute_depthwise(const KernelLayer& layer, const Image& image, const FilterTile* filter_tiles,
                        i64 count, const Prefetch&, i64 begin, i64 end) {
   constexpr i64 kPixels = 8;
-  alignas(64) i32 sums[kPixels * Tap::kLanes];
+  alignas(64) i32 sums[kPixels * Tap::kLanes + kSumSlack];
   const auto sum = layer.runs == 9    ? depthwise_sums<Tap, 9>
                    : layer.runs == 25 ? depthwise_sums<Tap, 25>
                                       : depthwise_sums<Tap, 0>;

@@ -25,6 +25,9 @@ using sliding::min_i64;
 // Pixels of a tile: more need more pointers than there are registers.
 constexpr i64 kMaxPixels = 8;
 
+// Sums after the last one that epilogues may read (and ignore).
+constexpr i64 kSumSlack = 1;
+
 inline int requantise_one(const Epilogue& e, i64 filter, i32 sum, int residual) {
   const i64 v =
       i64{sum} * e.multiplier[filter] + e.offset[filter] + i64{e.residual_multiplier} * residual;
@@ -205,7 +208,7 @@ void compute_tiles(const KernelLayer& layer, const Image& image, const FilterTil
     }
   }
   constexpr i64 kPixels = kTilePixels<Tap, kBlocks>, kPitch = kBlocks * Tap::kLanes;
-  alignas(64) i32 sums[kChunkPixels<Tap> * kPitch];
+  alignas(64) i32 sums[kChunkPixels<Tap> * kPitch + kSumSlack];
   const i64 reach =
       layer.runs * ceil_div(layer.run_bytes, Tap::kGroup) * kPrefetchBytes<Tap, kBlocks>;
   // Tiles of nearly the same size: a small last one would waste registers.

@@ -222,7 +222,8 @@ struct Avx2 {
     __m256i operator()(const i32* sums, const u8* residual) const {
       const __m256i s = load256(sums);
       __m256i even = _mm256_mul_epi32(s, even_multiplier);
-      __m256i odd = _mm256_mul_epi32(_mm256_srli_epi64(s, 32), odd_multiplier);
+      // Loaded, not shifted: loads have ports of their own.
+      __m256i odd = _mm256_mul_epi32(load256(sums + 1), odd_multiplier);
       even = _mm256_add_epi64(even, even_offset);
       odd = _mm256_add_epi64(odd, odd_offset);
       if constexpr (kResidual) {
@@ -247,31 +248,42 @@ struct Avx2 {
     const i64 pixels = results.chunk.pixels, pitch = results.pitch;
     const __m256i low = _mm256_set1_epi8(static_cast<char>(e.low));
     const __m256i high = _mm256_set1_epi8(static_cast<char>(e.high));
-    const auto bytes = [&](__m256i front, __m256i back) {
-      const __m256i words = _mm256_packs_epi32(front, back);
-      const __m256i made = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(words, words),
-                                                       _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
-      return _mm256_castsi256_si128(_mm256_max_epu8(low, _mm256_min_epu8(high, made)));
+    // Bytes of four vectors: 16 of the first two, then 16 of the others.
+    const auto bytes = [&](__m256i a, __m256i b, __m256i c, __m256i d) {
+      const __m256i words = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+      const __m256i made =
+          _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+      return _mm256_max_epu8(low, _mm256_min_epu8(high, made));
     };
     const auto residual = [&](i64 p, i64 t) {
       return kResidual ? results.chunk.residual[p] + filter + t : nullptr;
+    };
+    const auto to = [&](i64 p, i64 t) {
+      return reinterpret_cast<__m128i*>(results.chunk.y[p] + filter + t);
     };
     i64 t = 0;
     for (; t + 16 <= filters; t += 16) {
       const Upper<kResidual, kDouble> front(e, filter + t), back(e, filter + t + 8);
       const i32* sums = results.sums + t;
-      for (i64 p = 0; p < pixels; ++p, sums += pitch) {
-        const __m256i first = front(sums, residual(p, t));
-        const __m256i second = back(sums + 8, residual(p, t + 8));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(results.chunk.y[p] + filter + t),
-                         bytes(first, second));
+      i64 p = 0;
+      for (; p + 2 <= pixels; p += 2, sums += 2 * pitch) {
+        const __m256i a = front(sums, residual(p, t)), b = back(sums + 8, residual(p, t + 8));
+        const __m256i c = front(sums + pitch, residual(p + 1, t));
+        const __m256i d = back(sums + pitch + 8, residual(p + 1, t + 8));
+        const __m256i all = bytes(a, b, c, d);
+        _mm_storeu_si128(to(p, t), _mm256_castsi256_si128(all));
+        _mm_storeu_si128(to(p + 1, t), _mm256_extracti128_si256(all, 1));
+      }
+      if (p < pixels) {
+        const __m256i a = front(sums, residual(p, t)), b = back(sums + 8, residual(p, t + 8));
+        _mm_storeu_si128(to(p, t), _mm256_castsi256_si128(bytes(a, b, a, b)));
       }
     }
     for (; t + 8 <= filters; t += 8) {
       const Upper<kResidual, kDouble> all(e, filter + t);
       for (i64 p = 0; p < pixels; ++p) {
         const __m256i v = all(results.sums + p * pitch + t, residual(p, t));
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(results.chunk.y[p] + filter + t), bytes(v, v));
+        _mm_storel_epi64(to(p, t), _mm256_castsi256_si128(bytes(v, v, v, v)));
       }
     }
     return t;
