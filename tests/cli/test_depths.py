@@ -102,24 +102,17 @@ def test_export(run: Path, artifact: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_float_network_of_a_depth_is_exported(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, exported: list[nn.Module], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = load_model(run)
     assert isinstance(model, DepthDynamicNetwork)
-    exported: list[nn.Module] = []
-
-    def write(network: nn.Module, *_: object, **__: object) -> str:
-        exported.append(network)
-        return "written"
-
-    monkeypatch.setattr("mulfree.export.onnx.write", write)
     for depth in ("short", "resnet20"):
         shown(capsys, "export", run, "-o", tmp_path / "x.onnx", "--depth", depth)
         assert_same(exported.pop().state_dict(), model.extract(depth).state_dict())
 
 
 def test_a_network_of_one_depth(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, tmp_path: Path, exported: list[nn.Module], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = load_model(run)
     assert isinstance(model, DepthDynamicNetwork)
@@ -128,3 +121,4 @@ def test_a_network_of_one_depth(
     line = refused(capsys, *words, "--depth", "short")
     assert "`--depth` must be left out for a network of one depth, got 'short'" in line
     shown(capsys, *words)
+    assert len(exported) == 1

@@ -64,15 +64,8 @@ def test_the_network_of_a_run_reads_the_images_of_the_run(
 
 @pytest.mark.parametrize("name", ["", "last.ckpt", "model.safetensors"])
 def test_every_file_of_a_run_is_the_network_of_the_run(
-    name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, run: Path, tmp_path: Path, exported: list[nn.Module]
 ) -> None:
-    exported: list[nn.Module] = []
-
-    def write(model: nn.Module, *_: object, **__: object) -> str:
-        exported.append(model)
-        return "written"
-
-    monkeypatch.setattr("mulfree.export.onnx.write", write)
     assert main(["export", str(run / name), "-o", str(tmp_path / "x.onnx")]) == 0
     (network,) = exported
     assert models.input_size(network) == (1, 8, 8)
