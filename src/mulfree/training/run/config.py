@@ -307,7 +307,7 @@ def check_sections(values: Mapping[str, Any], method: str, source: str) -> None:
 
 
 def option_names(method: str) -> list[str]:
-    """Dotted names of all options, with those of a method."""
+    """Dotted names of all options, the ones of a method included."""
     return [name for name, _ in leaves(defaults(method))]
 
 
