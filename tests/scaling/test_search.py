@@ -15,9 +15,10 @@ from mulfree import data
 from mulfree.errors import ArtifactError, BackendUnavailableError, ConfigError, TrainingError
 from mulfree.files import locked
 from mulfree.models import ScaledModel
-from mulfree.scaling import Costs, ratios
+from mulfree.scaling import Costs, ratios, report
 from mulfree.scaling import search as module
 from mulfree.scaling.ratios import Constraint
+from mulfree.scaling.report import plot
 from mulfree.scaling.search import Search, SearchConfig
 from mulfree.scaling.study import NAME, opened, storage_file
 from mulfree.training import NetworkConfig, TrainConfig, TrainerConfig
@@ -62,6 +63,8 @@ def trains(monkeypatch: pytest.MonkeyPatch) -> Callable[[Train], None]:
     # Counting takes longer than all the rest.
     monkeypatch.setattr(module, "costs_of", quick_costs)
     monkeypatch.setattr(ratios, "costs_of", quick_costs)
+    # So does drawing, after every trial.
+    monkeypatch.setattr(report, "plot", lambda *_: None)
     return use
 
 
@@ -76,8 +79,9 @@ def states(content: dict[str, Any]) -> list[str]:
 
 
 def test_the_grid_is_trained_and_the_best_held_out_accuracy_wins(
-    storage: str, tmp_path: Path
+    storage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(report, "plot", plot)
     search = Search(CONFIG, SETTINGS, tmp_path / "out", storage)
     named: list[str] = []
     assert search.candidates() == len(list(search.results()["trials"])) >= 3
