@@ -7,7 +7,8 @@ A file of all sub-nets as integers, one image, all candidates in one process and
     alternated  runs of one depth and of another in turns, against the mean of both alone
 
 The bound is 1.01 for one switch, half of what `switched` adds. Alternating also costs what the
-caches of the processor lose to the other depth. The first switch compiles a depth and is reported
+caches of the processor lose to the other depth. Seconds are processor time of one thread, which
+other work on the machine disturbs little. The first switch compiles a depth and is reported
 apart, as is the memory of a session with all depths against one session for each. Weights are
 random, as no kernel's time depends on them.
 """
@@ -45,7 +46,6 @@ def main() -> None:
     parser.add_argument("--operator", default="adder2d")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--image-size", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=101)
     parser.add_argument("--output", type=Path, help="JSON of the results")
     options = parser.parse_args()
@@ -70,8 +70,8 @@ def _measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         runtime.save(graph, folder / depth)
     pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     return {
-        "first_switch_seconds": _first_switches(whole, model.depths, options.threads),
-        **_times(Session(whole, depth=model.depths[0], threads=options.threads), pixels, options),
+        "first_switch_seconds": _first_switches(whole, model.depths),
+        **_times(Session(whole, depth=model.depths[0], threads=1), pixels, options),
         "memory_bytes": {
             "all_depths": _memory(whole, model.depths),
             "one_session_each": _memory(folder, model.depths),
@@ -79,14 +79,14 @@ def _measured(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def _first_switches(file: Path, depths: tuple[str, ...], threads: int) -> dict[str, float]:
+def _first_switches(file: Path, depths: tuple[str, ...]) -> dict[str, float]:
     """Seconds of the first switch to each depth but the first, which is compiled already."""
-    session = Session(file, depth=depths[0], threads=threads)
+    session = Session(file, depth=depths[0], threads=1)
     found = {}
     for depth in depths[1:]:
-        start = time.perf_counter()
+        start = time.process_time()
         session.depth = depth
-        found[depth] = time.perf_counter() - start
+        found[depth] = time.process_time() - start
     return found
 
 
@@ -108,7 +108,9 @@ def _times(
     def switched(own: str, other: str) -> dict[str, Any]:
         session.depth = own
         samples = interleave(
-            {"run": plain, "switched": lambda: run(other, own)}, rounds=options.rounds
+            {"run": plain, "switched": lambda: run(other, own)},
+            rounds=options.rounds,
+            clock=time.process_time,
         )
         ratio = _ratio(samples["switched"], samples["run"])
         seconds = statistics.median(samples["run"])
@@ -131,6 +133,7 @@ def _times(
             last: lambda: one_of(last),
         },
         rounds=options.rounds,
+        clock=time.process_time,
     )
     alone = [(a + b) / 2 for a, b in zip(samples[first], samples[last], strict=True)]
     ratio = _ratio(samples["alternated"], alone)
