@@ -66,7 +66,10 @@ class DepthDynamicNetwork(nn.Module):
 
     Attributes:
         depth: Name of the sub-net that a call runs, at first the full network.
+        calls_submodules: Whether a call runs modules of the network inside, not that network.
     """
+
+    calls_submodules = True
 
     def __init__(self, network: StagedNetwork, subnets: Sequence[Subnet], batch_norm: str) -> None:
         super().__init__()
@@ -84,6 +87,11 @@ class DepthDynamicNetwork(nn.Module):
     def depths(self) -> tuple[str, ...]:
         """Names of the sub-nets from the shallowest to the full network."""
         return tuple(self._subnets)
+
+    @property
+    def runs_partly(self) -> bool:
+        """True if a call leaves out some of the parameters: batch norms of the other sub-nets."""
+        return any(isinstance(module, SwitchableBatchNorm2d) for module in self.modules())
 
     def route(self, depth: str) -> tuple[Step, ...]:
         """Return the blocks of a sub-net in order.

@@ -99,7 +99,12 @@ class EarlyExitNetwork(nn.Module):
         channels: Channels of the output of each stage.
         num_classes: Number of logits.
         norm_logits: Batch normalisation of the logits of the exits.
+
+    Attributes:
+        runs_partly: Whether a call leaves out some of the parameters: the exits have their own.
     """
+
+    runs_partly = True
 
     def __init__(
         self,

@@ -64,10 +64,12 @@ class TrainingMethod(nn.Module):
         config_class: Class of the options.
         calls_submodules: Whether the modules in a network are called, not the network. With fsdp
             its parameters are then one group, as no call of the network would gather them.
+        runs_all_parts: Whether a step runs all depths or exits of a network that has several.
     """
 
     config_class: ClassVar[type[MethodConfig]]
     calls_submodules: ClassVar[bool] = False
+    runs_all_parts: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module, config: MethodConfig, task: Task | None = None) -> None:
         super().__init__()
@@ -79,6 +81,16 @@ class TrainingMethod(nn.Module):
     def is_one_graph(self) -> bool:
         """True if the forward compiles as one graph: no shape depends on the values of a batch."""
         return True
+
+    @property
+    def is_one_group(self) -> bool:
+        """True if fsdp must gather all parameters at once, see `calls_submodules`."""
+        return self.calls_submodules or getattr(self.model, "calls_submodules", False)
+
+    @property
+    def leaves_out_parameters(self) -> bool:
+        """True if the loss of a step depends on a part of the parameters alone."""
+        return not self.runs_all_parts and getattr(self.model, "runs_partly", False)
 
     def companions(self) -> dict[str, nn.Module]:
         """Return networks that are saved beside the model, by the attribute that holds each."""

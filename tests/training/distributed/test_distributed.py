@@ -73,6 +73,13 @@ NETWORKS = {
         '--model.options.subnets={"short": {"blocks": [1, 1, 1]}}',
         *("--model.options.network_options={blocks: [1, 2, 1]}", "--trainer.sync_batchnorm=true"),
     ],
+    # The batch norms of the sub-net are left out: no gradient, and no process waits for one.
+    "depths": [
+        *("--model.name=depth_dynamic", "--model.options.network=resnet20"),
+        *("--model.options.width=0.125", "--method.name=supervised"),
+        '--model.options.subnets={"short": {"blocks": [1, 1, 1]}}',
+        *("--model.options.network_options={blocks: [1, 2, 1]}", "--trainer.sync_batchnorm=true"),
+    ],
 }
 PRETRAINED: dict[str, dict[str, Any]] = {
     "dynamic_resolution": {"width": 0.125, "resolutions": [8, 4]}

@@ -21,11 +21,17 @@ from mulfree.training.run.shards import save_sharded
 
 
 def build_strategy(
-    name: Literal["auto", "ddp", "fsdp"], world_size: int
+    name: Literal["auto", "ddp", "fsdp"], world_size: int, *, find_unused: bool = False
 ) -> DDPStrategy | Literal["auto"]:
     """Return the strategy of Lightning for `trainer.strategy` and a number of processes.
 
     With a single process every name means the same.
+
+    Args:
+        name: The name.
+        world_size: Number of processes.
+        find_unused: Search every step for parameters that the loss does not depend on, for which
+            DDP would wait. They stay as they are, as with a single process.
     """
     if world_size == 1:
         return "auto"
@@ -37,8 +43,9 @@ def build_strategy(
     return DDPStrategy(
         # Gradients are views of the communication buckets: saves one copy of all gradients.
         gradient_as_bucket_view=True,
-        # It would only save the search for unused parameters, which is off anyway, and is
-        # incompatible with `no_sync`, which accumulation needs.
+        find_unused_parameters=find_unused,
+        # It would only save that search, and is incompatible with `no_sync`, which accumulation
+        # needs.
         static_graph=False,
         # Running statistics are taken from rank 0. They are broadcast before they are used, in
         # `RunModule.on_validation_start`, not before every step.
@@ -76,7 +83,7 @@ class ShardedStrategy(DDPStrategy):
 
     def _called_by_submodules(self) -> list[FSDPModule]:
         assert isinstance(self.model, RunModule)
-        if not self.model.method.calls_submodules:
+        if not self.model.method.is_one_group:
             return []
         return [part for part in self.model.modules() if isinstance(part, FSDPModule)]
 
@@ -104,10 +111,10 @@ def shard(module: RunModule, mesh: DeviceMesh) -> None:
     One group, gathered for its forward and backward and then freed, is a block, or a layer outside
     the blocks; the remaining parameters, such as the batch norm of the stem, are a group of the
     network. The moving average is sharded in the same way. A method that calls the submodules of
-    its network is one group.
+    its network, or whose network does so with one inside, is one group.
     """
     groups = [] if module.ema is None else [module.ema.module]
-    if not module.method.calls_submodules:
+    if not module.method.is_one_group:
         networks = (*module.method.children(), *groups)
         groups = [group for network in networks for group in (*_groups(network), network)]
     for group in (*groups, module.method):

@@ -69,6 +69,7 @@ class Method(TrainingMethod):
     config_class = Config
     config: Config
     calls_submodules = True
+    runs_all_parts = True
 
     def __init__(self, model: nn.Module, config: Config, task: Task | None = None) -> None:
         super().__init__(model, config, task)

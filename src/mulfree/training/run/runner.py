@@ -145,7 +145,11 @@ def _fit(
                 accelerator="gpu" if place.accelerator == "cuda" else "cpu",
                 devices=place.local_devices,
                 num_nodes=place.nodes,
-                strategy=build_strategy(settings.strategy, place.world_size),
+                strategy=build_strategy(
+                    settings.strategy,
+                    place.world_size,
+                    find_unused=method.leaves_out_parameters,
+                ),
                 precision=settings.precision,
                 max_epochs=settings.epochs,
                 accumulate_grad_batches=settings.accumulate_grad_batches,
