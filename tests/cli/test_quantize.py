@@ -10,7 +10,8 @@ import torch
 from tests.cli.command import refused, shown
 from tests.training.runs import make_config
 
-from mulfree import data, quantization, runtime
+from mulfree import data, runtime
+from mulfree.cli.kinds import plain
 from mulfree.data.samples import ImageSet
 from mulfree.data.transforms import CentreCrop
 from mulfree.nodes.adder2d import Adder2d
@@ -112,7 +113,7 @@ def test_channels_are_equalised_if_wanted(
         options.append(given["equalize"])
         return quantize(*arguments, **given)
 
-    monkeypatch.setattr(quantization, "quantize", recorded)
+    monkeypatch.setattr(plain, "quantize", recorded)
     words = [run, "-o", tmp_path / "net.mulfree", "--bits=8", "--images=8"]
     for added in ([], ["--equalize"]):
         quantized(capsys, *words, *added)
