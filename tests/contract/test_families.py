@@ -93,7 +93,7 @@ def layers(model: nn.Module) -> list[nn.Module]:
 def replaced(model: nn.Module) -> list[nn.Module]:
     """Layers of the operator: neither first nor last, nor such as always multiply."""
     config = models.config_of(model)
-    options = registry._resolved(config.name, {})
+    options = registry.resolved_options(config.name, {})
     multiplying = options.multiplying(model)
     kept = {model.get_submodule(name) for name in multiplying}
     return [layer for layer in layers(model)[1:-1] if layer not in kept]
