@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from benchmarks.transfer import report
 from benchmarks.transfer.budget import accuracies, read, record, train_for
+from benchmarks.transfer.options import make_parser, parse
 from benchmarks.transfer.sources import DATA, NETWORKS, data_of, load, splits_of
 
 from mulfree.data import DataSplits
@@ -34,22 +34,13 @@ MODES = {"finetune": 1e-3, "frozen": 3e-3, "scratch": 3e-3}
 
 def main() -> None:
     """Train what is missing; write table and plot."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--images", type=int, default=2000, help="of each part that is evaluated")
+    parser = make_parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--data", nargs="+", choices=DATA, default=list(DATA))
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--lrs", type=float, nargs="+", help="default: one for each mode")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="train nothing")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.output.mkdir(parents=True, exist_ok=True)
+    options = parse(parser)
     if not options.table:
         _train(options)
     report.write(options.output, read(options.output, "*-seed*.json"))

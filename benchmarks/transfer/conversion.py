@@ -21,9 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from benchmarks.transfer.__main__ import MODES, config_of
 from benchmarks.transfer.budget import accuracies, read, record, train_for
+from benchmarks.transfer.options import make_parser, parse
 from benchmarks.transfer.sources import DATA, NETWORKS, load, splits_of
 from torch import nn
 
@@ -48,23 +48,14 @@ HEAD = "head"
 
 def main() -> None:
     """Train what is missing, and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser = make_parser(__doc__)
     parser.add_argument("--network", choices=NETWORKS, default="efficientnet_lite0")
     parser.add_argument("--data", choices=DATA, default="cifar10")
     parser.add_argument("--methods", nargs="+", choices=("kd", "pkkd"), default=["kd", "pkkd"])
     parser.add_argument("--unit", choices=UNITS, default="block", help="converted at once")
     parser.add_argument("--parts", type=int, help="number of parts that are converted; all")
-    parser.add_argument("--steps", type=int, default=150, help="of the teacher and of each part")
-    parser.add_argument("--images", type=int, default=2000, help="of each part that is evaluated")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="train nothing")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.output.mkdir(parents=True, exist_ok=True)
+    options = parse(parser)
     if not options.table:
         _train(options)
     table = "\n".join(_table(read(options.output, "*.json"))) + "\n"
